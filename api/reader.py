@@ -1,0 +1,231 @@
+"""The answer to a question: from the counters when they can give it whole and in time, else from
+history; never a mix of both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic, perf_counter
+from typing import Final, Literal, NamedTuple, Protocol
+
+from api.breaker import Breaker
+from api.errors import unavailable
+from api.params import Params
+from store import metrics
+from store.logs import get_logger
+from store.model import (
+    Catalog,
+    CounterPage,
+    CounterReader,
+    HistoryReader,
+    Incomplete,
+    Page,
+    Question,
+    StoreUnavailable,
+)
+from store.settings import Settings
+from store.windows import PERIOD_DAYS, Calendar, Period, exact_window, period_for, window_of
+
+_log = get_logger("api")
+
+#: Counter reads in flight at once. Redis runs one script at a time, so more gains nothing; but a
+#: burst of thousands would share this process' event loop, each would see its budget pass while
+#: the others are served, and all would fall back though Redis is well. So they queue here first,
+#: and the budget is spent on Redis alone.
+COUNTER_READS_MAX: Final = 32
+#: How long a question waits for its turn at history before it is refused: long enough for a burst
+#: of short queries, too short for a queue to build up behind long ones.
+FALLBACK_WAIT_S: Final = 0.1
+#: A tenant's first question waits this long for its catalog; later ones have it at hand.
+CATALOG_TIMEOUT_S: Final = 5.0
+#: Beyond the statement timeout, history gets this much for the pool and the way there and back.
+HISTORY_GRACE_S: Final = 1.0
+#: An offset past any number of groups gives the same empty page; the stores never see one larger,
+#: because Lua prints integers of 15 digits and more in scientific notation.
+STORE_OFFSET_MAX: Final = 10**12
+
+Source = Literal["materialized", "history"]
+
+
+class CatalogSource(Protocol):
+    """The tenants' catalogs, cached. Raises StoreUnavailable when none can be had."""
+
+    async def get(self, tenant: str, *, at_least_version: int = 0) -> Catalog: ...
+
+    async def fresh(self, tenant: str) -> Catalog: ...
+
+
+class Answer(NamedTuple):
+    """A page, the question it answers, and the catalog its rows are made with."""
+
+    page: Page
+    question: Question
+    catalog: Catalog
+    source: Source
+
+
+class SummaryReader:
+    """Answers questions. For one event loop; `monotonic_s` is the breaker's clock."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        counters: CounterReader,
+        history: HistoryReader,
+        catalogs: CatalogSource,
+        monotonic_s: Callable[[], float] = monotonic,
+    ) -> None:
+        self._counters = counters
+        self._history = history
+        self._catalogs = catalogs
+        self._monotonic_s = monotonic_s
+        self._budget_s = settings.read_budget_ms / 1_000
+        self._history_timeout_s = settings.fallback_timeout_ms / 1_000 + HISTORY_GRACE_S
+        self._reading = asyncio.Semaphore(COUNTER_READS_MAX)
+        self._falling_back = asyncio.Semaphore(settings.fallback_concurrency)
+        self._calendars: dict[str, Calendar] = {}
+        self.breaker = Breaker(
+            failures_max=settings.breaker_failures, open_s=settings.breaker_open_s
+        )
+
+    async def answer(self, tenant: str, params: Params, now_ms: int) -> Answer:
+        """The answer for `tenant` as of `now_ms`. Raises ApiError 503 when no store can give it."""
+        catalog = await self._catalog(tenant)
+        question = self._question(tenant, catalog, params, now_ms)
+        why = "no_period"
+        if question.period is not None:
+            found, question, catalog = await self._from_counters(question, catalog, params, now_ms)
+            if isinstance(found, CounterPage):
+                metrics.API_ANSWERS.labels("materialized").inc()
+                return Answer(found.page, question, catalog, "materialized")
+            why = found.why
+        metrics.API_FALLBACKS.labels(why).inc()
+        page = await self._from_history(question)
+        metrics.API_ANSWERS.labels("history").inc()
+        return Answer(page, question, catalog, "history")
+
+    async def _catalog(self, tenant: str) -> Catalog:
+        try:
+            async with asyncio.timeout(CATALOG_TIMEOUT_S):
+                return await self._catalogs.get(tenant)
+        except (StoreUnavailable, TimeoutError) as error:
+            metrics.API_FALLBACK_REFUSED.labels("catalog").inc()
+            _log.warning("no catalog", cause=str(error) or "timeout")
+            raise unavailable(
+                "the catalog of the tenant cannot be read now; try again", retry_after_s=1
+            ) from error
+
+    def _question(self, tenant: str, catalog: Catalog, params: Params, now_ms: int) -> Question:
+        calendar = self._calendars.get(catalog.timezone)
+        if calendar is None:
+            calendar = self._calendars[catalog.timezone] = Calendar(catalog.timezone)
+        today = calendar.day_of(now_ms)
+        period = materialized_period(params)
+        return Question(
+            tenant=tenant,
+            group_by=params.group_by,
+            period=period,
+            window=window_of(period, today) if period else exact_window(params.days, today),
+            today=today,
+            timezone=catalog.timezone,
+            limit=params.limit,
+            offset=min(params.offset, STORE_OFFSET_MAX),
+        )
+
+    # --- counters
+
+    async def _from_counters(
+        self, question: Question, catalog: Catalog, params: Params, now_ms: int
+    ) -> tuple[CounterPage | Incomplete, Question, Catalog]:
+        """What the counters say, and to which question, with the newest catalog they know of.
+        Where that moves the tenant's midnight, the question is another one and is asked again,
+        once."""
+        for _ in range(2):
+            found = await self._ask_counters(question)
+            catalog = await self._renewed(question.tenant, catalog, found)
+            if catalog.timezone == question.timezone:
+                return found, question, catalog
+            question = self._question(question.tenant, catalog, params, now_ms)
+        return Incomplete("other_timezone"), question, catalog
+
+    async def _renewed(
+        self, tenant: str, catalog: Catalog, found: CounterPage | Incomplete
+    ) -> Catalog:
+        """The catalog that `found` shows to be needed: the one at hand, as a rule."""
+        try:
+            async with asyncio.timeout(self._budget_s):
+                if isinstance(found, CounterPage):
+                    if found.catalog_version > catalog.version:
+                        return await self._catalogs.get(
+                            tenant, at_least_version=found.catalog_version
+                        )
+                elif found.why == "other_timezone":
+                    return await self._catalogs.fresh(tenant)
+        except (StoreUnavailable, TimeoutError) as error:
+            # Old names beside exact counts are better than no answer.
+            _log.warning("catalog may be behind", cause=str(error) or "timeout")
+        return catalog
+
+    async def _ask_counters(self, question: Question) -> CounterPage | Incomplete:
+        async with self._reading:
+            permit = self.breaker.enter(self._monotonic_s())
+            if permit is None:
+                return Incomplete("breaker_open")
+            result: Literal["ok", "failed", "unknown"] = "unknown"
+            start_s = perf_counter()
+            try:
+                async with asyncio.timeout(self._budget_s):
+                    found = await self._counters.read(question)
+                metrics.API_COUNTER_SECONDS.observe(perf_counter() - start_s)
+                result = "ok"
+                return found
+            except TimeoutError:
+                result = "failed"
+                return Incomplete("timeout")
+            except StoreUnavailable as error:
+                result = "failed"
+                _log.warning("counters unavailable", cause=str(error))
+                return Incomplete("unreachable")
+            except Exception:
+                # History has the right answer all the same; the traceback is for us.
+                result = "failed"
+                _log.exception("counter read failed")
+                return Incomplete("error")
+            finally:
+                self.breaker.leave(permit, result, self._monotonic_s())
+                metrics.API_BREAKER_OPEN.set(self.breaker.state != "closed")
+
+    # --- history
+
+    async def _from_history(self, question: Question) -> Page:
+        try:
+            async with asyncio.timeout(FALLBACK_WAIT_S):
+                await self._falling_back.acquire()
+        except TimeoutError:
+            metrics.API_FALLBACK_REFUSED.labels("busy").inc()
+            raise unavailable(
+                "the counters cannot answer now and history is busy; try again", retry_after_s=1
+            ) from None
+        start_s = perf_counter()
+        try:
+            async with asyncio.timeout(self._history_timeout_s):
+                page = await self._history.read(question)
+            metrics.API_HISTORY_SECONDS.observe(perf_counter() - start_s)
+            return page
+        except (StoreUnavailable, TimeoutError) as error:
+            metrics.API_FALLBACK_REFUSED.labels("history").inc()
+            _log.warning("history unavailable", cause=str(error) or "timeout")
+            raise unavailable(
+                "neither the counters nor history can answer now; try again", retry_after_s=2
+            ) from error
+        finally:
+            self._falling_back.release()
+
+
+def materialized_period(params: Params) -> Period | None:
+    """The period whose window `params` asks for; None when no period has that window."""
+    period = period_for(params.days)
+    if params.window == "exact" and PERIOD_DAYS.get(period) != params.days:
+        return None
+    return period

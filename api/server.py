@@ -1,0 +1,107 @@
+"""The HTTP server around the application: one process, or several that share one socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+from contextlib import suppress
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from api.access import StartupRefused, check_startup
+from api.app import build
+from store import logs
+from store.settings import Settings
+
+#: Requests in hand at SIGTERM get this long; with the closing of the stores that is under 10 s.
+DRAIN_TIMEOUT_S: Final = 7
+#: Idle connections are kept longer than a dashboard's polling interval.
+KEEP_ALIVE_S: Final = 30
+BACKLOG: Final = 2_048
+NOT_STARTED: Final = "the API did not start; the log says why"
+
+
+def serve(settings: Settings, host: str, port: int, workers: int) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes the requests in hand and returns.
+
+    With several `workers` each is a process that reads its settings from the environment.
+    Raises StartupRefused when the settings, or the address, do not allow it.
+    """
+    settings = settings.model_copy(update={"api_host": host, "api_port": port})
+    check_startup(settings, host)
+    logs.configure(settings.log_level)
+    with _bind(host, port) as bound:
+        if workers == 1:
+            _serve_here(settings, bound)
+        else:
+            _serve_in_processes(settings, bound, workers)
+
+
+def app_of_environment() -> FastAPI:
+    """The application as a worker process makes it."""
+    settings = Settings()
+    logs.configure(settings.log_level)
+    return build(settings)
+
+
+def _serve_here(settings: Settings, bound: socket.socket) -> None:
+    server = uvicorn.Server(_config(lambda: build(settings), workers=1))
+    # uvicorn raises the signal that ended it once more when it is done; the exit was orderly.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[bound])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not server.started:
+        raise StartupRefused(NOT_STARTED)
+
+
+def _serve_in_processes(settings: Settings, bound: socket.socket, workers: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="interaction-summary-metrics-") as shared:
+        # Inherited by the processes: their metrics live in files there, and /metrics adds them up.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+        os.environ["API_HOST"] = settings.api_host  # may come from the command line
+        try:
+            config = _config("api.server:app_of_environment", workers=workers)
+            supervisor = Multiprocess(config, sockets=[bound])
+            supervisor.run()
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+        raise StartupRefused(NOT_STARTED)
+
+
+def _config(app: object, workers: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        factory=True,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,  # ours is in place
+        access_log=False,  # so is the line per request
+        server_header=False,
+        proxy_headers=False,  # nothing here depends on who the peer is
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
+    )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the first address of `host` that lets itself be bound."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise StartupRefused(f"cannot listen on {host}:{port}: {error}") from error

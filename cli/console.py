@@ -1,0 +1,110 @@
+"""What the commands share: where they print, how they fail, and the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from store.settings import Settings
+
+T = TypeVar("T")
+
+FAILED = 1
+BAD_USAGE = 2
+
+#: Answers. Nothing else goes to standard output, so it can be piped.
+out = Console(highlight=False, soft_wrap=True)
+#: Progress, notes and errors.
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class CliError(Exception):
+    """A command cannot do what it was asked. The message is one line, for people."""
+
+
+class UsageError(Exception):
+    """A command was asked wrongly: exit code 2. The message names the option or variable and what
+    is allowed."""
+
+
+def say(message: str) -> None:
+    """A line for people, beside the answer."""
+    err.print(message, markup=False)
+
+
+def answer(text: str) -> None:
+    """The command's answer, exactly."""
+    out.print(text, markup=False, emoji=False)
+
+
+def fail(message: str) -> None:
+    """The one line that says why a command failed."""
+    line = message.strip().split("\n", 1)[0]
+    err.print(f"[bold red]error:[/] {_escaped(line)}")
+
+
+def report(error: BaseException) -> int:
+    """Prints one line for what ended a command; returns the exit code."""
+    if os.environ.get("LOG_LEVEL") == "DEBUG" and not isinstance(error, UsageError | CliError):
+        traceback.print_exception(error, file=sys.stderr)
+    text = str(error).strip()
+    if not text or not _speaks_for_itself(error):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    fail(text)
+    return BAD_USAGE if isinstance(error, UsageError) else FAILED
+
+
+def _speaks_for_itself(error: BaseException) -> bool:
+    # Ours do; of the others the type says half of it ("KeyError: 'a'").
+    return type(error).__module__.partition(".")[0] in ("cli", "store", "streams", "api") or (
+        isinstance(error, RuntimeError | ValueError | OSError)
+    )
+
+
+def load_settings() -> Settings:
+    """The settings of the environment. Raises UsageError that names the variable and what it
+    allows."""
+    from pydantic import ValidationError
+
+    from store.settings import Settings
+
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise UsageError("; ".join(_explained(e) for e in error.errors())) from None
+
+
+def _explained(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"]).upper()
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name}={error['input']!r}: {message}" if name else message
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a command's coroutine. Ctrl-C and SIGTERM cancel it, so that it can clean up, and then
+    end the process as such a signal does."""
+
+    async def main() -> T:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

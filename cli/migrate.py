@@ -1,0 +1,95 @@
+"""`migrate`: topics and tables."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from cli.console import answer, load_settings, run
+
+if TYPE_CHECKING:
+    from store.settings import Settings
+
+#: An event over EVENT_BYTES_MAX must still get to us, to be dead-lettered, and a dead letter has
+#: headers beside the whole event. Kafka's own default, 1 MiB, would refuse both.
+EVENT_TOPIC_BYTES_MAX: Final = 8 * 1_048_576
+DEAD_LETTER_HEADERS_BYTES: Final = 1_048_576
+#: Dead letters wait for people.
+DEAD_LETTER_RETENTION_MS: Final = 90 * 86_400_000
+
+
+def migrate() -> None:
+    """Creates or upgrades topics and tables. Does nothing where all is there already."""
+    settings = load_settings()
+    run(_migrate(settings))
+
+
+async def _migrate(settings: Settings) -> None:
+    from store.postgres.migrate import migrate as migrate_tables
+
+    for line in await asyncio.to_thread(migrate_topics, settings):
+        answer(line)
+    applied = await migrate_tables(settings.database_url)
+    for name in applied:
+        answer(f"table migration {name}: applied")
+    if not applied:
+        answer("tables: up to date")
+
+
+def migrate_topics(settings: Settings) -> list[str]:
+    """Creates the topics that are missing; what is there is left as it is. Returns a line on each.
+    Raises StoreUnavailable."""
+    from kafka.admin import KafkaAdminClient
+    from kafka.errors import KafkaError
+
+    from store.model import StoreUnavailable
+
+    try:
+        admin = KafkaAdminClient(
+            bootstrap_servers=settings.brokers,
+            client_id="interaction-summary-migrate",
+            request_timeout_ms=10_000,
+        )
+        try:
+            return [_topic(admin, settings, name) for name in _options(settings)]
+        finally:
+            admin.close()
+    except (KafkaError, OSError) as error:
+        raise StoreUnavailable(
+            f"Kafka at {settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _topic(admin: Any, settings: Settings, name: str) -> str:
+    from kafka.errors import TopicAlreadyExistsError
+
+    (found,) = admin.describe_topics([name])
+    if not found["error_code"]:
+        return f"topic {name}: there, {len(found['partitions'])} partitions"
+    options = _options(settings)[name]
+    try:
+        admin.create_topics({name: options}, timeout_ms=10_000, wait_for_metadata=True)
+    except TopicAlreadyExistsError:
+        return f"topic {name}: there"  # another migration was quicker
+    return f"topic {name}: created, {options['num_partitions']} partitions"
+
+
+def _options(settings: Settings) -> dict[str, dict[str, Any]]:
+    size = {
+        "num_partitions": settings.topic_partitions,
+        "replication_factor": settings.topic_replication,
+    }
+    event_bytes_max = max(EVENT_TOPIC_BYTES_MAX, 2 * settings.event_bytes_max)
+    return {
+        settings.interactions_topic: {
+            **size,
+            "configs": {"max.message.bytes": str(event_bytes_max)},
+        },
+        settings.dead_letter_topic: {
+            **size,
+            "configs": {
+                "max.message.bytes": str(event_bytes_max + DEAD_LETTER_HEADERS_BYTES),
+                "retention.ms": str(DEAD_LETTER_RETENTION_MS),
+            },
+        },
+    }

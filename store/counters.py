@@ -1,0 +1,139 @@
+"""What any counter store must offer: the shapes of a commit, and the protocol.
+
+The rules that every implementation keeps, and that the contract suite holds it to: deltas and the
+watermark they bring change together or not at all; a writer whose generation, window day or
+watermark is not the store's is refused with the true ones; an identity counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from store.model import CounterReader, Grouping
+
+
+class Deltas(NamedTuple):
+    """The sums of a batch, in the form that a commit sends. All lists are flat, to be cheap."""
+
+    types: Sequence[str] = ()
+    """Outcome type keys; the deltas below name them by place."""
+    identities: Sequence[Any] = ()
+    """slot, [identity, ...], slot, ...: see `streams.aggregate.identity_of`."""
+    actions: Sequence[Any] = ()
+    """id, [day, type, count, ...] in order of day, id, ..."""
+    treatments: Sequence[Any] = ()
+    channels: Sequence[Any] = ()
+    customers: Sequence[Any] = ()
+    """id, [day, type, count, ...], [offer id, day, ...], id, ..."""
+
+
+class Position(NamedTuple):
+    """A place in the log: the next offset of one partition, of one log (topic id)."""
+
+    log: str
+    partition: int
+    offset: int
+
+
+class Generation(NamedTuple):
+    """What a writer must know, and believe rightly, of a tenant's generation."""
+
+    tenant: str
+    number: int
+    day: int
+    """The window day: the day that the windows end with."""
+    timezone: str
+    complete: bool
+    """Whether it counted everything there is; only then it answers questions."""
+    rolled: int | None = None
+    """The last day whose due records are all rolled; behind `day` while a roll is under way."""
+    build_token: str = ""
+    """Set where this is a generation being built beside the active one."""
+
+
+class Committed(NamedTuple):
+    """The batch is counted."""
+
+
+class Duplicates(NamedTuple):
+    """Nothing changed: these identities (by place in the batch) are counted already."""
+
+    places: Sequence[int]
+
+
+class Refused(NamedTuple):
+    """Nothing changed: the store's true values. `generation` None: the tenant has none."""
+
+    generation: int | None
+    day: int | None
+    watermark: int | None
+
+
+class Rolled(NamedTuple):
+    day: int
+    finished: bool
+    records: int
+
+
+class TenantOverview(NamedTuple):
+    tenant: str
+    generation: int
+    complete: bool
+    day: int
+    rolled: int
+    """The last day whose due records are all rolled; behind `day` while a roll runs."""
+    timezone: str
+    groups: Mapping[Grouping, int]
+    """Groups ever seen, per grouping."""
+
+
+class PartitionProgress(NamedTuple):
+    log: str
+    partition: int
+    next_offset: int
+    end_offset: int | None
+    at_ms: int
+
+
+class CounterStore(CounterReader, Protocol):
+    async def generation(self, tenant: str) -> Generation | None: ...
+
+    async def tenants(self) -> Sequence[str]: ...
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        day: int,
+        timezone: str,
+        complete: bool,
+        watermarks: Sequence[Position],
+    ) -> Generation:
+        """Creates the tenant's first generation; where one exists, answers with that one."""
+        ...
+
+    async def mark_complete(self, generation: Generation) -> None: ...
+
+    async def watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:
+        """Partition -> next offset to count."""
+        ...
+
+    async def first_watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:
+        """Partition -> the watermark that the generation was created with."""
+        ...
+
+    async def commit(
+        self,
+        generation: Generation,
+        *,
+        log: str,
+        partition: int,
+        believed: int | None,
+        next_offset: int,
+        deltas: Deltas,
+    ) -> Committed | Duplicates | Refused: ...
+
+    async def roll(
+        self, generation: Generation, target_day: int, *, now_ms: int, records_max: int
+    ) -> Rolled | Refused: ...

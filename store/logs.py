@@ -1,0 +1,71 @@
+"""JSON logs: one object per line on standard error, with the request id where there is one."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Final
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+#: Names under which a secret could travel; their values never reach a log.
+SECRET_NAMES: Final = frozenset(
+    {"x-api-key", "authorization", "api_key", "api_key_pepper", "password", "redis_url"}
+    | {"database_url"}
+)
+
+
+def _hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for name in event:
+        if name.lower() in SECRET_NAMES:
+            event[name] = "***"
+    return event
+
+
+def _as_json(event: Any, **_: Any) -> str:
+    try:
+        return msgspec.json.encode(event, enc_hook=repr).decode()
+    except (TypeError, ValueError, UnicodeError, RecursionError):
+        # A value that JSON cannot hold (a lone surrogate, say) must not lose the line.
+        return msgspec.json.encode({_text(k): _text(v) for k, v in event.items()}).decode()
+
+
+def _text(value: object) -> str:
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def configure(level: str) -> None:
+    """Sends our logs and those of the libraries to standard error, from `level` (`INFO`…) up."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]
+    finish: list[Processor] = [
+        structlog.processors.format_exc_info,
+        _hide_secrets,
+        structlog.processors.JSONRenderer(serializer=_as_json),
+    ]
+    threshold = logging.getLevelNamesMapping()[level]
+    structlog.configure(
+        processors=[*shared, *finish],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
+        )
+    )
+    logging.basicConfig(level=threshold, handlers=[handler], force=True)
+
+
+def get_logger(part: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines carry `part` (`api`, `worker`…). Safe to make before `configure`."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(part=part)
+    return logger

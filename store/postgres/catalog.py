@@ -1,0 +1,221 @@
+"""The catalog in PostgreSQL: loaded whole, imported in one transaction, exported.
+
+The four tables are alike, so their statements are made from the records of `store.model`: a column
+has the name of the record's field."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct
+from psycopg import sql
+
+from store.catalog_document import (
+    OUTCOME_TYPES_MAX,
+    CatalogDocument,
+    CatalogError,
+    ChannelItem,
+    OfferItem,
+    OutcomeTypeItem,
+    TreatmentItem,
+    check_document,
+)
+from store.model import SYSTEM_OUTCOME_TYPES, Catalog, Channel, Creative, Offer, OutcomeType
+from store.postgres.pool import Connection, Pool, transaction
+
+#: The tenant whose outcome types every tenant has. Not a name that a tenant can have.
+SYSTEM_TENANT: Final = "*"
+
+Record = TypeVar("Record", bound=Offer | Creative | Channel | OutcomeType)
+
+
+class PartReport(NamedTuple):
+    """What an import did to one part of a catalog, in items."""
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+
+
+class ImportReport(NamedTuple):
+    """What an import did. `parts` has the parts that the document gave, by their names in it."""
+
+    tenant: str
+    version: int
+    """The catalog's version now: to be announced to readers when `changed`."""
+    parts: Mapping[str, PartReport]
+    changed: bool
+
+
+async def load_catalog(pool: Pool, tenant: str) -> Catalog:
+    """All that is registered for `tenant`, of one moment; the defaults for a tenant that never
+    registered anything. Raises StoreUnavailable."""
+    async with transaction(pool, read_only=True, snapshot=True) as connection:
+        cursor = await connection.execute(
+            "SELECT timezone, version FROM tenants WHERE tenant_id = %s", (tenant,)
+        )
+        timezone, version = await cursor.fetchone() or ("UTC", 0)
+        system = await _records(connection, OutcomeType, SYSTEM_TENANT)
+        own = await _records(connection, OutcomeType, tenant)
+        creatives = await _records(connection, Creative, tenant)
+        return Catalog(
+            tenant=tenant,
+            timezone=timezone,
+            version=version,
+            offers=await _records(connection, Offer, tenant),
+            creatives=creatives,
+            channels=await _records(connection, Channel, tenant),
+            outcome_types=own | system,
+            treatment_counts=Counter(
+                creative.channel_id
+                for creative in creatives.values()
+                if creative.channel_id is not None and creative.status != "archived"
+            ),
+        )
+
+
+async def import_catalog(pool: Pool, document: CatalogDocument) -> ImportReport:
+    """Registers what `document` gives, by id, all of it or nothing; what it does not give stays.
+
+    An item is taken whole: a field that it lacks becomes null. The version grows when anything
+    changed. Raises CatalogError for a document that cannot be taken, and StoreUnavailable."""
+    check_document(document)
+    tenant = document.tenant
+    parts: dict[str, PartReport] = {}
+    async with transaction(pool) as connection:
+        is_new, timezone, version = await _lock(connection, tenant)
+        if document.timezone is not UNSET:
+            same = not is_new and document.timezone == timezone
+            parts["timezone"] = PartReport(int(is_new), int(not is_new and not same), int(same))
+            timezone = document.timezone
+        if document.offers is not UNSET:
+            parts["offers"] = await _merge(connection, Offer, tenant, document.offer_records())
+        if document.treatments is not UNSET:
+            parts["treatments"] = await _merge(
+                connection, Creative, tenant, document.creative_records()
+            )
+        if document.channels is not UNSET:
+            parts["channels"] = await _merge(
+                connection, Channel, tenant, document.channel_records()
+            )
+        if document.outcome_types is not UNSET:
+            parts["outcomeTypes"] = await _merge(
+                connection, OutcomeType, tenant, document.outcome_type_records()
+            )
+        changed = is_new or any(part.added or part.changed for part in parts.values())
+        if changed:
+            version += 1
+            await connection.execute(
+                "UPDATE tenants SET timezone = %s, version = %s, updated_at = now()"
+                " WHERE tenant_id = %s",
+                (timezone, version, tenant),
+            )
+    return ImportReport(tenant, version, parts, changed)
+
+
+async def export_catalog(pool: Pool, tenant: str) -> CatalogDocument:
+    """The document that, imported, makes this catalog. Raises CatalogError for a tenant that never
+    had one, and StoreUnavailable."""
+    catalog = await load_catalog(pool, tenant)
+    if catalog.version == 0:
+        raise CatalogError(f"tenant {tenant!r} has no catalog")
+    return CatalogDocument(
+        tenant=tenant,
+        timezone=catalog.timezone,
+        offers=[OfferItem(**_fields(offer)) for offer in catalog.offers.values()],
+        treatments=[TreatmentItem(**_fields(item)) for item in catalog.creatives.values()],
+        channels=[ChannelItem(**_fields(channel)) for channel in catalog.channels.values()],
+        outcome_types=[
+            OutcomeTypeItem(**_fields(kind))
+            for kind in catalog.outcome_types.values()
+            if kind.key not in SYSTEM_OUTCOME_TYPES
+        ],
+    )
+
+
+async def list_tenants(pool: Pool) -> list[str]:
+    """The tenants that have a catalog, in order. Raises StoreUnavailable."""
+    async with transaction(pool, read_only=True) as connection:
+        cursor = await connection.execute("SELECT tenant_id FROM tenants ORDER BY tenant_id")
+        return [tenant for (tenant,) in await cursor.fetchall()]
+
+
+async def _lock(connection: Connection, tenant: str) -> tuple[bool, str, int]:
+    """Makes the tenant if there is none, and keeps other imports of it waiting.
+
+    Returns whether it is new, its time zone and its version."""
+    made = await connection.execute(
+        "INSERT INTO tenants (tenant_id) VALUES (%s) ON CONFLICT DO NOTHING", (tenant,)
+    )
+    cursor = await connection.execute(
+        "SELECT timezone, version FROM tenants WHERE tenant_id = %s FOR UPDATE", (tenant,)
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return made.rowcount == 1, row[0], row[1]
+
+
+async def _merge(
+    connection: Connection, kind: type[Record], tenant: str, given: Mapping[str, Record]
+) -> PartReport:
+    present = await _records(connection, kind, tenant)
+    if kind is OutcomeType and len(present | dict(given)) > OUTCOME_TYPES_MAX:
+        raise CatalogError(
+            f"outcomeTypes: tenant {tenant!r} has {len(present)} of its own and would have "
+            f"{len(present | dict(given))}; at most {OUTCOME_TYPES_MAX} are allowed"
+        )
+    added = [record for id_, record in given.items() if id_ not in present]
+    changed = [r for id_, r in given.items() if id_ in present and present[id_] != r]
+    if added or changed:
+        await connection.cursor().executemany(
+            _STATEMENTS[kind].upsert,
+            [(tenant, *msgspec.structs.astuple(record)) for record in (*added, *changed)],
+        )
+    return PartReport(len(added), len(changed), len(given) - len(added) - len(changed))
+
+
+async def _records(connection: Connection, kind: type[Record], tenant: str) -> dict[str, Record]:
+    """The tenant's records of one table, by id, in the order of ids."""
+    cursor = await connection.execute(_STATEMENTS[kind].select, (tenant,))
+    return {row[0]: kind(*row) for row in await cursor.fetchall()}
+
+
+def _fields(record: Struct) -> dict[str, Any]:
+    return msgspec.structs.asdict(record)
+
+
+class _Statements(NamedTuple):
+    select: sql.Composed
+    upsert: sql.Composed
+
+
+def _statements(table: str, kind: type[Struct]) -> _Statements:
+    """Statements over all fields of a record; the first is its id."""
+    columns = [sql.Identifier(name) for name in kind.__struct_fields__]
+    listed = sql.SQL(", ").join(columns)
+    return _Statements(
+        sql.SQL("SELECT {} FROM {} WHERE tenant_id = %s ORDER BY {}").format(
+            listed, sql.Identifier(table), columns[0]
+        ),
+        sql.SQL(
+            "INSERT INTO {} (tenant_id, {}) VALUES (%s, {})"
+            " ON CONFLICT (tenant_id, {}) DO UPDATE SET {}"
+        ).format(
+            sql.Identifier(table),
+            listed,
+            sql.SQL(", ").join([sql.Placeholder()] * len(columns)),
+            columns[0],
+            sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(c) for c in columns[1:]),
+        ),
+    )
+
+
+_STATEMENTS: Final[Mapping[type[Struct], _Statements]] = {
+    Offer: _statements("offers", Offer),
+    Creative: _statements("creatives", Creative),
+    Channel: _statements("channels", Channel),
+    OutcomeType: _statements("outcome_types", OutcomeType),
+}

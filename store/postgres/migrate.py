@@ -1,0 +1,166 @@
+"""Tables, made and upgraded by numbered SQL files, and the month partitions of history."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+from psycopg import AsyncConnection, sql
+
+from store.postgres.pool import Connection, Pool, connect_options, postgres_errors
+from store.postgres.sql import load
+
+#: Advisory locks ("isum" in ASCII, then a number): one migration, one partition maker at a time.
+_LOCK_SPACE: Final = 0x6973756D
+_MIGRATION_LOCK: Final = 1
+_PARTITION_LOCK: Final = 2
+#: A gap longer than this is a broken clock, not a long holiday.
+_MONTHS_MAX: Final = 240
+
+_LAST_MONTH: Final = load("last_month")
+
+
+class Migration(NamedTuple):
+    version: int
+    name: str
+    statements: str
+
+
+def migrations() -> list[Migration]:
+    """The migrations this code has, in order. Their numbers run from 1 without a gap."""
+    found = []
+    for file in files("store.postgres.migrations").iterdir():
+        if file.name.endswith(".sql"):
+            name = file.name.removesuffix(".sql")
+            text = file.read_text(encoding="utf-8")
+            found.append(Migration(int(name.split("_", 1)[0]), name, text))
+    found.sort()
+    if [m.version for m in found] != list(range(1, len(found) + 1)):
+        raise RuntimeError(f"migrations are not numbered 1..n: {[m.name for m in found]}")
+    return found
+
+
+async def migrate(database_url: str, *, today: date | None = None) -> list[str]:
+    """Brings the database up to this code, and makes month partitions as of `today` (UTC).
+
+    Returns the names applied, none when there was nothing to do. Safe to run many at once. Raises
+    RuntimeError for a database newer than this code or not in UTF-8, StoreUnavailable when it
+    cannot be reached."""
+    applied = []
+    with postgres_errors():
+        connection = await AsyncConnection.connect(
+            database_url, autocommit=True, **connect_options(database_url)
+        )
+        async with connection, _only_one(connection):
+            known = migrations()
+            version = await _version(connection, known)
+            for migration in known[version:]:
+                async with connection.transaction():
+                    await connection.execute(migration.statements)
+                    await connection.execute(
+                        "INSERT INTO schema_migrations (version, name) VALUES (%s, %s)",
+                        (migration.version, migration.name),
+                    )
+                applied.append(migration.name)
+            await ensure_partitions(connection, today or datetime.now(UTC).date())
+    return applied
+
+
+@asynccontextmanager
+async def _only_one(connection: Connection) -> AsyncIterator[None]:
+    """Holds the migration lock. It is the session's, so a lost connection lets go of it."""
+    await connection.execute("SELECT pg_advisory_lock(%s, %s)", (_LOCK_SPACE, _MIGRATION_LOCK))
+    yield
+
+
+async def _version(connection: Connection, known: list[Migration]) -> int:
+    """How many of the migrations `known` the database has."""
+    (encoding,) = await _row(connection, "SHOW server_encoding")
+    if encoding != "UTF8":
+        raise RuntimeError(f"the database's encoding is {encoding}; it must be UTF8")
+    await connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (version integer PRIMARY KEY,"
+        " name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    cursor = await connection.execute("SELECT version, name FROM schema_migrations ORDER BY 1")
+    present = await cursor.fetchall()
+    if present and present[-1][0] > len(known):
+        raise RuntimeError(
+            f"the database is newer than this program: it has migration {present[-1][1]}, this "
+            f"program knows up to {known[-1].name}; run a newer version of the program"
+        )
+    names = [name for _, name in present]
+    if names != [m.name for m in known[: len(names)]]:
+        raise RuntimeError(f"the database has other migrations than this program: {names}")
+    return len(names)
+
+
+async def ensure_partitions(
+    target: Pool | Connection, today: date, ahead_months: int = 3
+) -> list[str]:
+    """Makes the month partitions of history up to `ahead_months` after the month of `today`.
+
+    Returns the names made. Safe to call at any time, by many at once; blocks neither readers nor
+    writers. The first call also makes the partition of everything before its month. Months follow
+    each other without a gap whatever `today` is, so a row that may be stored has a place."""
+    if not isinstance(target, AsyncConnection):
+        with postgres_errors():
+            async with target.connection() as connection:
+                return await ensure_partitions(connection, today, ahead_months)
+    made = []
+    async with target.transaction():
+        await target.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK_SPACE, _PARTITION_LOCK))
+        (last,) = await _row(target, _LAST_MONTH)
+        wanted = _month(today) + ahead_months
+        if last is None:
+            first = _month(today)
+            made.append(await _attach(target, "interaction_history_older", None, first))
+        else:
+            first = _month(last) + 1
+        if wanted - first > _MONTHS_MAX:
+            raise RuntimeError(f"history ends in {last}: is today really {today}?")
+        for month in range(first, wanted + 1):
+            day = _first_day(month)
+            name = f"interaction_history_{day:%Y_%m}"
+            made.append(await _attach(target, name, month, month + 1))
+    return made
+
+
+async def _attach(connection: Connection, name: str, start: int | None, end: int) -> str:
+    """Makes `name` the partition of the months `start..end-1` (None: all before `end`).
+
+    Made beside the table and then attached: `CREATE TABLE … PARTITION OF` would lock out readers.
+    There is no default partition, which every attach would have to lock and read through."""
+    lower = sql.SQL("MINVALUE") if start is None else sql.Literal(_bound(start))
+    table = sql.Identifier(name)
+    await connection.execute(
+        sql.SQL("CREATE TABLE {} (LIKE interaction_history INCLUDING DEFAULTS)").format(table)
+    )
+    await connection.execute(
+        sql.SQL(
+            "ALTER TABLE interaction_history ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})"
+        ).format(table, lower, sql.Literal(_bound(end)))
+    )
+    return name
+
+
+async def _row(connection: Connection, query: str) -> tuple[Any, ...]:
+    row = await (await connection.execute(query)).fetchone()
+    assert row is not None
+    return row
+
+
+def _month(day: date) -> int:
+    """Months since the year 0."""
+    return day.year * 12 + day.month - 1
+
+
+def _first_day(month: int) -> date:
+    return date(month // 12, month % 12 + 1, 1)
+
+
+def _bound(month: int) -> str:
+    return f"{_first_day(month).isoformat()} 00:00:00+00"

@@ -1,0 +1,25 @@
+-- As read_groups, for customers, of whom there are many: all are only counted, and the outcomes and
+-- distinct offers are worked out for those of the page, in a second pass over the same snapshot.
+WITH groups AS (
+    SELECT {column} AS id, count(*) AS total
+    FROM interaction_history
+    WHERE tenant_id = %(tenant)s AND {days} AND {column} IS NOT NULL
+    GROUP BY {column}
+), page AS (
+    SELECT * FROM groups
+    ORDER BY total DESC, id COLLATE "C"
+    LIMIT %(limit)s OFFSET %(offset)s
+), counted AS (
+    SELECT {column} AS id, offer_id, outcome_type, count(*) AS n
+    FROM interaction_history
+    WHERE tenant_id = %(tenant)s AND {days} AND {column} IN (SELECT id FROM page)
+    GROUP BY {column}, offer_id, outcome_type
+), answer AS (
+    SELECT id, sum(n) AS total, array_agg(outcome_type) AS outcomes, array_agg(n) AS counts,
+           count(DISTINCT offer_id) AS offers
+    FROM counted
+    GROUP BY id
+)
+SELECT (SELECT count(*) FROM groups), id, outcomes, counts, offers
+FROM (SELECT) AS always LEFT JOIN answer ON true
+ORDER BY answer.total DESC, id COLLATE "C"

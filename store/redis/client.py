@@ -1,0 +1,77 @@
+"""Connections to Redis or Valkey, alone or as a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from store.model import StoreUnavailable
+from store.settings import Settings
+
+Client = Redis | RedisCluster
+
+
+def make_client(settings: Settings, *, timeout_s: float, retries: int) -> Client:
+    """A client that answers bytes. Readers want a short `timeout_s` and no retries, so that the
+    fallback starts at once; writers may retry, as every script that changes something is fenced.
+    """
+    retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries)
+    if settings.redis_cluster:
+        return RedisCluster.from_url(
+            settings.redis_url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=retry,
+            decode_responses=False,
+        )
+    return Redis.from_url(
+        settings.redis_url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=retry,
+        decode_responses=False,
+    )
+
+
+@asynccontextmanager
+async def redis_errors() -> AsyncIterator[None]:
+    """Turns what the driver raises when Redis cannot be used into StoreUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError, asyncio.TimeoutError) as error:
+        raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+
+
+class Script:
+    """A Lua script of this package, sent by its hash and in full only where Redis lacks it."""
+
+    def __init__(self, name: str, *, read_only: bool = False) -> None:
+        lua = resources.files("store.redis.lua")
+        flags = " flags=no-writes" if read_only else ""
+        prelude = "" if read_only else (lua / "common.lua").read_text()
+        # The shebang makes Redis refuse the whole script, not its middle, when memory is full.
+        self._text = f"#!lua{flags}\n{prelude}\n{(lua / (name + '.lua')).read_text()}"
+        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, client: Client, key: str, *args: str | int | bytes) -> list[Any]:
+        """Runs the script with the one key that routes it; raises StoreUnavailable."""
+        async with redis_errors():
+            try:
+                return await _answer(client.evalsha(self._sha, 1, key, *args))
+            except NoScriptError:
+                return await _answer(client.eval(self._text, 1, key, *args))
+
+
+async def _answer(call: Any) -> list[Any]:
+    answer = await call if isinstance(call, Awaitable) else call
+    assert isinstance(answer, list)
+    return answer

@@ -1,0 +1,294 @@
+"""The counters in Redis: each method is one script or one pipeline. See lua/ for the scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from store.counters import (
+    Committed,
+    Deltas,
+    Duplicates,
+    Generation,
+    PartitionProgress,
+    Position,
+    Refused,
+    Rolled,
+    TenantOverview,
+)
+from store.model import GROUPINGS, CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
+from store.redis.client import Client, Script, redis_errors
+from store.redis.keys import LETTERS, Keys, mark_field
+from store.windows import DAY_MS, Period
+
+#: Length of a slot of remembered identities, in event arrival time.
+SLOT_MS: Final = DAY_MS
+_PERIOD_LETTERS: Final[dict[Period, str]] = {
+    "daily": "d",
+    "weekly": "w",
+    "monthly": "m",
+    "alltime": "a",
+}
+_WINDOW_OF_PERIOD: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.decode
+
+
+class RedisCounters:
+    """A `store.counters.CounterStore` in Redis."""
+
+    def __init__(self, client: Client, prefix: str, *, dedup_horizon_h: int = 48) -> None:
+        """`dedup_horizon_h`: how long an identity is remembered at least; 0 = never."""
+        self._client: Any = client  # the driver's types are of both kinds of answers, str and bytes
+        self._keys = Keys(prefix)
+        self._slots_back = -(-dedup_horizon_h // 24)
+        self._commit = Script("commit")
+        self._roll = Script("roll")
+        self._create = Script("create")
+        self._read = Script("read", read_only=True)
+
+    # ---- asked by readers
+
+    async def read(self, question: Question) -> CounterPage | Incomplete:
+        """One page from one snapshot. Raises StoreUnavailable."""
+        period = question.period
+        if period is None:
+            return Incomplete("no_period")
+        start = question.window.start_day
+        answer = await self._read(
+            self._client,
+            self._keys.active(question.tenant),
+            LETTERS[question.group_by],
+            _PERIOD_LETTERS[period],
+            question.today,
+            question.timezone,
+            question.offset,
+            question.limit,
+            "" if start is None else start,
+        )
+        if answer[0] != b"ok":
+            return Incomplete(answer[0].decode())
+        _, version, types, total, ids, counts, uniques = answer
+        names = _unpack(types) if types else []
+        window = _WINDOW_OF_PERIOD.get(period)
+        groups = []
+        for i, name in enumerate(ids):
+            flat = _unpack(counts[i])
+            if window is not None:
+                flat = flat[window]
+            by_type = {names[flat[j]]: flat[j + 1] for j in range(0, len(flat), 2)}
+            groups.append(GroupCounts(name.decode(), by_type, uniques[i] if uniques else None))
+        return CounterPage(Page(groups, total), int(version))
+
+    async def announce_catalog(self, tenant: str, version: int) -> None:
+        """Tells all readers, with their next read, that the tenant's catalog has changed."""
+        async with redis_errors():
+            await self._client.set(self._keys.catalog(tenant), version)
+
+    async def ping(self) -> None:
+        async with redis_errors():
+            await self._client.ping()
+
+    async def lag(self) -> int | None:
+        """Events that workers have seen in the log but not counted; None = nothing is known."""
+        progress = await self.progress()
+        known = [p for p in progress if p.end_offset is not None]
+        if not known:
+            return None
+        latest: dict[int, PartitionProgress] = {}
+        for p in known:  # a log that was replaced is still listed; the newest word counts
+            if p.partition not in latest or latest[p.partition].at_ms <= p.at_ms:
+                latest[p.partition] = p
+        return sum(max(0, (p.end_offset or 0) - p.next_offset) for p in latest.values())
+
+    # ---- for the worker
+
+    async def generation(self, tenant: str) -> Generation | None:
+        async with redis_errors():
+            active = await self._client.get(self._keys.active(tenant))
+            if active is None:
+                return None
+            meta = await self._client.hmget(
+                self._keys.meta(tenant, int(active)), ["day", "timezone", "complete", "rolled"]
+            )
+        if meta[0] is None:
+            return None
+        return Generation(
+            tenant,
+            int(active),
+            int(meta[0]),
+            meta[1].decode(),
+            meta[2] == b"1",
+            int(meta[3]),
+        )
+
+    async def tenants(self) -> Sequence[str]:
+        async with redis_errors():
+            names = await self._client.smembers(self._keys.tenants)
+        return sorted(name.decode() for name in names)
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        day: int,
+        timezone: str,
+        complete: bool,
+        watermarks: Sequence[Position],
+    ) -> Generation:
+        marks: list[str | int] = []
+        for mark in watermarks:
+            for kind in ("w", "f"):
+                marks += [mark_field(kind, mark.log, mark.partition), mark.offset]
+        # Listed first: a tenant listed without a generation is harmless, the other way is not.
+        async with redis_errors():
+            await self._client.sadd(self._keys.tenants, tenant)
+        await self._create(
+            self._client,
+            self._keys.active(tenant),
+            1,
+            day,
+            timezone,
+            int(complete),
+            "",
+            *marks,
+        )
+        generation = await self.generation(tenant)
+        assert generation is not None
+        return generation
+
+    async def mark_complete(self, generation: Generation) -> None:
+        async with redis_errors():
+            await self._client.hset(
+                self._keys.meta(generation.tenant, generation.number), "complete", "1"
+            )
+
+    async def watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:
+        return await self._marks(generation, "w", log)
+
+    async def first_watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:
+        return await self._marks(generation, "f", log)
+
+    async def _marks(self, generation: Generation, kind: str, log: str) -> Mapping[int, int]:
+        async with redis_errors():
+            meta = await self._client.hgetall(
+                self._keys.meta(generation.tenant, generation.number)
+            )
+        start = mark_field(kind, log, 0)[:-1].encode()
+        return {int(k[len(start) :]): int(v) for k, v in meta.items() if k.startswith(start)}
+
+    async def commit(
+        self,
+        generation: Generation,
+        *,
+        log: str,
+        partition: int,
+        believed: int | None,
+        next_offset: int,
+        deltas: Deltas,
+    ) -> Committed | Duplicates | Refused:
+        """Counts one batch and moves the watermark from `believed` (None = there is none) to
+        `next_offset`, in one script. Safe to repeat: what is committed is then refused."""
+        answer = await self._commit(
+            self._client,
+            self._keys.active(generation.tenant),
+            generation.number,
+            generation.day,
+            mark_field("w", log, partition),
+            "" if believed is None else believed,
+            next_offset,
+            generation.build_token,
+            self._slots_back,
+            _pack(
+                {
+                    "types": deltas.types,
+                    "ids": deltas.identities if self._slots_back else (),
+                    "a": deltas.actions,
+                    "t": deltas.treatments,
+                    "c": deltas.channels,
+                    "u": deltas.customers,
+                }
+            ),
+        )
+        if answer[0] == b"ok":
+            return Committed()
+        if answer[0] == b"duplicates":
+            return Duplicates(sorted(set(answer[1:])))
+        return Refused(*(int(v) if v else None for v in answer[1:4]))
+
+    async def roll(
+        self, generation: Generation, target_day: int, *, now_ms: int, records_max: int
+    ) -> Rolled | Refused:
+        """Moves the window day to `target_day` (never back) and rolls up to `records_max` due
+        records; call again until finished."""
+        answer = await self._roll(
+            self._client,
+            self._keys.active(generation.tenant),
+            generation.number,
+            generation.build_token,
+            target_day,
+            records_max,
+            now_ms // SLOT_MS - self._slots_back,
+        )
+        if answer[0] == b"ok":
+            return Rolled(int(answer[1]), answer[2] == 1, answer[3])
+        return Refused(int(answer[1]) if answer[1] else None, None, None)
+
+    # ---- progress, for people and for the lag
+
+    async def report_progress(self, marks: Sequence[PartitionProgress]) -> None:
+        if not marks:
+            return
+        fields = {
+            f"{m.log}:{m.partition}": f"{m.next_offset},"
+            f"{'' if m.end_offset is None else m.end_offset},{m.at_ms}"
+            for m in marks
+        }
+        async with redis_errors():
+            await self._client.hset(self._keys.progress, mapping=fields)
+
+    async def progress(self) -> list[PartitionProgress]:
+        """The last word of the workers on each partition, of any log they ever read."""
+        async with redis_errors():
+            fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.progress)
+        found = []
+        for name, value in fields.items():
+            log, _, partition = name.decode().rpartition(":")
+            next_offset, end, at_ms = value.decode().split(",")
+            found.append(
+                PartitionProgress(
+                    log, int(partition), int(next_offset), int(end) if end else None, int(at_ms)
+                )
+            )
+        return sorted(found)
+
+    async def overview(self) -> list[TenantOverview]:
+        """Every tenant's generation at a glance."""
+        found = []
+        for tenant in await self.tenants():
+            generation = await self.generation(tenant)
+            if generation is None:
+                continue
+            groups: dict[Grouping, int] = {}
+            async with redis_errors():
+                meta = self._keys.meta(tenant, generation.number)
+                rolled = await self._client.hget(meta, "rolled")
+                for grouping in GROUPINGS:
+                    groups[grouping] = await self._client.zcard(
+                        self._keys.rank(tenant, generation.number, grouping, "a")
+                    )
+            found.append(
+                TenantOverview(
+                    tenant,
+                    generation.number,
+                    generation.complete,
+                    generation.day,
+                    int(rolled),
+                    generation.timezone,
+                    groups,
+                )
+            )
+        return found

@@ -1,0 +1,53 @@
+"""The names of all keys. A tenant's keys share one hash tag, `{tenant/shard}`, so that each script
+is legal on a cluster; the shard is there for tenants too big for one slot and is 0 so far."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from store.model import Grouping
+
+#: The letter of a grouping in keys, scripts and the members of due sets.
+LETTERS: Final[dict[Grouping, str]] = {
+    "action": "a",
+    "treatment": "t",
+    "channel": "c",
+    "customer": "u",
+}
+
+
+class Keys(NamedTuple):
+    prefix: str
+
+    def _base(self, tenant: str) -> str:
+        return f"{self.prefix}:{{{tenant}/0}}:"
+
+    def active(self, tenant: str) -> str:
+        """The number of the active generation. Scripts make all other keys from this one."""
+        return self._base(tenant) + "active"
+
+    def catalog(self, tenant: str) -> str:
+        """The version of the tenant's catalog that an import announced last."""
+        return self._base(tenant) + "catalog"
+
+    def meta(self, tenant: str, generation: int) -> str:
+        """A generation's hash: day, rolled, timezone, complete, types, building, w:*, f:*, d:*."""
+        return f"{self._base(tenant)}{generation}:meta"
+
+    def rank(self, tenant: str, generation: int, grouping: Grouping, period: str) -> str:
+        return f"{self._base(tenant)}{generation}:r:{LETTERS[grouping]}:{period}"
+
+    @property
+    def tenants(self) -> str:
+        """A set of the tenants that have a generation."""
+        return f"{self.prefix}:tenants"
+
+    @property
+    def progress(self) -> str:
+        """A hash: `<log>:<partition>` -> `next offset,end offset,time in ms`, kept by workers."""
+        return f"{self.prefix}:progress"
+
+
+def mark_field(kind: str, log: str, partition: int) -> str:
+    """A field of meta. Kind `w`: the next offset to count; `f`: where counting began."""
+    return f"{kind}:{log}:{partition}"

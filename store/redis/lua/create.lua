@@ -1,0 +1,13 @@
+-- Creates a generation. ARGV: 1 generation, 2 window day, 3 time zone, 4 complete (0 or 1),
+-- 5 build token ('' = make it the active one at once), 6.. watermark field, watermark, ...
+-- Answers {'ok'}, or {'exists', active generation} when a tenant that shall start has one already.
+local active = redis.call('GET', KEYS[1])
+if ARGV[5] == '' then
+  if active then return {'exists', active} end
+  redis.call('SET', KEYS[1], gen)
+else
+  redis.call('HSET', meta, 'building', ARGV[5])
+end
+redis.call('HSET', meta, 'day', ARGV[2], 'rolled', ARGV[2], 'timezone', ARGV[3], 'complete', ARGV[4])
+for i = 6, #ARGV, 2 do redis.call('HSET', meta, ARGV[i], ARGV[i + 1]) end
+return {'ok'}

@@ -1,0 +1,58 @@
+-- Moves the window day of a generation to a later day, and rolls the records that this makes due,
+-- a bounded number in one call. The due sets are the progress: a record leaves its set in the same
+-- script that rolls it, so any worker may go on where another stopped.
+-- ARGV: 1 generation, 2 build token ('' = active), 3 target day, 4 most records to roll,
+--       5 oldest slot of identities that is still looked at
+-- Answers {'ok', day, 1 if nothing is left to roll else 0, records rolled} or
+-- {'fenced', generation}.
+local active = redis.call('GET', KEYS[1])
+local state = redis.call('HMGET', meta, 'day', 'rolled', 'building')
+local owner
+if ARGV[2] == '' then owner = active == gen else owner = state[3] == ARGV[2] end
+if not owner or not state[1] then return {'fenced', active or ''} end
+local day, rolled, target = tonumber(state[1]), tonumber(state[2]), tonumber(ARGV[3])
+
+if target > day then
+  local kinds = {'a', 't', 'c', 'u'}
+  for past = day, target - 1 do
+    for _, kind in ipairs(kinds) do redis.call('UNLINK', rank_of(kind, 'd' .. past)) end
+  end
+  day = target
+  redis.call('HSET', meta, 'day', day)
+end
+
+local left, done = tonumber(ARGV[4]), 0
+
+-- Identities that are no longer looked at.
+local fields = redis.call('HGETALL', meta)
+for i = 1, #fields, 2 do
+  local slot = tonumber(string.match(fields[i], '^d:(%d+)$') or '')
+  if slot and slot < tonumber(ARGV[5]) then
+    local n, buckets = string.match(fields[i + 1], '(%d+) (%d+)')
+    buckets = tonumber(buckets)
+    while buckets > 0 and left > 0 do
+      buckets = buckets - 1
+      left = left - 1
+      redis.call('UNLINK', home .. 'ids:' .. slot .. ':' .. buckets)
+    end
+    if buckets == 0 then
+      redis.call('HDEL', meta, fields[i])
+    else
+      redis.call('HSET', meta, fields[i], n .. ' ' .. buckets)
+    end
+  end
+end
+
+while rolled < day and left > 0 do
+  local due = home .. 'due:' .. (rolled + 1)
+  local members = redis.call('SPOP', due, left)
+  for _, member in ipairs(members) do
+    local kind, id = string.sub(member, 1, 1), string.sub(member, 3)
+    refresh(kind, id, home .. kind .. ':' .. id, day)
+  end
+  done = done + #members
+  left = left - #members
+  if redis.call('EXISTS', due) == 0 then rolled = rolled + 1 end
+end
+redis.call('HSET', meta, 'rolled', rolled)
+return {'ok', day, (rolled == day and left > 0) and 1 or 0, done}

@@ -1,0 +1,125 @@
+"""The one settings class. Every value comes from the environment variable of the field's name."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Settings(BaseSettings):
+    """Settings of every command. The README's table is held against these fields by a test."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    # --- Kafka
+    kafka_bootstrap_servers: str = Field(
+        "127.0.0.1:9092", description="Kafka brokers, `host:port`, comma separated"
+    )
+    interactions_topic: str = Field("interactions", description="topic the events arrive on")
+    dead_letter_topic: str = Field(
+        "interactions.dlq", description="topic that takes the events that cannot be counted"
+    )
+    topic_partitions: int = Field(
+        4, ge=1, le=1024, description="partitions of a topic that `migrate` creates"
+    )
+    topic_replication: int = Field(
+        1, ge=1, le=9, description="replication factor of a topic that `migrate` creates"
+    )
+    consumer_group: str = Field("interaction-summary", description="Kafka group of the workers")
+    kafka_session_timeout_s: float = Field(
+        10.0, ge=6, le=300, description="a worker silent for this long loses its partitions"
+    )
+
+    # --- Redis
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey")
+    redis_cluster: bool = Field(False, description="`REDIS_URL` names one node of a cluster")
+    redis_prefix: str = Field(
+        "is", pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="first part of every key"
+    )
+    redis_timeout_s: float = Field(
+        5.0, gt=0, le=60, description="how long the worker waits for one Redis answer"
+    )
+
+    # --- Postgres
+    database_url: str = Field(
+        "postgresql://postgres@127.0.0.1:5432/postgres",
+        description="PostgreSQL of history and catalog",
+    )
+    history_buffer_events: int = Field(
+        200_000,
+        ge=1_000,
+        description="events counted but not yet in history that a worker holds "
+        "before it waits for Postgres",
+    )
+    history_batch_events: int = Field(
+        5_000, ge=1, le=100_000, description="most events of one history transaction"
+    )
+
+    # --- counting
+    commit_batch_events: int = Field(
+        500, ge=1, le=5_000, description="most events of one commit; keeps a script short"
+    )
+    dedup_horizon_h: int = Field(
+        48, ge=0, le=24 * 31, description="an identity is remembered at least this long; 0 = off"
+    )
+    future_tolerance_s: int = Field(
+        300, ge=0, le=3600, description="how far ahead of the clock an event's time may be"
+    )
+    event_bytes_max: int = Field(
+        1_048_576, ge=1_024, description="a larger event is dead-lettered unparsed"
+    )
+    catalog_refresh_s: float = Field(
+        5.0, gt=0, le=3600, description="age at which a cached tenant is read again"
+    )
+    keys_per_grouping_max: int = Field(
+        5_000_000,
+        ge=1,
+        description="distinct ids per tenant and grouping; past it, events count under `__other__`",
+    )
+    watchdog_s: float = Field(
+        120.0, ge=5, description="a worker with lag that counts nothing for this long ends itself"
+    )
+    worker_metrics_port: int = Field(
+        0, ge=0, le=65535, description="port of the worker's own /metrics; 0 = none"
+    )
+
+    # --- reader
+    auth_mode: Literal["keys", "open"] = Field(
+        "keys", description="`keys`: API keys; `open`: none, loopback only"
+    )
+    api_key_pepper: str = Field("", description="secret that API key hashes are made with")
+    api_host: str = Field("127.0.0.1", description="address the API binds")
+    api_port: int = Field(8000, ge=0, le=65535, description="port the API binds")
+    read_budget_ms: int = Field(
+        250, ge=1, le=10_000, description="a counter read slower than this falls back to history"
+    )
+    breaker_failures: int = Field(
+        5, ge=1, description="failed counter reads in a row that open the circuit breaker"
+    )
+    breaker_open_s: float = Field(
+        2.0, gt=0, description="how long an open breaker sends reads straight to history"
+    )
+    fallback_concurrency: int = Field(
+        4, ge=1, le=100, description="history queries that may run at once"
+    )
+    fallback_timeout_ms: int = Field(
+        5_000, ge=10, description="statement timeout of a history query"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least level that is logged"
+    )
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Self:
+        if self.interactions_topic == self.dead_letter_topic:
+            raise ValueError("INTERACTIONS_TOPIC and DEAD_LETTER_TOPIC must differ")
+        return self
+
+    @cached_property
+    def brokers(self) -> list[str]:
+        return [b.strip() for b in self.kafka_bootstrap_servers.split(",") if b.strip()]

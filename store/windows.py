@@ -1,0 +1,131 @@
+"""Calendar days, periods and windows. Pure: the time is always an argument.
+
+A *day* is the number of days from 1970-01-01 to a calendar date; an instant is milliseconds since
+the Unix epoch (`*_ms`). A tenant's day runs from the first instant whose local date is that date
+(or a later one) to the first instant of the next day, so days of 23 or 25 hours, a midnight that
+does not exist, and a date that a zone skipped all have one meaning, and SQL over a range of
+instants agrees with counting by day.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, Literal, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+Period = Literal["daily", "weekly", "monthly", "alltime"]
+
+#: Calendar days that each rolling period covers, today included. `alltime` has no start.
+PERIOD_DAYS: Final[dict[Period, int]] = {"daily": 1, "weekly": 7, "monthly": 31}
+PERIODS: Final[tuple[Period, ...]] = ("daily", "weekly", "monthly", "alltime")
+TILE_DAYS: Final = 31
+
+DAY_MS: Final = 86_400_000
+EPOCH: Final = date(1970, 1, 1)
+#: Instants that an event may have: the calendar arithmetic below is right in between.
+INSTANT_MIN_MS: Final = 2 * DAY_MS
+INSTANT_MAX_MS: Final = 253_370_000_000_000  # in the year 9998
+
+
+class Window(NamedTuple):
+    """The days `start_day..end_day`, both inside; `None` = without that bound."""
+
+    start_day: int | None
+    end_day: int | None
+
+    def __contains__(self, day: object) -> bool:
+        return (
+            isinstance(day, int)
+            and (self.start_day is None or self.start_day <= day)
+            and (self.end_day is None or day <= self.end_day)
+        )
+
+
+def period_for(days: int) -> Period:
+    """The smallest materialized period that covers `days` (>= 1) calendar days."""
+    for period, covered in PERIOD_DAYS.items():
+        if days <= covered:
+            return period
+    return "alltime"
+
+
+def window_of(period: Period, today: int) -> Window:
+    """The days of `period` when the tenant's day is `today`."""
+    if period == "alltime":
+        return Window(None, None)
+    return Window(today - PERIOD_DAYS[period] + 1, today)
+
+
+def exact_window(days: int, today: int) -> Window:
+    """Exactly `days` calendar days, today the last."""
+    return Window(today - days + 1, today)
+
+
+def date_of(day: int) -> date:
+    return EPOCH + timedelta(days=day)
+
+
+def is_zone(name: str) -> bool:
+    """Whether `name` is an IANA time zone known here."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+class Calendar:
+    """The days of one time zone. Keeps the midnights it has worked out; not for many threads."""
+
+    _KEPT_MAX: Final = 4_096
+
+    def __init__(self, zone: str) -> None:
+        """`zone`: IANA name. Raises ValueError when it is unknown."""
+        if not is_zone(zone):
+            raise ValueError(f"timezone: {zone!r} is not an IANA time zone name")
+        self.zone = zone
+        self._info = ZoneInfo(zone)
+        self._midnights: dict[int, int] = {}
+        self._day = 0
+        self._start_ms = self._end_ms = 0  # the day asked for last: most events are of one day
+
+    def day_of(self, instant_ms: int) -> int:
+        """The day that contains `instant_ms` (INSTANT_MIN_MS <= instant_ms <= INSTANT_MAX_MS)."""
+        if self._start_ms <= instant_ms < self._end_ms:
+            return self._day
+        day = instant_ms // DAY_MS
+        while self.midnight_ms(day) > instant_ms:
+            day -= 1
+        while self.midnight_ms(day + 1) <= instant_ms:
+            day += 1
+        self._day, self._start_ms, self._end_ms = (
+            day,
+            self.midnight_ms(day),
+            self.midnight_ms(day + 1),
+        )
+        return day
+
+    def midnight_ms(self, day: int) -> int:
+        """The first instant of `day`."""
+        known = self._midnights.get(day)
+        if known is None:
+            if len(self._midnights) >= self._KEPT_MAX:
+                self._midnights.clear()
+            known = self._midnights[day] = self._first_instant(day)
+        return known
+
+    def _first_instant(self, day: int) -> int:
+        # Zones are at most a day from UTC and change by whole seconds, so the first second whose
+        # local date is `day` or later is within these bounds, and is found by halving: once the
+        # date is reached it is not left again for longer than a change of the clock, which the
+        # scan over the hours before handles.
+        low = day * 86_400 - 93_600
+        hours = [low + 3_600 * i for i in range(53)]
+        first = next(s for s in hours if self._local_day(s) >= day)
+        seconds = range(first - 3_600, first + 1)
+        return seconds[bisect_right(seconds, day - 1, key=self._local_day)] * 1_000
+
+    def _local_day(self, second: int) -> int:
+        moment = datetime.fromtimestamp(second, UTC).astimezone(self._info)
+        return (moment.date() - EPOCH).days

@@ -1,0 +1,155 @@
+"""Writes what is counted to history, in large batches, behind the counters.
+
+Postgres may be slow or away: counting goes on until `buffer_events` are waiting here, then it
+waits too. Nothing is acknowledged to Kafka before it is in both stores, so what a crash takes from
+this buffer is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from store import metrics
+from store.logs import get_logger
+from store.model import Fenced, SourcedEvent
+from store.postgres.history import HistoryWriter
+from streams.ledger import SeekBack
+from streams.retry import retried
+
+log = get_logger("history")
+
+
+@dataclasses.dataclass
+class Chunk:
+    events: Sequence[SourcedEvent]
+    next_offset: int
+    done: Callable[[], None]
+    """Called when the chunk is in history."""
+
+
+class HistorySink:
+    def __init__(
+        self,
+        writer: HistoryWriter,
+        *,
+        topic: str,
+        buffer_events: int,
+        batch_events: int,
+        on_behind: Callable[[SeekBack], None],
+    ) -> None:
+        """`on_behind`: told when history has less than this worker read."""
+        self._writer = writer
+        self._topic = topic
+        self._buffer_events = buffer_events
+        self._batch_events = batch_events
+        self._on_behind = on_behind
+        self._log = ""
+        self._positions: dict[int, int | None] = {}
+        self._chunks: dict[int, deque[Chunk]] = {}
+        self._buffered = 0
+        self._changed = asyncio.Condition()
+        self._epoch = 0
+
+    async def open_log(self, log_id: str, positions: dict[int, int | None]) -> None:
+        """Forgets what waits. `positions`: history's own watermarks; None = has none."""
+        async with self._changed:
+            self._epoch += 1
+            self._log, self._positions = log_id, dict(positions)
+            self._chunks = {partition: deque() for partition in positions}
+            self._buffered = 0
+            self._changed.notify_all()
+
+    async def put(self, partition: int, chunk: Chunk) -> None:
+        """Takes the chunk over; waits while the buffer is full."""
+        async with self._changed:
+            epoch = self._epoch
+            await self._changed.wait_for(
+                lambda: self._buffered < self._buffer_events or self._epoch != epoch
+            )
+            if self._epoch != epoch or partition not in self._chunks:
+                return  # not ours any more: whoever has it reads it again
+            self._chunks[partition].append(chunk)
+            self._buffered += len(chunk.events)
+            metrics.HISTORY_BUFFER.set(self._buffered)
+            self._changed.notify_all()
+
+    async def drain(self) -> None:
+        """Returns when nothing waits."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not any(self._chunks.values()))
+
+    async def run(self) -> None:
+        """Writes for as long as the worker lives."""
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: any(self._chunks.values()))
+                epoch = self._epoch
+                partition = max(self._chunks, key=lambda p: len(self._chunks[p]))
+                chunks = self._take(self._chunks[partition])
+            try:
+                await self._write(partition, chunks, epoch)
+            except SeekBack as behind:
+                self._on_behind(behind)
+                async with self._changed:  # until open_log says where to go on
+                    await self._changed.wait_for(lambda e=epoch: self._epoch != e)  # type: ignore[misc]
+            async with self._changed:
+                if self._epoch == epoch:
+                    self._buffered -= sum(len(c.events) for c in chunks)
+                    for _ in chunks:
+                        self._chunks[partition].popleft()
+                    self._changed.notify_all()
+                metrics.HISTORY_BUFFER.set(self._buffered)
+
+    def _take(self, waiting: deque[Chunk]) -> list[Chunk]:
+        taken: list[Chunk] = []
+        size = 0
+        for chunk in waiting:
+            if taken and size + len(chunk.events) > self._batch_events:
+                break
+            taken.append(chunk)
+            size += len(chunk.events)
+        return taken
+
+    async def _write(self, partition: int, chunks: Sequence[Chunk], epoch: int) -> None:
+        next_offset = chunks[-1].next_offset
+        while self._epoch == epoch:
+            first = self._positions[partition]
+            if first is not None and first >= next_offset:
+                break
+            events = [
+                e for chunk in chunks for e in chunk.events if first is None or e.offset >= first
+            ]
+            log_id = self._log
+            try:
+                rows = await retried(
+                    "history",
+                    lambda f=first, e=events: self._writer.write(  # type: ignore[misc]
+                        topic=self._topic,
+                        log=log_id,
+                        partition=partition,
+                        first=f,
+                        next_offset=next_offset,
+                        events=e,
+                    ),
+                )
+            except Fenced as fenced:
+                true = fenced.truth["next_offset"]
+                if true is None or (first is not None and true < first):
+                    raise SeekBack(
+                        f"history is at {true} of partition {partition}, not at {first}"
+                    ) from None
+                if self._epoch == epoch:
+                    self._positions[partition] = true
+                continue
+            metrics.STORED.inc(rows)
+            if self._epoch == epoch:
+                self._positions[partition] = next_offset
+            break
+        if self._epoch == epoch:
+            for chunk in chunks:
+                with contextlib.suppress(Exception):  # an acknowledgement is only a hint
+                    chunk.done()

@@ -1,0 +1,177 @@
+"""What a worker believes of each tenant's counters, and how it comes to the truth.
+
+The commit protocol lives here: `Ledger.commit` sends one batch of one tenant and partition, and
+where the store refuses it takes the store's values and goes on: skips what is counted, recounts,
+or says where reading must go back to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from store import metrics
+from store.counters import Committed, CounterStore, Duplicates, Generation, Position
+from store.logs import get_logger
+from store.model import SourcedEvent, StoreUnavailable
+from store.windows import Calendar
+from streams.aggregate import aggregate, by_slot, distinct
+from streams.retry import retried
+
+log = get_logger("ledger")
+
+
+class SeekBack(Exception):
+    """The store has less than was read: it lost its tail, or everything. What it lacks must be
+    read again."""
+
+
+@dataclasses.dataclass
+class Account:
+    """One tenant, as this worker believes the store to be."""
+
+    generation: Generation
+    calendar: Calendar
+    watermarks: dict[int, int]
+    """Of the log that is read now."""
+
+
+class Ledger:
+    def __init__(
+        self,
+        store: CounterStore,
+        *,
+        now_ms: Callable[[], int],
+        timezone_of: Callable[[str], Awaitable[str]],
+        is_covered: Callable[[str, Mapping[int, int]], Awaitable[bool]],
+    ) -> None:
+        """`timezone_of(tenant)`: its IANA name. `is_covered(tenant, starts)`: whether all of the
+        tenant's history is in the current log at or after `starts`, so that counting from there
+        gives complete counters."""
+        self._store = store
+        self._now_ms = now_ms
+        self._timezone_of = timezone_of
+        self._is_covered = is_covered
+        self._accounts: dict[str, Account] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._log = ""
+        self._starts: dict[int, int] = {}
+
+    def open_log(self, log_id: str, starts: Mapping[int, int]) -> None:
+        """Forgets all beliefs. `starts`: the offset that each partition of the log is known to be
+        counted up to, for tenants that the store has not heard of."""
+        self._log = log_id
+        self._starts = dict(starts)
+        self._accounts.clear()
+
+    @property
+    def tenants(self) -> Sequence[str]:
+        return list(self._accounts)
+
+    async def account(self, tenant: str) -> Account:
+        """The tenant's account; creates its first generation where the store has none."""
+        known = self._accounts.get(tenant)
+        if known is not None:
+            return known
+        async with self._opening.setdefault(tenant, asyncio.Lock()):
+            if tenant not in self._accounts:
+                self._accounts[tenant] = await retried("counters", lambda: self._open(tenant))
+            return self._accounts[tenant]
+
+    async def _open(self, tenant: str) -> Account:
+        generation = await self._store.generation(tenant)
+        if generation is None:
+            generation = await self._create(tenant)
+        marks = await self._store.watermarks(generation, self._log)
+        return Account(generation, Calendar(generation.timezone), dict(marks))
+
+    async def _create(self, tenant: str) -> Generation:
+        zone = await self._timezone_of(tenant)
+        starts = dict(self._starts)
+        try:
+            complete = await self._is_covered(tenant, starts)
+        except StoreUnavailable as error:
+            # Readers ask history until somebody could look; see `settle`.
+            log.warning("completeness unknown", tenant=tenant, error=str(error))
+            complete = False
+        if not complete:
+            log.warning(
+                "new counters start after the tenant's history and answer nothing until rebuilt",
+                tenant=tenant,
+            )
+        return await self._store.create(
+            tenant,
+            day=Calendar(zone).day_of(self._now_ms()),
+            timezone=zone,
+            complete=complete,
+            # The tenant has nothing counted, and so nothing below what all tenants have counted.
+            watermarks=[Position(self._log, p, offset) for p, offset in starts.items()],
+        )
+
+    async def settle(self, tenant: str) -> None:
+        """Looks again whether counters that answer nothing are complete by now."""
+        account = await self.account(tenant)
+        if not account.generation.complete:
+            starts = await self._store.first_watermarks(account.generation, self._log)
+            if await self._is_covered(tenant, starts):
+                await self._store.mark_complete(account.generation)
+                account.generation = account.generation._replace(complete=True)
+                log.info("counters are complete", tenant=tenant)
+
+    async def commit(
+        self, tenant: str, partition: int, events: Sequence[SourcedEvent], next_offset: int
+    ) -> None:
+        """Counts `events`, all that the tenant has of the partition from its watermark to
+        `next_offset`. Raises SeekBack when the store has less than that watermark."""
+        events, repeated = distinct(events)
+        metrics.DUPLICATES.inc(repeated)
+        events = by_slot(events)
+        account = await self.account(tenant)
+        while True:
+            believed = account.watermarks.get(partition)
+            if believed is not None:
+                if believed >= next_offset:
+                    return
+                events = [e for e in events if e.offset >= believed]
+            generation = account.generation
+            deltas = aggregate(events, account.calendar)
+            answer = await retried(
+                "counters",
+                lambda g=generation, b=believed, d=deltas: self._store.commit(  # type: ignore[misc]
+                    g,
+                    log=self._log,
+                    partition=partition,
+                    believed=b,
+                    next_offset=next_offset,
+                    deltas=d,
+                ),
+            )
+            if isinstance(answer, Committed):
+                account.watermarks[partition] = next_offset
+                metrics.COUNTED.inc(len(events))
+                return
+            if isinstance(answer, Duplicates):
+                places = set(answer.places)
+                events = [e for i, e in enumerate(events) if i not in places]
+                metrics.DUPLICATES.inc(len(places))
+                continue
+            metrics.REFUSED.inc()
+            if answer.generation is None:
+                raise SeekBack(f"the counters of tenant {tenant} are gone")
+            if answer.generation != generation.number:
+                log.info("new generation", tenant=tenant, number=answer.generation)
+                self._accounts.pop(tenant, None)
+                account = await self.account(tenant)
+                continue
+            if answer.day is not None and answer.day != generation.day:
+                account.generation = generation._replace(day=answer.day)
+            if answer.watermark != believed:
+                if answer.watermark is None or (
+                    believed is not None and answer.watermark < believed
+                ):
+                    raise SeekBack(
+                        f"the counters of tenant {tenant} are at {answer.watermark} of partition "
+                        f"{partition}, not at {believed}"
+                    )
+                account.watermarks[partition] = answer.watermark

@@ -1,0 +1,229 @@
+"""The way of a batch: decode, dead letters, counters, history, acknowledgement.
+
+One task per partition, so that the round trips of one partition pass while another computes; all
+that a partition's batches change happens in their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from store import metrics
+from store.catalog import CatalogCache
+from store.logs import get_logger
+from store.model import Catalog, Event, SourcedEvent
+from streams.decode import Decoder, Rejected, Skipped, unregistered_type
+from streams.history import Chunk, HistorySink
+from streams.ledger import Ledger
+from streams.retry import retried
+from streams.transport import Batch
+
+log = get_logger("pipeline")
+
+#: Batches that wait in front of a partition's task; more is fetched only when they are worked on.
+QUEUE_BATCHES: Final = 2
+
+
+class DeadLetter(NamedTuple):
+    partition: int
+    record: Any
+    why: Rejected
+
+
+class DeadLetterSink(Protocol):
+    async def send(self, letters: Sequence[DeadLetter]) -> None:
+        """Returns when Kafka has acknowledged all; raises StoreUnavailable."""
+        ...
+
+
+class Slice(NamedTuple):
+    """A part of a batch, small enough for one commit, decoded."""
+
+    events: Mapping[str, list[SourcedEvent]]
+    """By tenant."""
+    letters: Sequence[DeadLetter]
+    next_offset: int
+
+
+class Pipeline:
+    def __init__(
+        self,
+        *,
+        decoder: Decoder,
+        catalogs: CatalogCache,
+        ledger: Ledger,
+        history: HistorySink,
+        dead_letters: DeadLetterSink,
+        now_ms: Callable[[], int],
+        slice_events: int,
+        idle_commit_s: float,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """`on_failure` is told what ended a partition's task; SeekBack among them."""
+        self._decoder = decoder
+        self._catalogs = catalogs
+        self._ledger = ledger
+        self._history = history
+        self._dead_letters = dead_letters
+        self._now_ms = now_ms
+        self._slice_events = slice_events
+        self._idle_commit_s = idle_commit_s
+        self._on_failure = on_failure
+        self._queues: dict[int, asyncio.Queue[tuple[Batch, Callable[[], None]]]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.positions: dict[int, int] = {}
+        """Partition -> the offset up to which everything is counted."""
+        self.ends: dict[int, int | None] = {}
+        self.closing = False
+
+    async def assign(self, starts: Mapping[int, int]) -> None:
+        """Begins with these partitions, each at its offset, and with no others."""
+        await self.abandon()
+        self.positions = dict(starts)
+        self.ends = dict.fromkeys(starts)
+        for partition in starts:
+            self._queues[partition] = asyncio.Queue(QUEUE_BATCHES)
+            task = asyncio.create_task(self._run(partition), name=f"partition-{partition}")
+            task.add_done_callback(self._ended)
+            self._tasks[partition] = task
+
+    async def abandon(self) -> None:
+        """Stops where it is. The fences make that safe: what was sent is counted or is not."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        self._queues.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Finishes the batches in hand and waits for history."""
+        self.closing = True
+        await asyncio.gather(*(queue.join() for queue in self._queues.values()))
+        await self._history.drain()
+
+    async def submit(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
+        """Hands a batch to its partition's task; waits while that one is busy."""
+        queue = self._queues.get(batch.partition)
+        if queue is not None and not self.closing:
+            await queue.put((batch, acknowledge))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
+
+    async def _run(self, partition: int) -> None:
+        queue = self._queues[partition]
+        loop = asyncio.get_running_loop()
+        next_idle_s = loop.time() + self._idle_commit_s
+        while True:
+            try:
+                async with asyncio.timeout_at(next_idle_s):
+                    batch, acknowledge = await queue.get()
+            except TimeoutError:
+                await self._commit_idle(partition)
+                next_idle_s = loop.time() + self._idle_commit_s
+                continue
+            # Else it was fetched before reading went back, and comes again.
+            if batch.base == self.positions[partition]:
+                await self._process(batch, acknowledge)
+            queue.task_done()
+
+    async def _commit_idle(self, partition: int) -> None:
+        """Moves the watermarks of tenants that had no event: a watermark far behind would make the
+        next start read all of it again."""
+        position = self.positions[partition]
+        if position:
+            for tenant in self._ledger.tenants:
+                await self._ledger.commit(tenant, partition, [], position)
+
+    async def _process(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
+        partition = batch.partition
+        self.ends[partition] = batch.end_offset
+        first = batch.records[0].offset
+        if first > batch.base:
+            log.warning("offsets are gone", partition=partition, first=batch.base, next=first)
+            metrics.LOST_OFFSETS.inc(first - batch.base)
+        committing: asyncio.Task[None] | None = None
+        try:
+            for i in range(0, len(batch.records), self._slice_events):
+                part = await self._decode(partition, batch.records[i : i + self._slice_events])
+                if committing is not None:
+                    await committing
+                last = part.next_offset == batch.next_offset
+                committing = asyncio.create_task(
+                    self._commit(partition, part, acknowledge if last else _nothing)
+                )
+                await asyncio.sleep(0)  # so that it is on its way while the next is decoded
+            if committing is not None:
+                await committing
+        finally:
+            if committing is not None and not committing.done():
+                committing.cancel()
+
+    async def _commit(self, partition: int, part: Slice, done: Callable[[], None]) -> None:
+        if part.letters:
+            await retried("kafka", lambda: self._dead_letters.send(part.letters))
+        await asyncio.gather(
+            *(
+                self._ledger.commit(tenant, partition, events, part.next_offset)
+                for tenant, events in part.events.items()
+            )
+        )
+        self.positions[partition] = part.next_offset
+        events = [e for of_tenant in part.events.values() for e in of_tenant]
+        events.sort(key=lambda e: e.offset)
+        await self._history.put(partition, Chunk(events, part.next_offset, done))
+
+    async def _decode(self, partition: int, records: Sequence[Any]) -> Slice:
+        now_ms = self._now_ms()
+        decode = self._decoder.decode
+        by_tenant: dict[str, list[SourcedEvent]] = {}
+        letters: list[DeadLetter] = []
+        for record in records:
+            decoded = decode(record.value, now_ms)
+            if isinstance(decoded, Event):
+                of_tenant = by_tenant.get(decoded.tenant)
+                if of_tenant is None:
+                    of_tenant = by_tenant[decoded.tenant] = []
+                of_tenant.append(SourcedEvent(decoded, record.offset, record.timestamp))
+            elif isinstance(decoded, Skipped):
+                metrics.SKIPPED.inc()
+            else:
+                letters.append(DeadLetter(partition, record, decoded))
+        by_offset = {record.offset: record for record in records}
+        for tenant, events in list(by_tenant.items()):
+            registered = await self._registered(tenant, events)
+            if len(registered) < len(events):
+                kept = {e.offset for e in registered}
+                letters += [
+                    DeadLetter(partition, by_offset[e.offset], unregistered_type(e.event))
+                    for e in events
+                    if e.offset not in kept
+                ]
+                by_tenant[tenant] = registered
+                if not registered:
+                    del by_tenant[tenant]
+        for letter in letters:
+            metrics.DEAD_LETTERS.labels(letter.why.reason).inc()
+        return Slice(by_tenant, letters, records[-1].offset + 1)
+
+    async def _registered(self, tenant: str, events: list[SourcedEvent]) -> list[SourcedEvent]:
+        """The events whose outcome type the tenant has registered."""
+        catalog = await self._catalog(tenant, self._catalogs.get)
+        outcomes = {e.event.outcome for e in events}
+        if not outcomes <= catalog.outcome_types.keys():
+            # Registered a moment ago, perhaps: look once more before it is a dead letter.
+            catalog = await self._catalog(tenant, self._catalogs.fresh)
+            if not outcomes <= catalog.outcome_types.keys():
+                return [e for e in events if e.event.outcome in catalog.outcome_types]
+        return events
+
+    async def _catalog(self, tenant: str, get: Callable[[str], Awaitable[Catalog]]) -> Catalog:
+        return await retried("catalog", lambda: get(tenant))
+
+
+def _nothing() -> None:
+    pass

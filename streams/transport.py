@@ -1,0 +1,127 @@
+"""A Faust transport whose unit of delivery is a batch: the records of one partition, fetched at
+once. Faust keeps the group, the acknowledgements and the commits; it costs two tasks a message,
+which is far too much for one event and nothing for a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+from store.logs import get_logger
+
+log = get_logger("transport")
+
+
+class Batch(NamedTuple):
+    """The value of a message: the offsets [base, next_offset) of one partition, all of them that
+    the log still has."""
+
+    partition: int
+    base: int
+    records: Sequence[Any]
+    """aiokafka records: offset, key, value, headers, timestamp (ms)."""
+    end_offset: int | None
+    """The partition's end as the fetch answer gave it (asking the broker for it is wrong on some).
+    """
+
+    @property
+    def next_offset(self) -> int:
+        return int(self.records[-1].offset) + 1
+
+
+#: Given the assigned partitions, answers where to start each: the store's truth, not Kafka's.
+FindStart = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
+
+
+class BatchConsumer(driver.Consumer):  # type: ignore[misc]
+    """Delivers batches, and starts where `find_start` says."""
+
+    _next: dict[int, int]
+    """The offset that the next batch of each partition begins with."""
+    _gaps: dict[int, int]
+    find_start: ClassVar[FindStart]
+    topic: ClassVar[str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._next, self._gaps = {}, {}
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        # Faust comes here after every rebalance, and a seek made earlier would be overwritten.
+        assigned = sorted(tp.partition for tp in self.assignment() if tp.topic == self.topic)
+        return await self.seek_partitions(await type(self).find_start(assigned))
+
+    async def seek_partitions(self, starts: Mapping[int, int]) -> Mapping[TP, int]:
+        """Goes on with each partition at the given offset, whatever has been fetched since."""
+        self._next.update(starts)
+        self._gaps.clear()
+        by_tp = {TP(self.topic, partition): offset for partition, offset in starts.items()}
+        await self.seek_wait(by_tp)
+        return by_tp
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+        fetched, active = await self._wait_next_records(timeout)
+        if fetched is None or self.should_stop:
+            return
+        if not self.flow_active:
+            await self.perform_seek()
+            return
+        generation_id = self.app.consumer_generation_id
+        for tp, records in fetched.items():
+            if not self.flow_active or self.app.consumer_generation_id != generation_id:
+                return  # what is left is fetched again: the rebalance seeks
+            if active is None or tp in active or tp in self._buffered_partitions:
+                batch = await self._in_order(tp, records)
+                if batch is not None:
+                    self.app.monitor.track_tp_end_offset(tp, batch.end_offset)
+                    yield tp, self._as_message(tp, batch)
+
+    async def _in_order(self, tp: TP, records: Sequence[Any]) -> Batch | None:
+        """The batch, or None where it does not go on from the last one: it was fetched before a
+        seek. A log may have true gaps (retention, compaction), which a second look tells apart."""
+        expected = self._next.get(tp.partition)
+        if expected is None:
+            return None
+        records = [r for r in records if r.offset >= expected]
+        if not records:
+            return None
+        first = records[0].offset
+        if first != expected and self._gaps.get(tp.partition) != first:
+            self._gaps[tp.partition] = first
+            await self.seek_wait({tp: expected})
+            return None
+        batch = Batch(tp.partition, expected, records, self.highwater(tp))
+        self._next[tp.partition] = batch.next_offset
+        return batch
+
+    def _as_message(self, tp: TP, batch: Batch) -> ConsumerMessage:
+        last = batch.records[-1]
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000.0,
+            last.timestamp_type,
+            (),
+            None,
+            batch,
+            None,
+            None,
+            None,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+
+def batch_transport(topic: str, find_start: FindStart) -> type[driver.Transport]:
+    """The transport class of one app."""
+    consumer = type(
+        "Consumer", (BatchConsumer,), {"topic": topic, "find_start": staticmethod(find_start)}
+    )
+    return type("Transport", (driver.Transport,), {"Consumer": consumer})
+
+

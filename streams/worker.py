@@ -1,0 +1,380 @@
+"""The worker: the one place where the parts of the stream processor are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import mode.loop
+
+mode.loop.use("uvloop")
+
+import faust  # noqa: E402 - Faust makes its loop when imported, so the loop is chosen before
+from aiokafka import AIOKafkaProducer  # noqa: E402
+from aiokafka.errors import KafkaError  # noqa: E402
+from faust.types.enums import ProcessingGuarantee  # noqa: E402
+from faust.worker import Worker as FaustWorker  # noqa: E402
+
+from store import logs, metrics  # noqa: E402
+from store.catalog import CatalogCache  # noqa: E402
+from store.counters import PartitionProgress, Rolled  # noqa: E402
+from store.model import StoreUnavailable  # noqa: E402
+from store.postgres.catalog import load_catalog  # noqa: E402
+from store.postgres.history import HistoryWriter  # noqa: E402
+from store.postgres.migrate import ensure_partitions  # noqa: E402
+from store.postgres.pool import make_pool  # noqa: E402
+from store.redis.client import make_client  # noqa: E402
+from store.redis.counters import RedisCounters  # noqa: E402
+from store.settings import Settings  # noqa: E402
+from store.windows import Calendar, date_of  # noqa: E402
+from streams import dead_letters  # noqa: E402
+from streams.decode import Decoder  # noqa: E402
+from streams.history import HistorySink  # noqa: E402
+from streams.ledger import Ledger, SeekBack  # noqa: E402
+from streams.log import describe  # noqa: E402
+from streams.pipeline import DeadLetter, Pipeline  # noqa: E402
+from streams.retry import retried  # noqa: E402
+from streams.transport import BatchConsumer, batch_transport  # noqa: E402
+
+log = logs.get_logger("worker")
+
+ROLL_RECORDS: Final = 100  # records of one roll script: a few milliseconds
+TICK_S: Final = 0.5
+IDLE_COMMIT_S: Final = 5.0
+STOP_S: Final = 8.0  # of the 10 s that a stop may take
+PARTITIONS_EVERY_S: Final = 3_600.0
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class KafkaDeadLetters:
+    """Sends dead letters with the original bytes; idempotent where the broker can."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+
+    async def send(self, letters: Sequence[DeadLetter]) -> None:
+        try:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    bootstrap_servers=self._settings.brokers,
+                    acks="all",
+                    linger_ms=5,
+                    max_request_size=16 * 1024 * 1024,
+                )
+                await producer.start()
+                self._producer = producer
+            producer = self._producer
+            sent = [
+                await producer.send(
+                    self._settings.dead_letter_topic,
+                    value=letter.record.value,
+                    key=letter.record.key,
+                    headers=[
+                        *letter.record.headers,
+                        *dead_letters.headers(
+                            letter.why.reason,
+                            letter.why.detail,
+                            self._settings.interactions_topic,
+                            letter.partition,
+                            letter.record.offset,
+                            now_ms(),
+                        ),
+                    ],
+                )
+                for letter in letters
+            ]
+            await asyncio.gather(*sent)
+        except KafkaError as error:
+            raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+
+    async def close(self) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+
+
+class CountingWorker:
+    """Everything that one worker process runs, around one Faust app."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._log_id = ""
+        self._rewinding: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._failed: asyncio.Future[BaseException] | None = None
+        self._closed = False
+        self.app = self._make_app()
+
+    # ---- wiring
+
+    def _make_app(self) -> Any:
+        settings = self.settings
+        app = faust.App(
+            settings.consumer_group,
+            broker=[f"kafka://{broker}" for broker in settings.brokers],
+            autodiscover=False,
+            web_enabled=False,
+            processing_guarantee=ProcessingGuarantee.AT_LEAST_ONCE,
+            agent_supervisor="mode.CrashingSupervisor",
+            table_standby_replicas=0,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            stream_wait_empty=False,  # the pipeline ends what it has in hand, in bounded time
+            stream_buffer_maxsize=16,  # batches
+            stream_processing_timeout=86_400.0,  # our watchdog looks at what is counted instead
+            broker_commit_interval=1.0,
+            broker_commit_livelock_soft_timeout=86_400.0,
+            broker_session_timeout=settings.kafka_session_timeout_s,
+            broker_heartbeat_interval=min(3.0, settings.kafka_session_timeout_s / 3),
+            broker_request_timeout=max(90.0, settings.kafka_session_timeout_s),
+            broker_max_poll_interval=86_400.0,
+            consumer_auto_offset_reset="earliest",
+            consumer_max_fetch_size=4 * 1024 * 1024,
+            consumer_metadata_max_age_ms=10_000,  # partitions that are added are soon seen
+        )
+        transport = batch_transport(settings.interactions_topic, self._find_start)
+        app.transport = transport(app.conf.broker_consumer, app)
+        topic = app.topic(settings.interactions_topic, value_serializer="raw", key_serializer="raw")
+
+        async def count(stream: Any) -> None:
+            async for event in stream.noack().events():
+                await self._pipeline.submit(event.message.value, event.ack)
+
+        app.agent(topic, name="count", concurrency=1)(count)
+        app.task(self._run)
+        return app
+
+    def _open_stores(self) -> None:
+        settings = self.settings
+        self._pool = make_pool(settings, max_size=4)
+        self._client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=0)
+        self._counters = RedisCounters(
+            self._client, settings.redis_prefix, dedup_horizon_h=settings.dedup_horizon_h
+        )
+        self._writer = HistoryWriter(self._pool)
+        self._catalogs = CatalogCache(
+            lambda tenant: load_catalog(self._pool, tenant),
+            refresh_s=settings.catalog_refresh_s,
+            monotonic=time.monotonic,
+        )
+        self._ledger = Ledger(
+            self._counters,
+            now_ms=now_ms,
+            timezone_of=self._timezone_of,
+            is_covered=self._is_covered,
+        )
+        self._history = HistorySink(
+            self._writer,
+            topic=settings.interactions_topic,
+            buffer_events=settings.history_buffer_events,
+            batch_events=settings.history_batch_events,
+            on_behind=self._on_failure,
+        )
+        self._letters = KafkaDeadLetters(settings)
+        self._pipeline = Pipeline(
+            decoder=Decoder(
+                future_tolerance_s=settings.future_tolerance_s,
+                event_bytes_max=settings.event_bytes_max,
+            ),
+            catalogs=self._catalogs,
+            ledger=self._ledger,
+            history=self._history,
+            dead_letters=self._letters,
+            now_ms=now_ms,
+            slice_events=settings.commit_batch_events,
+            idle_commit_s=IDLE_COMMIT_S,
+            on_failure=self._on_failure,
+        )
+
+    async def _timezone_of(self, tenant: str) -> str:
+        return (await self._catalogs.get(tenant)).timezone
+
+    async def _is_covered(self, tenant: str, starts: Mapping[int, int]) -> bool:
+        return await self._writer.covers(tenant, self._log_id, starts)
+
+    # ---- where to start
+
+    async def _find_start(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """The offset to read each partition from: the lowest that any tenant's counters, or
+        history, still need. Kafka's own committed offset is not asked."""
+        await self._pipeline.abandon()
+        settings = self.settings
+        found = await retried("kafka", lambda: describe(settings, settings.interactions_topic))
+        self._log_id = found.id
+        counted = await retried("counters", lambda: self._counted(found.id))
+        stored = await retried("history", lambda: self._writer.positions(found.id))
+        known = {p: counted.get(p, 0) for p in range(found.partitions)}
+        self._ledger.open_log(found.id, known)
+        await self._history.open_log(found.id, {p: stored.get(p) for p in partitions})
+        starts = {p: min(known.get(p, 0), stored.get(p, 0)) for p in partitions}
+        await self._pipeline.assign(starts)
+        log.info("partitions assigned", log_id=found.id, starts=starts)
+        return starts
+
+    async def _counted(self, log_id: str) -> dict[int, int]:
+        """Partition -> the offset up to which every tenant is counted."""
+        lowest: dict[int, int] = {}
+        for tenant in await self._counters.tenants():
+            generation = await self._counters.generation(tenant)
+            if generation is not None:
+                marks = await self._counters.watermarks(generation, log_id)
+                for partition, offset in marks.items():
+                    lowest[partition] = min(offset, lowest.get(partition, offset))
+        return lowest
+
+    def _on_failure(self, error: BaseException) -> None:
+        if isinstance(error, SeekBack):
+            metrics.SEEKS_BACK.inc()
+            log.warning("reading again what a store lacks", why=str(error))
+            if self._rewinding is None or self._rewinding.done():
+                self._rewinding = asyncio.create_task(self._rewind())
+                self._rewinding.add_done_callback(self._ended)
+        elif self._failed is not None and not self._failed.done():
+            self._failed.set_result(error)
+
+    async def _rewind(self) -> None:
+        consumer: BatchConsumer = self.app.consumer
+        await consumer.perform_seek()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
+
+    # ---- running
+
+    async def open(self) -> None:
+        self._failed = asyncio.get_running_loop().create_future()
+        self._open_stores()
+        await self._pool.open(wait=False)
+        for work in (
+            self._history.run(),
+            self._every(TICK_S, self._roll_tenants),
+            self._every(TICK_S, self._report),
+            self._every(PARTITIONS_EVERY_S, self._make_partitions),
+            self._watch(),
+        ):
+            task = asyncio.create_task(work)
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
+
+    async def close(self) -> None:
+        """Finishes what is in hand, as far as the time of a stop allows. Once."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(TimeoutError, StoreUnavailable):
+            async with asyncio.timeout(STOP_S):
+                await self._pipeline.close()
+                await self._report()
+        await self._pipeline.abandon()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(Exception):
+            await self._letters.close()
+        await self._client.aclose()
+        await self._pool.close()
+
+    async def _run(self) -> None:
+        """Ends the process, through Faust, when any part has failed for good."""
+        assert self._failed is not None
+        error = await self._failed
+        log.error("worker failed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        raise error
+
+    async def _every(self, wait_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except StoreUnavailable as error:
+                log.info("left for later", work=work.__name__, error=str(error))
+            await asyncio.sleep(wait_s)
+
+    async def _roll_tenants(self) -> None:
+        """Rolls what midnight has made due. Any worker may; each script does a bounded part."""
+        for tenant in await self._counters.tenants():
+            generation = await self._counters.generation(tenant)
+            if generation is None:
+                continue
+            if not generation.complete and self._log_id:
+                await self._ledger.settle(tenant)
+            today = Calendar(generation.timezone).day_of(now_ms())
+            behind = max(today, generation.day) > (generation.rolled or 0)
+            while behind:
+                answer = await self._counters.roll(
+                    generation, today, now_ms=now_ms(), records_max=ROLL_RECORDS
+                )
+                if not isinstance(answer, Rolled):
+                    break
+                metrics.ROLLED.inc(answer.records)
+                behind = not answer.finished
+                if answer.finished:
+                    log.info("rolled", tenant=tenant, day=date_of(answer.day).isoformat())
+
+    async def _report(self) -> None:
+        at_ms = now_ms()
+        marks = [
+            PartitionProgress(self._log_id, p, position, self._pipeline.ends.get(p), at_ms)
+            for p, position in self._pipeline.positions.items()
+        ]
+        metrics.WORKER_LAG.set(
+            sum(max(0, m.end_offset - m.next_offset) for m in marks if m.end_offset is not None)
+        )
+        await self._counters.report_progress(marks)
+
+    async def _make_partitions(self) -> None:
+        await ensure_partitions(self._pool, date_of(Calendar("UTC").day_of(now_ms())))
+
+    async def _watch(self) -> None:
+        """A consumer can fall silent after an outage of its broker. With lag and nothing counted
+        for too long, the process ends, and whoever supervises it starts another."""
+        seen: dict[int, int] = {}
+        since = time.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            positions = dict(self._pipeline.positions)
+            lag = any(
+                (end or 0) > positions.get(p, 0) for p, end in self._pipeline.ends.items()
+            )
+            if positions != seen or not lag:
+                seen, since = positions, time.monotonic()
+            elif time.monotonic() - since > self.settings.watchdog_s:
+                raise RuntimeError(
+                    f"nothing counted for {self.settings.watchdog_s:.0f} s while events wait"
+                )
+
+
+def run_worker(settings: Settings) -> None:
+    """Runs a worker until SIGTERM or SIGINT. Raises SystemExit; its code is 0 after a clean stop.
+    """
+    logs.configure(settings.log_level)
+    if settings.worker_metrics_port:
+        from prometheus_client import start_http_server
+
+        start_http_server(settings.worker_metrics_port, addr="127.0.0.1")
+    counting = CountingWorker(settings)
+
+    class Worker(FaustWorker):  # type: ignore[misc]
+        async def on_first_start(self) -> None:
+            await counting.open()
+            await super().on_first_start()
+
+        async def stop(self) -> None:
+            # While Faust still runs: what is finished now is acknowledged and committed by it.
+            await counting.close()
+            await super().stop()
+
+    worker = Worker(
+        counting.app,
+        loglevel=settings.log_level,
+        override_logging=False,
+        redirect_stdouts=False,
+        quiet=True,
+    )
+    worker.execute_from_commandline()

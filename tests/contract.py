@@ -1,0 +1,275 @@
+"""The contract of a counter store: one suite, run against every store there is."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from store.counters import (
+    Committed,
+    CounterStore,
+    Duplicates,
+    Generation,
+    Refused,
+    Rolled,
+)
+from store.model import GROUPINGS, CounterPage, Event, Grouping, Incomplete, Question
+from store.windows import PERIODS, Calendar, Period, window_of
+from streams.aggregate import aggregate, by_slot, distinct
+from tests.events import NOW_MS, TODAY, events, make_event, sourced
+from tests.oracle import groups_of, page_of
+
+LOG = "0b0c3a52-8b1e-4a53-9d1f-0d7a4a1f0c11"
+UTC = Calendar("UTC")
+
+OpenStore = Callable[[], AbstractAsyncContextManager[CounterStore]]
+
+
+def question(
+    group_by: Grouping, period: Period, *, today: int = TODAY, limit: int = 100, offset: int = 0
+) -> Question:
+    return Question(
+        "acme", group_by, period, window_of(period, today), today, "UTC", limit, offset
+    )
+
+
+@dataclasses.dataclass
+class Writer:
+    """The least that a worker does: believes, commits, takes the truth when refused."""
+
+    store: CounterStore
+    generation: Generation
+    watermarks: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    async def commit(self, batch: Sequence[Event], *, partition: int = 0) -> Any:
+        first = self.watermarks.get(partition)
+        start = first or 0
+        kept, _ = distinct(sourced(*batch, first=start))
+        kept = list(by_slot(kept))
+        while True:
+            answer = await self.store.commit(
+                self.generation,
+                log=LOG,
+                partition=partition,
+                believed=first,
+                next_offset=start + len(batch),
+                deltas=aggregate(kept, Calendar(self.generation.timezone)),
+            )
+            if isinstance(answer, Duplicates):
+                kept = [e for i, e in enumerate(kept) if i not in set(answer.places)]
+                continue
+            if isinstance(answer, Committed):
+                self.watermarks[partition] = start + len(batch)
+            return answer
+
+    async def roll(self, day: int, *, records_max: int = 1_000) -> None:
+        while True:
+            answer = await self.store.roll(
+                self.generation, day, now_ms=NOW_MS, records_max=records_max
+            )
+            assert isinstance(answer, Rolled)
+            self.generation = self.generation._replace(day=answer.day)
+            if answer.finished:
+                return
+
+
+async def start(store: CounterStore, *, day: int = TODAY, complete: bool = True) -> Writer:
+    return Writer(
+        store,
+        await store.create("acme", day=day, timezone="UTC", complete=complete, watermarks=[]),
+    )
+
+
+async def assert_counts(store: CounterStore, counted: Sequence[Event], today: int) -> None:
+    """Every grouping, period and page of the store is what the plain count says."""
+    for group_by in GROUPINGS:
+        for period in PERIODS:
+            groups = groups_of(counted, group_by, window_of(period, today), UTC)
+            for limit, offset in ((100, 0), (2, 1), (3, len(groups))):
+                answer = await store.read(
+                    question(group_by, period, today=today, limit=limit, offset=offset)
+                )
+                assert isinstance(answer, CounterPage), (answer, group_by, period)
+                assert answer.page == page_of(groups, limit, offset), (group_by, period, offset)
+
+
+class CounterStoreContract:
+    """Subclasses give `open_store`: a context manager of a store with nothing in it."""
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        raise NotImplementedError
+
+    def check(self, open_store: OpenStore, body: Callable[[CounterStore], Awaitable[None]]) -> None:
+        async def go() -> None:
+            async with open_store() as store:
+                await body(store)
+
+        asyncio.run(go())
+
+    # ---- counting
+
+    @settings(
+        max_examples=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    @given(data=st.data())
+    def test_counts_are_the_sum_of_the_distinct_events_on_every_day(
+        self, open_store: OpenStore, data: st.DataObject
+    ) -> None:
+        """Batches, redelivered identities, late and early events and rolls in any order: each
+        answer equals the plain count over the distinct events."""
+
+        async def body(store: CounterStore) -> None:
+            today = TODAY
+            writer = await start(store, day=today)
+            counted: list[Event] = []
+            for _ in range(data.draw(st.integers(1, 6))):
+                today += data.draw(st.sampled_from((0, 0, 1, 2, 6, 7, 30, 31, 40)))
+                await writer.roll(today, records_max=data.draw(st.sampled_from((1, 3, 100))))
+                fresh = data.draw(
+                    st.lists(events(days=range(today - 40, today + 2)), max_size=12)
+                )
+                again = data.draw(st.lists(st.sampled_from(counted), max_size=3) if counted
+                                  else st.just([]))  # fmt: skip
+                batch = data.draw(st.permutations(fresh + again))
+                partition = data.draw(st.integers(0, 2))
+                assert isinstance(await writer.commit(batch, partition=partition), Committed)
+                counted += fresh
+                await assert_counts(store, counted, today)
+
+        self.check(open_store, body)
+
+    def test_ties_come_in_ascending_order_of_id(self, open_store: OpenStore) -> None:
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            await writer.commit([make_event(offer=o) for o in ("é", "b", "a", "B", "😀", "_")])
+            answer = await store.read(question("action", "daily"))
+            assert isinstance(answer, CounterPage)
+            assert [g.id for g in answer.page.groups] == ["B", "_", "a", "b", "é", "😀"]
+
+        self.check(open_store, body)
+
+    def test_more_identities_than_one_bucket_are_each_counted_once(
+        self, open_store: OpenStore
+    ) -> None:
+        """Identity buckets grow while they are filled, and forget nobody."""
+
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            batch = [make_event(identity=f"id-{i}") for i in range(3_000)]
+            for i in range(0, 3_000, 500):
+                await writer.commit(batch[i : i + 500])
+            for i in range(0, 3_000, 500):
+                await writer.commit(batch[i : i + 500], partition=1)
+            await assert_counts(store, batch, TODAY)
+
+        self.check(open_store, body)
+
+    # ---- the fence
+
+    def test_a_writer_with_another_watermark_is_refused_and_told_the_true_one(
+        self, open_store: OpenStore
+    ) -> None:
+        async def body(store: CounterStore) -> None:
+            writer, zombie = await start(store), await start(store)
+            batch = [make_event() for _ in range(3)]
+            assert await writer.commit(batch) == Committed()
+            assert await zombie.commit([make_event()]) == Refused(1, TODAY, 3)
+            zombie.watermarks[0] = 7
+            assert await zombie.commit([make_event()]) == Refused(1, TODAY, 3)
+            await assert_counts(store, batch, TODAY)
+
+        self.check(open_store, body)
+
+    def test_a_writer_with_another_window_day_is_refused(self, open_store: OpenStore) -> None:
+        async def body(store: CounterStore) -> None:
+            writer, other = await start(store), await start(store)
+            await other.roll(TODAY + 1)
+            assert await writer.commit([make_event()]) == Refused(1, TODAY + 1, None)
+            await assert_counts(store, [], TODAY + 1)
+
+        self.check(open_store, body)
+
+    def test_a_writer_with_another_generation_is_refused(self, open_store: OpenStore) -> None:
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            writer.generation = writer.generation._replace(number=9)
+            assert await writer.commit([make_event()]) == Refused(1, TODAY, None)
+            await assert_counts(store, [], TODAY)
+
+        self.check(open_store, body)
+
+    def test_a_writer_without_a_generation_is_told_that_there_is_none(
+        self, open_store: OpenStore
+    ) -> None:
+        async def body(store: CounterStore) -> None:
+            writer = Writer(store, Generation("acme", 1, TODAY, "UTC", True))
+            assert await writer.commit([make_event()]) == Refused(None, None, None)
+            assert await store.generation("acme") is None
+
+        self.check(open_store, body)
+
+    def test_watermarks_belong_to_their_log(self, open_store: OpenStore) -> None:
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            await writer.commit([make_event()], partition=2)
+            assert await store.watermarks(writer.generation, LOG) == {2: 1}
+            assert await store.watermarks(writer.generation, "another") == {}
+
+        self.check(open_store, body)
+
+    # ---- who may be answered
+
+    def test_counters_that_are_not_complete_answer_nothing(self, open_store: OpenStore) -> None:
+        async def body(store: CounterStore) -> None:
+            assert await store.read(question("action", "daily")) == Incomplete("no_generation")
+            writer = await start(store, complete=False)
+            await writer.commit([make_event()])
+            assert await store.read(question("action", "alltime")) == Incomplete("not_complete")
+            await store.mark_complete(writer.generation)
+            assert isinstance(await store.read(question("action", "alltime")), CounterPage)
+
+        self.check(open_store, body)
+
+    def test_another_day_or_zone_than_the_stores_is_not_answered(
+        self, open_store: OpenStore
+    ) -> None:
+        async def body(store: CounterStore) -> None:
+            await start(store)
+            for period in ("daily", "weekly", "monthly"):
+                asked = question("action", period, today=TODAY + 1)
+                assert await store.read(asked) == Incomplete("other_day")
+            asked = question("action", "alltime")._replace(timezone="Asia/Tokyo")
+            assert await store.read(asked) == Incomplete("other_timezone")
+
+        self.check(open_store, body)
+
+    def test_windows_are_not_answered_while_a_roll_is_under_way(
+        self, open_store: OpenStore
+    ) -> None:
+        """A response never mixes records that are rolled and records that are not."""
+
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            batch = [make_event(customer=f"C-{i}") for i in range(5)]
+            await writer.commit(batch)
+            answer = await store.roll(
+                writer.generation, TODAY + 7, now_ms=NOW_MS, records_max=1
+            )
+            assert answer == Rolled(TODAY + 7, False, 1)
+            writer.generation = writer.generation._replace(day=TODAY + 7)
+            asked = question("customer", "weekly", today=TODAY + 7)
+            assert await store.read(asked) == Incomplete("rolling")
+            await writer.roll(TODAY + 7)
+            await assert_counts(store, batch, TODAY + 7)
+
+        self.check(open_store, body)

@@ -1,0 +1,168 @@
+"""The tables: made once, by however many at once, and never by a program too old for them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from store.model import SYSTEM_OUTCOME_TYPES, OutcomeType, StoreUnavailable
+from store.postgres.migrate import ensure_partitions, migrate, migrations
+from store.postgres.pool import make_pool
+from store.settings import Settings
+
+NAMES = [migration.name for migration in migrations()]
+
+
+@pytest.fixture
+def bare_url(database_url: str) -> str:
+    """A database with nothing in it."""
+    rows(database_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    return database_url
+
+
+def rows(url: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def partitions(url: str) -> list[str]:
+    found = rows(
+        url,
+        "SELECT c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid"
+        " WHERE inhparent = 'interaction_history'::regclass ORDER BY 1",
+    )
+    return [name.removeprefix("interaction_history_") for (name,) in found]
+
+
+def store_at(url: str, instant: str) -> str:
+    """Stores a row of that time, and tells in which partition."""
+    found = rows(
+        url,
+        "INSERT INTO interaction_history (tenant_id, event_id, customer_id, offer_id, outcome_type,"
+        " occurred_at, source_topic, source_log, source_partition, source_offset, recorded_at)"
+        f" VALUES ('t', gen_random_uuid(), 'c', 'o', 'click', '{instant}', 'i',"
+        " gen_random_uuid(), 0, 0, now()) RETURNING tableoid::regclass::text",
+    )
+    return str(found[0][0]).removeprefix("interaction_history_")
+
+
+def test_a_bare_database_gets_every_migration_once(bare_url: str) -> None:
+    assert asyncio.run(migrate(bare_url)) == NAMES
+    assert asyncio.run(migrate(bare_url)) == []
+    assert [name for (name,) in rows(bare_url, "SELECT name FROM schema_migrations ORDER BY 1")] == NAMES  # fmt: skip  # noqa: E501
+
+
+def test_many_may_migrate_at_once_and_one_does_it(bare_url: str) -> None:
+    async def all_at_once() -> list[list[str]]:
+        return await asyncio.gather(*(migrate(bare_url) for _ in range(6)))
+
+    applied = asyncio.run(all_at_once())
+    assert sorted(applied, key=len) == [[]] * 5 + [NAMES]
+
+
+def test_a_database_newer_than_the_program_is_refused(database_url: str) -> None:
+    rows(database_url, "INSERT INTO schema_migrations VALUES (9999, '9999_later')")
+    with pytest.raises(RuntimeError, match="newer than this program: it has migration 9999_later"):
+        asyncio.run(migrate(database_url))
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(bare_url: str) -> None:
+    """Each is one transaction: the first stops at a table that is there, and its others are not."""
+    rows(bare_url, "CREATE TABLE creatives (mine text)")
+    with pytest.raises(psycopg.errors.DuplicateTable):
+        asyncio.run(migrate(bare_url))
+    assert rows(bare_url, "SELECT to_regclass('tenants'), count(*) FROM schema_migrations") == [(None, 0)]  # fmt: skip  # noqa: E501
+    rows(bare_url, "DROP TABLE creatives")
+    assert asyncio.run(migrate(bare_url)) == NAMES
+
+
+def test_a_database_that_is_not_in_utf8_is_refused(database_url: str) -> None:
+    name = conninfo_to_dict(database_url)["dbname"]
+    rows(
+        database_url,
+        f"CREATE DATABASE {name}_latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0",
+    )
+    try:
+        with pytest.raises(RuntimeError, match="encoding is LATIN1; it must be UTF8"):
+            asyncio.run(migrate(make_conninfo(database_url, dbname=f"{name}_latin")))
+    finally:
+        rows(database_url, f"DROP DATABASE {name}_latin")
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with pytest.raises(StoreUnavailable, match="Postgres: connection"):
+        asyncio.run(migrate("postgresql://postgres@127.0.0.1:1/postgres"))
+
+
+def test_the_seeded_system_types_are_those_of_the_program(database_url: str) -> None:
+    seeded = rows(
+        database_url,
+        "SELECT key, name, classification, category FROM outcome_types WHERE tenant_id = '*'",
+    )
+    assert {row[0]: OutcomeType(*row) for row in seeded} == SYSTEM_OUTCOME_TYPES
+
+
+def test_months_are_made_ahead_and_everything_older_has_one_place(bare_url: str) -> None:
+    asyncio.run(migrate(bare_url, today=date(2026, 11, 24)))
+    assert partitions(bare_url) == ["2026_11", "2026_12", "2027_01", "2027_02", "older"]
+    assert store_at(bare_url, "2026-10-31T23:59:59.999Z") == "older"
+    assert store_at(bare_url, "2026-11-01T00:00Z") == "2026_11"
+    assert store_at(bare_url, "2027-02-28T23:59:59.999Z") == "2027_02"
+    with pytest.raises(psycopg.errors.CheckViolation):
+        store_at(bare_url, "2027-03-01T00:00Z")
+
+
+def test_later_calls_add_the_missing_months_without_a_gap(bare_url: str) -> None:
+    """However long nobody called, and however many call at once: each month is made once."""
+    asyncio.run(migrate(bare_url, today=date(2025, 11, 30)))
+    before = set(partitions(bare_url))
+
+    async def all_at_once() -> list[list[str]]:
+        pool = make_pool(Settings(database_url=bare_url), max_size=4)
+        async with pool:
+            return await asyncio.gather(
+                *(ensure_partitions(pool, date(2026, 5, 1), ahead_months=2) for _ in range(4))
+            )
+
+    made = [name for names in asyncio.run(all_at_once()) for name in names]
+    assert sorted(made) == [f"interaction_history_2026_{month:02}" for month in range(3, 8)]
+    assert set(partitions(bare_url)) - before == {f"2026_{month:02}" for month in range(3, 8)}
+
+    async def again(today: date) -> list[str]:
+        async with await psycopg.AsyncConnection.connect(bare_url, autocommit=True) as connection:
+            return await ensure_partitions(connection, today)
+
+    assert asyncio.run(again(date(2019, 1, 1))) == []
+    with pytest.raises(RuntimeError, match="is today really 9000-01-01"):
+        asyncio.run(again(date(9000, 1, 1)))
+
+
+def test_months_are_made_while_a_reader_and_a_writer_are_at_work(bare_url: str) -> None:
+    """Making a month waits for nobody who uses the table."""
+    asyncio.run(migrate(bare_url, today=date(2026, 11, 24)))
+    with psycopg.connect(bare_url) as reader, psycopg.connect(bare_url) as writer:
+        reader.execute("SELECT count(*) FROM interaction_history")
+        writer.execute("LOCK interaction_history IN ROW EXCLUSIVE MODE")
+
+        async def make() -> list[str]:
+            pool = make_pool(
+                Settings(database_url=bare_url), max_size=1, statement_timeout_ms=2_000
+            )
+            async with pool:
+                return await ensure_partitions(pool, date(2026, 12, 1))
+
+        assert asyncio.run(make()) == ["interaction_history_2027_03"]
+
+
+def test_the_day_of_migration_is_today_by_default(bare_url: str) -> None:
+    before = datetime.now(UTC)
+    asyncio.run(migrate(bare_url))
+    assert {f"{before:%Y_%m}", "older"} <= set(partitions(bare_url)) | {
+        f"{datetime.now(UTC):%Y_%m}"
+    }

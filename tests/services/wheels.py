@@ -1,0 +1,29 @@
+"""The servers of `up`, from wheels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli.stack import Broker, Postgres, Valkey
+from tests.services.base import Faults, Services
+
+
+class WheelBroker(Faults, Broker):
+    pass
+
+
+class WheelValkey(Faults, Valkey):
+    pass
+
+
+class WheelPostgres(Faults, Postgres):
+    pass
+
+
+def services(folder: Path) -> Services:
+    return Services(
+        "wheels",
+        WheelBroker(None, folder),
+        WheelValkey(None, folder),
+        WheelPostgres(folder, None, durable=False),
+    )
