@@ -55,10 +55,7 @@ def report(error: BaseException) -> int:
     """Prints one line for what ended a command; returns the exit code."""
     if os.environ.get("LOG_LEVEL") == "DEBUG" and not isinstance(error, UsageError | CliError):
         traceback.print_exception(error, file=sys.stderr)
-    text = str(error).strip()
-    if not text or not _speaks_for_itself(error):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    fail(text)
+    fail(str(error) if _speaks_for_itself(error) and str(error) else described(error))
     return BAD_USAGE if isinstance(error, UsageError) else FAILED
 
 
@@ -67,6 +64,14 @@ def _speaks_for_itself(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in ("cli", "store", "streams", "api") or (
         isinstance(error, RuntimeError | ValueError | OSError)
     )
+
+
+def described(error: BaseException) -> str:
+    """The type of a library's error and what it says."""
+    name, text = type(error).__name__, str(error).strip()
+    if not text or text.startswith(name):
+        return text or name
+    return f"{name}: {text}"
 
 
 def load_settings() -> Settings:
@@ -83,9 +88,14 @@ def load_settings() -> Settings:
 
 
 def _explained(error: Any) -> str:
+    from store.logs import SECRET_NAMES
+
     name = ".".join(str(part) for part in error["loc"]).upper()
     message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{name}={error['input']!r}: {message}" if name else message
+    if not name:
+        return message
+    shown = "…" if name.lower() in SECRET_NAMES else repr(error["input"])
+    return f"{name}={shown}: {message}"
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from cli.console import answer, load_settings, run
+from cli.console import answer, described, load_settings, run
 
 if TYPE_CHECKING:
     from store.settings import Settings
@@ -49,15 +49,14 @@ def migrate_topics(settings: Settings) -> list[str]:
             bootstrap_servers=settings.brokers,
             client_id="interaction-summary-migrate",
             request_timeout_ms=10_000,
+            bootstrap_timeout_ms=10_000,
         )
         try:
             return [_topic(admin, settings, name) for name in _options(settings)]
         finally:
             admin.close()
     except (KafkaError, OSError) as error:
-        raise StoreUnavailable(
-            f"Kafka at {settings.kafka_bootstrap_servers}: {type(error).__name__}: {error}"
-        ) from error
+        raise StoreUnavailable(f"Kafka: {described(error)}") from error
 
 
 def _topic(admin: Any, settings: Settings, name: str) -> str:

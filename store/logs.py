@@ -17,6 +17,10 @@ SECRET_NAMES: Final = frozenset(
 )
 
 
+#: Libraries whose every connection is news to them; their warnings are heard.
+_CHATTY: Final = ("aiokafka", "faust", "kafka", "mode", "abc")
+
+
 def _hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for name in event:
         if name.lower() in SECRET_NAMES:
@@ -63,6 +67,8 @@ def configure(level: str) -> None:
         )
     )
     logging.basicConfig(level=threshold, handlers=[handler], force=True)
+    for library in _CHATTY:
+        logging.getLogger(library).setLevel(max(threshold, logging.WARNING))
 
 
 def get_logger(part: str) -> structlog.typing.FilteringBoundLogger:

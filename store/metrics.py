@@ -95,7 +95,7 @@ API_FALLBACKS: Final = _counter(
     "interaction_summary_api_fallbacks_total",
     "Questions that the counters did not answer, by reason.",
     "timeout, unreachable, breaker_open, error: look at Redis. no_generation, not_complete, "
-    "rolling, other_day, other_timezone: is a worker running? no_period is window=exact and normal.",
+    "rolling, other_day, other_timezone: is a worker running? no_period (window=exact) is normal.",
     ("reason",),
 )
 API_FALLBACK_REFUSED: Final = _counter(

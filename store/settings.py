@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     kafka_session_timeout_s: float = Field(
         10.0, ge=6, le=300, description="a worker silent for this long loses its partitions"
     )
+    worker_instance_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.-]{0,128}$",
+        description="stable name of this worker (Kafka static membership): after a crash it gets "
+        "its partitions back at once; empty = none, unique per worker otherwise",
+    )
 
     # --- Redis
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey")

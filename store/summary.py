@@ -16,9 +16,7 @@ def percent(part: int, whole: int) -> float:
     return round(100 * part / whole, 2) if whole else 0.0
 
 
-def sentiment(
-    counts: Mapping[str, int], types: Mapping[str, OutcomeType]
-) -> tuple[int, int, int]:
+def sentiment(counts: Mapping[str, int], types: Mapping[str, OutcomeType]) -> tuple[int, int, int]:
     """(positive, negative, neutral). `convert` has its own column and is not in positive; neutral
     = impressions that got no reaction."""
     positive = negative = 0

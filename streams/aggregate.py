@@ -82,7 +82,11 @@ def aggregate(events: Sequence[SourcedEvent], calendar: Calendar) -> Deltas:
         _flat(actions),
         _flat(treatments),
         _flat(channels),
-        [part for id_, counts in customers.items() for part in (id_, _triples(counts), offers[id_])],
+        [
+            part
+            for id_, counts in customers.items()
+            for part in (id_, _triples(counts), offers[id_])
+        ],
     )
 
 

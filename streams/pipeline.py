@@ -75,14 +75,12 @@ class Pipeline:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.positions: dict[int, int] = {}
         """Partition -> the offset up to which everything is counted."""
-        self.ends: dict[int, int | None] = {}
         self.closing = False
 
     async def assign(self, starts: Mapping[int, int]) -> None:
         """Begins with these partitions, each at its offset, and with no others."""
         await self.abandon()
         self.positions = dict(starts)
-        self.ends = dict.fromkeys(starts)
         for partition in starts:
             self._queues[partition] = asyncio.Queue(QUEUE_BATCHES)
             task = asyncio.create_task(self._run(partition), name=f"partition-{partition}")
@@ -141,7 +139,6 @@ class Pipeline:
 
     async def _process(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
         partition = batch.partition
-        self.ends[partition] = batch.end_offset
         first = batch.records[0].offset
         if first > batch.base:
             log.warning("offsets are gone", partition=partition, first=batch.base, next=first)

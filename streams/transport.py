@@ -123,5 +123,3 @@ def batch_transport(topic: str, find_start: FindStart) -> type[driver.Transport]
         "Consumer", (BatchConsumer,), {"topic": topic, "find_start": staticmethod(find_start)}
     )
     return type("Transport", (driver.Transport,), {"Consumer": consumer})
-
-

@@ -14,7 +14,9 @@ mode.loop.use("uvloop")
 
 import faust  # noqa: E402 - Faust makes its loop when imported, so the loop is chosen before
 from aiokafka import AIOKafkaProducer  # noqa: E402
-from aiokafka.errors import KafkaError  # noqa: E402
+from aiokafka.errors import IllegalStateError, KafkaError  # noqa: E402
+from faust.exceptions import ConsumerNotStarted  # noqa: E402
+from faust.types import TP  # noqa: E402
 from faust.types.enums import ProcessingGuarantee  # noqa: E402
 from faust.worker import Worker as FaustWorker  # noqa: E402
 
@@ -132,6 +134,9 @@ class CountingWorker:
             broker_commit_livelock_soft_timeout=86_400.0,
             broker_session_timeout=settings.kafka_session_timeout_s,
             broker_heartbeat_interval=min(3.0, settings.kafka_session_timeout_s / 3),
+            # Also how long a group waits for a member that is dead already.
+            broker_rebalance_timeout=settings.kafka_session_timeout_s,
+            consumer_group_instance_id=settings.worker_instance_id or None,
             broker_request_timeout=max(90.0, settings.kafka_session_timeout_s),
             broker_max_poll_interval=86_400.0,
             consumer_auto_offset_reset="earliest",
@@ -319,14 +324,26 @@ class CountingWorker:
 
     async def _report(self) -> None:
         at_ms = now_ms()
+        ends = self._ends()
         marks = [
-            PartitionProgress(self._log_id, p, position, self._pipeline.ends.get(p), at_ms)
+            PartitionProgress(self._log_id, p, position, ends.get(p), at_ms)
             for p, position in self._pipeline.positions.items()
         ]
         metrics.WORKER_LAG.set(
             sum(max(0, m.end_offset - m.next_offset) for m in marks if m.end_offset is not None)
         )
         await self._counters.report_progress(marks)
+
+    def _ends(self) -> dict[int, int | None]:
+        """Partition -> its end, from the last fetch answer: also an empty one tells."""
+        topic = self.settings.interactions_topic
+        ends: dict[int, int | None] = {}
+        for partition in self._pipeline.positions:
+            try:
+                ends[partition] = self.app.consumer.highwater(TP(topic, partition))
+            except (IllegalStateError, ConsumerNotStarted):
+                ends[partition] = None
+        return ends
 
     async def _make_partitions(self) -> None:
         await ensure_partitions(self._pool, date_of(Calendar("UTC").day_of(now_ms())))
@@ -339,9 +356,7 @@ class CountingWorker:
         while True:
             await asyncio.sleep(1.0)
             positions = dict(self._pipeline.positions)
-            lag = any(
-                (end or 0) > positions.get(p, 0) for p, end in self._pipeline.ends.items()
-            )
+            lag = any((end or 0) > positions.get(p, 0) for p, end in self._ends().items())
             if positions != seen or not lag:
                 seen, since = positions, time.monotonic()
             elif time.monotonic() - since > self.settings.watchdog_s:
@@ -351,8 +366,7 @@ class CountingWorker:
 
 
 def run_worker(settings: Settings) -> None:
-    """Runs a worker until SIGTERM or SIGINT. Raises SystemExit; its code is 0 after a clean stop.
-    """
+    """Runs a worker until SIGTERM or SIGINT. Raises SystemExit; its code is 0 after a clean stop."""
     logs.configure(settings.log_level)
     if settings.worker_metrics_port:
         from prometheus_client import start_http_server
@@ -377,4 +391,5 @@ def run_worker(settings: Settings) -> None:
         redirect_stdouts=False,
         quiet=True,
     )
+    worker.spinner = None
     worker.execute_from_commandline()

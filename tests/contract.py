@@ -35,9 +35,7 @@ OpenStore = Callable[[], AbstractAsyncContextManager[CounterStore]]
 def question(
     group_by: Grouping, period: Period, *, today: int = TODAY, limit: int = 100, offset: int = 0
 ) -> Question:
-    return Question(
-        "acme", group_by, period, window_of(period, today), today, "UTC", limit, offset
-    )
+    return Question("acme", group_by, period, window_of(period, today), today, "UTC", limit, offset)
 
 
 @dataclasses.dataclass
@@ -135,9 +133,7 @@ class CounterStoreContract:
             for _ in range(data.draw(st.integers(1, 6))):
                 today += data.draw(st.sampled_from((0, 0, 1, 2, 6, 7, 30, 31, 40)))
                 await writer.roll(today, records_max=data.draw(st.sampled_from((1, 3, 100))))
-                fresh = data.draw(
-                    st.lists(events(days=range(today - 40, today + 2)), max_size=12)
-                )
+                fresh = data.draw(st.lists(events(days=range(today - 40, today + 2)), max_size=12))
                 again = data.draw(st.lists(st.sampled_from(counted), max_size=3) if counted
                                   else st.just([]))  # fmt: skip
                 batch = data.draw(st.permutations(fresh + again))
@@ -262,9 +258,7 @@ class CounterStoreContract:
             writer = await start(store)
             batch = [make_event(customer=f"C-{i}") for i in range(5)]
             await writer.commit(batch)
-            answer = await store.roll(
-                writer.generation, TODAY + 7, now_ms=NOW_MS, records_max=1
-            )
+            answer = await store.roll(writer.generation, TODAY + 7, now_ms=NOW_MS, records_max=1)
             assert answer == Rolled(TODAY + 7, False, 1)
             writer.generation = writer.generation._replace(day=TODAY + 7)
             asked = question("customer", "weekly", today=TODAY + 7)

@@ -24,10 +24,12 @@ from store.catalog_document import (
     check_document,
 )
 from store.model import SYSTEM_OUTCOME_TYPES, Catalog, Channel, Creative, Offer, OutcomeType
-from store.postgres.pool import Connection, Pool, transaction
+from store.postgres.pool import Connection, Pool, bounded, transaction
 
 #: The tenant whose outcome types every tenant has. Not a name that a tenant can have.
 SYSTEM_TENANT: Final = "*"
+#: A catalog of the largest size takes a tenth of it.
+LOAD_TIMEOUT_S: Final = 15.0
 
 Record = TypeVar("Record", bound=Offer | Creative | Channel | OutcomeType)
 
@@ -53,6 +55,10 @@ class ImportReport(NamedTuple):
 async def load_catalog(pool: Pool, tenant: str) -> Catalog:
     """All that is registered for `tenant`, of one moment; the defaults for a tenant that never
     registered anything. Raises StoreUnavailable."""
+    return await bounded(_load(pool, tenant), LOAD_TIMEOUT_S)
+
+
+async def _load(pool: Pool, tenant: str) -> Catalog:
     async with transaction(pool, read_only=True, snapshot=True) as connection:
         cursor = await connection.execute(
             "SELECT timezone, version FROM tenants WHERE tenant_id = %s", (tenant,)

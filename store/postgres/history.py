@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -173,26 +173,26 @@ class PostgresHistory:
 
     async def read(self, question: Question) -> Page:
         """One page of groups, by one statement, so of one snapshot. Raises StoreUnavailable."""
-        statement, column = _READS[question.group_by]
-        days, bounds = _bounds(question)
-        query = statement.format(column=column, days=days)
-        async with transaction(self._pool, read_only=True, timeout_s=self._timeout_s) as connection:
-            cursor = await connection.execute(
-                query,
-                {
-                    "tenant": question.tenant,
-                    "limit": question.limit,
-                    "offset": min(question.offset, _BIGINT_MAX),
-                    **bounds,
-                },
-            )
-            rows = await cursor.fetchall()
+        rows = await postgres.bounded(self._rows(question), self._timeout_s)
         groups = [
             GroupCounts(id_, dict(zip(outcomes, counts, strict=True)), unique_actions)
             for _, id_, outcomes, counts, unique_actions in rows
             if id_ is not None
         ]
         return Page(groups, rows[0][0])
+
+    async def _rows(self, question: Question) -> list[tuple[Any, ...]]:
+        statement, column = _READS[question.group_by]
+        days, bounds = _bounds(question)
+        parameters = {
+            "tenant": question.tenant,
+            "limit": question.limit,
+            "offset": min(question.offset, _BIGINT_MAX),
+            **bounds,
+        }
+        async with transaction(self._pool, read_only=True) as connection:
+            query = statement.format(column=column, days=days)
+            return await (await connection.execute(query, parameters)).fetchall()
 
     async def ping(self) -> None:
         """Returns when Postgres answers."""

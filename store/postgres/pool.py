@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, IsolationLevel
@@ -17,11 +17,12 @@ from store.settings import Settings
 
 Connection = AsyncConnection[tuple[Any, ...]]
 Pool = AsyncConnectionPool[Connection]
+T = TypeVar("T")
 
 #: A server that is there answers a connect at once; more is a network that drops packets.
 CONNECT_TIMEOUT_S: Final = 3
 #: Longest wait for a free connection, or for the server to come back.
-CHECKOUT_TIMEOUT_S: Final = 3.0
+CHECKOUT_TIMEOUT_S: Final = 2.0
 #: A writer that froze or lost its machine may hold a lock for this long.
 IDLE_IN_TRANSACTION_MS: Final = 30_000
 #: Last resort of one transaction, for a server that holds the line but says nothing.
@@ -125,7 +126,39 @@ async def transaction(
                 yield connection
 
 
-async def ping(pool: Pool, *, timeout_s: float = CHECKOUT_TIMEOUT_S) -> None:
+#: Reads that nobody waits for any more, until they have given up.
+_abandoned: set[asyncio.Task[Any]] = set()
+
+
+async def bounded(read: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    """What `read` returns, if it does within `timeout_s`; else raises StoreUnavailable.
+
+    For reads. A cancelled statement asks a frozen server to stop, and waits up to 10 s for its
+    answer: whoever gives up, or is cancelled, does not wait for that."""
+    task = asyncio.create_task(read)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        if not done:
+            raise StoreUnavailable(f"Postgres: no answer in {timeout_s:g} s")
+    finally:
+        if not task.done():
+            task.cancel()
+            _abandoned.add(task)
+            task.add_done_callback(_forget)
+    return task.result()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _abandoned.discard(task)
+    if not task.cancelled():
+        task.exception()  # seen: or asyncio would complain that nobody looked
+
+
+async def ping(pool: Pool, *, timeout_s: float = 2 * CHECKOUT_TIMEOUT_S) -> None:
     """Returns when Postgres answers a statement; raises StoreUnavailable otherwise."""
-    async with transaction(pool, read_only=True, timeout_s=timeout_s) as connection:
+    await bounded(_ping(pool), timeout_s)
+
+
+async def _ping(pool: Pool) -> None:
+    async with transaction(pool, read_only=True) as connection:
         await connection.execute("SELECT 1")

@@ -93,16 +93,16 @@ class RedisCounters:
             await self._client.ping()
 
     async def lag(self) -> int | None:
-        """Events that workers have seen in the log but not counted; None = nothing is known."""
+        """Events in the log that are not counted, as the workers reported them last; None =
+        nothing is known. A log that was replaced is left out."""
         progress = await self.progress()
-        known = [p for p in progress if p.end_offset is not None]
-        if not known:
+        if not progress:
             return None
-        latest: dict[int, PartitionProgress] = {}
-        for p in known:  # a log that was replaced is still listed; the newest word counts
-            if p.partition not in latest or latest[p.partition].at_ms <= p.at_ms:
-                latest[p.partition] = p
-        return sum(max(0, (p.end_offset or 0) - p.next_offset) for p in latest.values())
+        newest = max(progress, key=lambda p: p.at_ms).log
+        current = [p for p in progress if p.log == newest]
+        if any(p.end_offset is None for p in current):
+            return None
+        return sum(max(0, (p.end_offset or 0) - p.next_offset) for p in current)
 
     # ---- for the worker
 
@@ -174,9 +174,7 @@ class RedisCounters:
 
     async def _marks(self, generation: Generation, kind: str, log: str) -> Mapping[int, int]:
         async with redis_errors():
-            meta = await self._client.hgetall(
-                self._keys.meta(generation.tenant, generation.number)
-            )
+            meta = await self._client.hgetall(self._keys.meta(generation.tenant, generation.number))
         start = mark_field(kind, log, 0)[:-1].encode()
         return {int(k[len(start) :]): int(v) for k, v in meta.items() if k.startswith(start)}
 

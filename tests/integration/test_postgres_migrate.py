@@ -25,9 +25,9 @@ def bare_url(database_url: str) -> str:
     return database_url
 
 
-def rows(url: str, statement: str) -> list[tuple[Any, ...]]:
+def rows(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
     with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(statement.encode())
+        cursor = connection.execute(statement.encode(), parameters or None)
         return cursor.fetchall() if cursor.description else []
 
 
@@ -46,8 +46,9 @@ def store_at(url: str, instant: str) -> str:
         url,
         "INSERT INTO interaction_history (tenant_id, event_id, customer_id, offer_id, outcome_type,"
         " occurred_at, source_topic, source_log, source_partition, source_offset, recorded_at)"
-        f" VALUES ('t', gen_random_uuid(), 'c', 'o', 'click', '{instant}', 'i',"
-        " gen_random_uuid(), 0, 0, now()) RETURNING tableoid::regclass::text",
+        " VALUES ('t', gen_random_uuid(), 'c', 'o', 'click', %s, 'i', gen_random_uuid(), 0, 0,"
+        " now()) RETURNING tableoid::regclass::text",
+        instant,
     )
     return str(found[0][0]).removeprefix("interaction_history_")
 

@@ -1,0 +1,227 @@
+"""The state of everything at one glance, asked of Kafka, the counters and Postgres. Each part is
+asked on its own, so that one that is away does not hide the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from msgspec import Struct
+
+from cli.console import described
+from store.counters import PartitionProgress, TenantOverview
+from store.model import StoreUnavailable
+from store.postgres.history import HistoryWriter
+from store.postgres.pool import Pool, make_pool, transaction
+from store.redis.client import Client, make_client, redis_errors
+from store.redis.counters import RedisCounters
+from store.settings import Settings
+from store.windows import PERIODS, date_of, window_of
+from streams.log import Log, describe
+
+T = TypeVar("T")
+
+#: Kafka answers a fetch in a fraction of this, or is in trouble.
+ENDS_TIMEOUT_S: Final = 10.0
+STORE_TIMEOUT_S: Final = 5.0
+
+_HISTORY_BYTES: Final = """
+SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+WHERE oid IN (SELECT inhrelid FROM pg_inherits
+              WHERE inhparent = to_regclass('interaction_history'))
+   OR oid = to_regclass('interaction_ids')
+"""
+
+
+class PartitionState(Struct, rename="camel"):
+    """Offsets are the next one to write, to count, to store in history. None = not known: Kafka or
+    the store did not answer."""
+
+    partition: int
+    end: int | None
+    counted: int | None
+    lag: int | None
+    """end - counted; 0 = all counted."""
+    stored: int | None
+    history_lag: int | None
+
+
+class TenantState(Struct, rename="camel"):
+    tenant: str
+    generation: int
+    complete: bool
+    """Whether the counters answer; else history does."""
+    timezone: str
+    day: str
+    """The day that the windows end with."""
+    rolled: str
+    """The day up to which windows are rolled; before `day` while that goes on."""
+    windows: Mapping[str, Mapping[str, str | None]]
+    """Period -> {start, end}; alltime has neither."""
+    groups: Mapping[str, int]
+    """Grouping -> ids ever seen."""
+
+
+class Sizes(Struct, rename="camel"):
+    redis_bytes: int | None
+    history_bytes: int | None
+
+
+class State(Struct, rename="camel"):
+    """What `status --json` prints."""
+
+    topic: str
+    log: str | None
+    """The topic's id: a topic made anew has another."""
+    lag: int | None
+    history_lag: int | None
+    partitions: Sequence[PartitionState]
+    tenants: Sequence[TenantState]
+    sizes: Sizes
+    errors: Mapping[str, str]
+    """kafka, redis, postgres: why it did not answer. Empty = all did."""
+
+
+async def gather(settings: Settings) -> State:
+    """Asks all. Never raises for a store that is away: `errors` has it."""
+    client = make_client(settings, timeout_s=STORE_TIMEOUT_S, retries=1)
+    pool = make_pool(settings, max_size=2)
+    try:
+        await pool.open()
+        return await _gather(settings, client, pool)
+    finally:
+        await pool.close()
+        await client.aclose()
+
+
+async def _gather(settings: Settings, client: Client, pool: Pool) -> State:
+    counters = RedisCounters(client, settings.redis_prefix)
+    errors: dict[str, str] = {}
+
+    async def asked(store: str, question: Awaitable[T]) -> T | None:
+        try:
+            return await question
+        except StoreUnavailable as error:
+            errors.setdefault(store, str(error))
+            return None
+
+    log, progress, tenants, redis_bytes, history_bytes = await asyncio.gather(
+        asked("kafka", describe(settings, settings.interactions_topic)),
+        asked("redis", counters.progress()),
+        asked("redis", counters.overview()),
+        asked("redis", _redis_bytes(client)),
+        asked("postgres", _history_bytes(pool)),
+    )
+    partitions: list[PartitionState] = []
+    if log is not None:
+        counted = None if progress is None else _counted(progress, log)
+        stored = await asked("postgres", HistoryWriter(pool).positions(log.id))
+        ends = await asked("kafka", _ends(settings, log, counted or {}))
+        partitions = [_partition(p, ends, counted, stored) for p in range(log.partitions)]
+    return State(
+        topic=settings.interactions_topic,
+        log=log.id if log else None,
+        lag=_sum(p.lag for p in partitions),
+        history_lag=_sum(p.history_lag for p in partitions),
+        partitions=partitions,
+        tenants=[_tenant(overview) for overview in tenants or ()],
+        sizes=Sizes(redis_bytes, history_bytes),
+        errors=errors,
+    )
+
+
+def _counted(progress: Sequence[PartitionProgress], log: Log) -> dict[int, int]:
+    return {p.partition: p.next_offset for p in progress if p.log == log.id}
+
+
+def _partition(
+    partition: int,
+    ends: Mapping[int, int] | None,
+    counted: Mapping[int, int] | None,
+    stored: Mapping[int, int] | None,
+) -> PartitionState:
+    end = None if ends is None else ends.get(partition)
+    # A store that answers, but not of this partition, has nothing of it yet.
+    has = None if counted is None else counted.get(partition, 0)
+    keeps = None if stored is None else stored.get(partition, 0)
+    return PartitionState(partition, end, has, _behind(end, has), keeps, _behind(end, keeps))
+
+
+def _behind(end: int | None, at: int | None) -> int | None:
+    return None if end is None or at is None else max(0, end - at)
+
+
+def _sum(lags: Any) -> int | None:
+    known = list(lags)
+    return None if not known or None in known else sum(known)
+
+
+def _tenant(of: TenantOverview) -> TenantState:
+    windows = {}
+    for period in PERIODS:
+        start, end = window_of(period, of.day)
+        windows[period] = {
+            "start": None if start is None else date_of(start).isoformat(),
+            "end": None if end is None else date_of(end).isoformat(),
+        }
+    day, rolled = date_of(of.day).isoformat(), date_of(of.rolled).isoformat()
+    return TenantState(
+        of.tenant,
+        of.generation,
+        of.complete,
+        of.timezone,
+        day,
+        rolled,
+        windows,
+        {str(grouping): groups for grouping, groups in of.groups.items()},
+    )
+
+
+async def _ends(settings: Settings, log: Log, positions: Mapping[int, int]) -> dict[int, int]:
+    """Partition -> its next offset, from fetch answers: what the broker's own offset listing says
+    is not right on every compatible broker. Raises StoreUnavailable."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.brokers,
+        client_id="interaction-summary-status",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=100,
+        max_partition_fetch_bytes=1,  # one batch at most: the end comes with any answer
+    )
+    partitions = [TopicPartition(settings.interactions_topic, p) for p in range(log.partitions)]
+    try:
+        async with asyncio.timeout(ENDS_TIMEOUT_S):
+            await consumer.start()
+            consumer.assign(partitions)
+            for tp in partitions:
+                consumer.seek(tp, positions.get(tp.partition, 0))
+            while True:
+                ends = {tp.partition: consumer.highwater(tp) for tp in partitions}
+                if None not in ends.values():
+                    return ends
+                # Taken and dropped, to make room for the answers of other partitions.
+                await consumer.getmany(timeout_ms=100)
+    except TimeoutError:
+        raise StoreUnavailable(f"Kafka: no answer within {ENDS_TIMEOUT_S:g} s") from None
+    except (KafkaError, OSError) as error:
+        raise StoreUnavailable(f"Kafka: {described(error)}") from error
+    finally:
+        await consumer.stop()
+
+
+async def _redis_bytes(client: Client) -> int:
+    async with redis_errors():
+        info: Any = await client.info("memory")
+    # A cluster answers by node.
+    nodes = [info] if "used_memory" in info else info.values()
+    return sum(node["used_memory"] for node in nodes)
+
+
+async def _history_bytes(pool: Pool) -> int:
+    async with transaction(pool, read_only=True, timeout_s=STORE_TIMEOUT_S) as connection:
+        row = await (await connection.execute(_HISTORY_BYTES)).fetchone()
+    assert row is not None
+    return int(row[0])

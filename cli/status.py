@@ -1,0 +1,105 @@
+"""`status`: lag, generations, windows and sizes at a glance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.console import FAILED, answer, fail, load_settings, out, run
+
+if TYPE_CHECKING:
+    from cli.state import State
+
+
+def status(
+    json: Annotated[
+        bool, typer.Option("--json", help="As one JSON document, with stable names.")
+    ] = False,
+) -> None:
+    """Shows lag per partition (0 = all counted), generations, windows and sizes.
+
+    Exit code 1 when Kafka, Redis or Postgres does not answer; what the others say is shown."""
+    settings = load_settings()
+    import logging
+
+    from cli.state import gather
+
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    state = run(gather(settings))
+    if json:
+        import msgspec
+
+        answer(msgspec.json.format(msgspec.json.encode(state)).decode())
+    else:
+        _show(state)
+    for error in state.errors.values():
+        fail(error)
+    if state.errors:
+        raise typer.Exit(FAILED)
+
+
+def _show(state: State) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"topic {state.topic}", caption=f"log {state.log or 'unknown'}")
+    for column in ("partition", "end", "counted", "lag", "in history", "history lag"):
+        table.add_column(column, justify="right")
+    for p in state.partitions:
+        table.add_row(
+            str(p.partition),
+            _number(p.end),
+            _number(p.counted),
+            _lag(p.lag),
+            _number(p.stored),
+            _lag(p.history_lag),
+        )
+    table.add_section()
+    table.add_row("all", "", "", _lag(state.lag), "", _lag(state.history_lag))
+    out.print(table)
+    if state.tenants:
+        out.print(_tenants(state))
+    sizes = state.sizes
+    answer(f"Redis {_bytes(sizes.redis_bytes)}, history {_bytes(sizes.history_bytes)}")
+
+
+def _tenants(state: State) -> object:
+    from rich.table import Table
+
+    table = Table(title="tenants")
+    for column in ("tenant", "generation", "answers from", "windows end", "weekly", "monthly"):
+        table.add_column(column)
+    for column in ("actions", "treatments", "channels", "customers"):
+        table.add_column(column, justify="right")
+    for tenant in state.tenants:
+        end = f"{tenant.day} {tenant.timezone}"
+        if tenant.rolled < tenant.day:
+            end += f" [yellow](rolling, at {tenant.rolled})[/]"
+        table.add_row(
+            tenant.tenant,
+            str(tenant.generation),
+            "counters" if tenant.complete else "[yellow]history[/]",
+            end,
+            f"from {tenant.windows['weekly']['start']}",
+            f"from {tenant.windows['monthly']['start']}",
+            *(
+                _number(tenant.groups.get(grouping))
+                for grouping in ("action", "treatment", "channel", "customer")
+            ),
+        )
+    return table
+
+
+def _number(n: int | None) -> str:
+    return "?" if n is None else f"{n:,}"
+
+
+def _lag(n: int | None) -> str:
+    if n is None:
+        return "[red]?[/]"
+    return f"[yellow]{n:,}[/]" if n else "[green]0[/]"
+
+
+def _bytes(n: int | None) -> str:
+    return "?" if n is None else f"{n / 1_048_576:,.1f} MiB"
