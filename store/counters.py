@@ -96,6 +96,19 @@ class PartitionProgress(NamedTuple):
     at_ms: int
 
 
+class LogChange(NamedTuple):
+    kind: str
+    """recreated | cut"""
+    log: str
+    at_ms: int
+
+
+class Incidents(NamedTuple):
+    lost_offsets: int
+    """Offsets that retention took before they were counted."""
+    log_changes: Sequence[LogChange]
+
+
 class CounterStore(CounterReader, Protocol):
     async def generation(self, tenant: str) -> Generation | None: ...
 

@@ -193,3 +193,9 @@ LOST_OFFSETS: Final = _counter(
     "Offsets that retention took away before they were counted.",
     "`interaction-summary rebuild --from history`, and give the topic a longer retention.",
 )
+LOG_CHANGES: Final = _counter(
+    "interaction_summary_log_changes_total",
+    "Times that the topic was a new log (recreated) or ended before what was counted (cut).",
+    "recreated: somebody deleted the topic. cut: Kafka lost data; look at its replication.",
+    ("kind",),
+)

@@ -127,9 +127,9 @@ class HistorySink:
             try:
                 rows = await retried(
                     "history",
-                    lambda f=first, e=events: self._writer.write(  # type: ignore[misc]
+                    lambda f=first, e=events, i=log_id: self._writer.write(  # type: ignore[misc]
                         topic=self._topic,
-                        log=log_id,
+                        log=i,
                         partition=partition,
                         first=f,
                         next_offset=next_offset,

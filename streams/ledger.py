@@ -10,9 +10,17 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 from store import metrics
-from store.counters import Committed, CounterStore, Duplicates, Generation, Position
+from store.counters import (
+    Committed,
+    CounterStore,
+    Deltas,
+    Duplicates,
+    Generation,
+    Position,
+)
 from store.logs import get_logger
 from store.model import SourcedEvent, StoreUnavailable
 from store.windows import Calendar
@@ -37,22 +45,33 @@ class Account:
     """Of the log that is read now."""
 
 
+class HistoryView(Protocol):
+    """What history can tell of its contents. Both raise StoreUnavailable."""
+
+    async def covers(self, tenant: str, log: str, starts: Mapping[int, int]) -> bool:
+        """Whether reading `log` from `starts` meets every row of the tenant; with no starts,
+        whether there is no row."""
+        ...
+
+    async def positions(self, log: str) -> Mapping[int, int]:
+        """Partition -> the offset below which the log is in history."""
+        ...
+
+
 class Ledger:
     def __init__(
         self,
         store: CounterStore,
+        history: HistoryView,
         *,
         now_ms: Callable[[], int],
         timezone_of: Callable[[str], Awaitable[str]],
-        is_covered: Callable[[str, Mapping[int, int]], Awaitable[bool]],
     ) -> None:
-        """`timezone_of(tenant)`: its IANA name. `is_covered(tenant, starts)`: whether all of the
-        tenant's history is in the current log at or after `starts`, so that counting from there
-        gives complete counters."""
+        """`timezone_of(tenant)`: its IANA name."""
         self._store = store
+        self._history = history
         self._now_ms = now_ms
         self._timezone_of = timezone_of
-        self._is_covered = is_covered
         self._accounts: dict[str, Account] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._log = ""
@@ -90,15 +109,16 @@ class Ledger:
         zone = await self._timezone_of(tenant)
         starts = dict(self._starts)
         try:
-            complete = await self._is_covered(tenant, starts)
+            complete = await self._history.covers(tenant, self._log, {})
         except StoreUnavailable as error:
-            # Readers ask history until somebody could look; see `settle`.
-            log.warning("completeness unknown", tenant=tenant, error=str(error))
+            log.warning("completeness unknown yet", tenant=tenant, error=str(error))
             complete = False
         if not complete:
             log.warning(
-                "new counters start after the tenant's history and answer nothing until rebuilt",
+                "counters start afresh though the tenant has a history; history answers until "
+                "they hold all of it",
                 tenant=tenant,
+                starts=starts,
             )
         return await self._store.create(
             tenant,
@@ -109,15 +129,24 @@ class Ledger:
             watermarks=[Position(self._log, p, offset) for p, offset in starts.items()],
         )
 
-    async def settle(self, tenant: str) -> None:
-        """Looks again whether counters that answer nothing are complete by now."""
+    async def settle(self, tenant: str) -> bool:
+        """Looks whether counters that started afresh hold everything by now, and lets them answer
+        if so. False where the log does not reach back to all of the tenant's history: only a
+        rebuild from history completes these."""
         account = await self.account(tenant)
-        if not account.generation.complete:
-            starts = await self._store.first_watermarks(account.generation, self._log)
-            if await self._is_covered(tenant, starts):
-                await self._store.mark_complete(account.generation)
-                account.generation = account.generation._replace(complete=True)
-                log.info("counters are complete", tenant=tenant)
+        generation = account.generation
+        if generation.complete:
+            return True
+        starts = await self._store.first_watermarks(generation, self._log)
+        if not await self._history.covers(tenant, self._log, starts):
+            return False
+        counted = await self._store.watermarks(generation, self._log)
+        stored = await self._history.positions(self._log)
+        if all(counted.get(p, 0) >= offset for p, offset in stored.items()):
+            await self._store.mark_complete(generation)
+            account.generation = generation._replace(complete=True)
+            log.info("counters are complete", tenant=tenant)
+        return True
 
     async def commit(
         self, tenant: str, partition: int, events: Sequence[SourcedEvent], next_offset: int
@@ -163,6 +192,8 @@ class Ledger:
                 log.info("new generation", tenant=tenant, number=answer.generation)
                 self._accounts.pop(tenant, None)
                 account = await self.account(tenant)
+                if believed is not None and account.watermarks.get(partition, 0) < believed:
+                    raise SeekBack(f"generation {answer.generation} of tenant {tenant} is behind")
                 continue
             if answer.day is not None and answer.day != generation.day:
                 account.generation = generation._replace(day=answer.day)
@@ -175,3 +206,22 @@ class Ledger:
                         f"{partition}, not at {believed}"
                     )
                 account.watermarks[partition] = answer.watermark
+
+    async def reset(self, partition: int, offset: int) -> None:
+        """Takes the watermarks of all tenants back to `offset` where they are after it: the log
+        was cut, and what comes from there on is new."""
+        for tenant in await self._store.tenants():
+            account = await self.account(tenant)
+            while (believed := account.watermarks.get(partition, 0)) > offset:
+                answer = await self._store.commit(
+                    account.generation,
+                    log=self._log,
+                    partition=partition,
+                    believed=believed,
+                    next_offset=offset,
+                    deltas=Deltas(),
+                )
+                if isinstance(answer, Committed):
+                    break
+                self._accounts.pop(tenant, None)
+                account = await self.account(tenant)

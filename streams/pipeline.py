@@ -59,9 +59,11 @@ class Pipeline:
         now_ms: Callable[[], int],
         slice_events: int,
         idle_commit_s: float,
+        on_lost: Callable[[Batch], Awaitable[None]],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`on_failure` is told what ended a partition's task; SeekBack among them."""
+        """`on_lost` is told of batches that begin with offsets that retention took; `on_failure`
+        of what ended a partition's task, SeekBack among them."""
         self._decoder = decoder
         self._catalogs = catalogs
         self._ledger = ledger
@@ -70,6 +72,7 @@ class Pipeline:
         self._now_ms = now_ms
         self._slice_events = slice_events
         self._idle_commit_s = idle_commit_s
+        self._on_lost = on_lost
         self._on_failure = on_failure
         self._queues: dict[int, asyncio.Queue[tuple[Batch, Callable[[], None]]]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -139,10 +142,8 @@ class Pipeline:
 
     async def _process(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
         partition = batch.partition
-        first = batch.records[0].offset
-        if first > batch.base:
-            log.warning("offsets are gone", partition=partition, first=batch.base, next=first)
-            metrics.LOST_OFFSETS.inc(first - batch.base)
+        if batch.lost:
+            await self._on_lost(batch)
         committing: asyncio.Task[None] | None = None
         try:
             for i in range(0, len(batch.records), self._slice_events):

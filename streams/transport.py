@@ -27,6 +27,8 @@ class Batch(NamedTuple):
     end_offset: int | None
     """The partition's end as the fetch answer gave it (asking the broker for it is wrong on some).
     """
+    lost: int
+    """Offsets from `base` on that retention took before they were read."""
 
     @property
     def next_offset(self) -> int:
@@ -36,6 +38,10 @@ class Batch(NamedTuple):
 #: Given the assigned partitions, answers where to start each: the store's truth, not Kafka's.
 FindStart = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
 
+#: Told the partition, and its end, when that is before what was read: the log was cut, or is
+#: another one under the same name.
+OnShrunk = Callable[[int, int], None]
+
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     """Delivers batches, and starts where `find_start` says."""
@@ -44,6 +50,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     """The offset that the next batch of each partition begins with."""
     _gaps: dict[int, int]
     find_start: ClassVar[FindStart]
+    on_shrunk: ClassVar[OnShrunk]
     topic: ClassVar[str]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -86,15 +93,23 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         expected = self._next.get(tp.partition)
         if expected is None:
             return None
+        end = self.highwater(tp)
+        if end is not None and end < expected:
+            type(self).on_shrunk(tp.partition, end)
+            return None
         records = [r for r in records if r.offset >= expected]
         if not records:
             return None
-        first = records[0].offset
-        if first != expected and self._gaps.get(tp.partition) != first:
-            self._gaps[tp.partition] = first
-            await self.seek_wait({tp: expected})
-            return None
-        batch = Batch(tp.partition, expected, records, self.highwater(tp))
+        first, lost = records[0].offset, 0
+        if first != expected:
+            if self._gaps.get(tp.partition) != first:
+                self._gaps[tp.partition] = first
+                await self.seek_wait({tp: expected})
+                return None
+            # Compaction and transactions leave gaps too, but not before the log's first offset.
+            earliest = (await self.earliest_offsets(tp))[tp]
+            lost = max(0, min(first, earliest) - expected)
+        batch = Batch(tp.partition, expected, records, end, lost)
         self._next[tp.partition] = batch.next_offset
         return batch
 
@@ -117,9 +132,17 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         )
 
 
-def batch_transport(topic: str, find_start: FindStart) -> type[driver.Transport]:
+def batch_transport(
+    topic: str, find_start: FindStart, on_shrunk: OnShrunk
+) -> type[driver.Transport]:
     """The transport class of one app."""
     consumer = type(
-        "Consumer", (BatchConsumer,), {"topic": topic, "find_start": staticmethod(find_start)}
+        "Consumer",
+        (BatchConsumer,),
+        {
+            "topic": topic,
+            "find_start": staticmethod(find_start),
+            "on_shrunk": staticmethod(on_shrunk),
+        },
     )
     return type("Transport", (driver.Transport,), {"Consumer": consumer})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import mode.loop
@@ -31,7 +31,7 @@ from store.postgres.pool import make_pool  # noqa: E402
 from store.redis.client import make_client  # noqa: E402
 from store.redis.counters import RedisCounters  # noqa: E402
 from store.settings import Settings  # noqa: E402
-from store.windows import Calendar, date_of  # noqa: E402
+from store.windows import DAY_MS, Calendar, date_of  # noqa: E402
 from streams import dead_letters  # noqa: E402
 from streams.decode import Decoder  # noqa: E402
 from streams.history import HistorySink  # noqa: E402
@@ -39,13 +39,14 @@ from streams.ledger import Ledger, SeekBack  # noqa: E402
 from streams.log import describe  # noqa: E402
 from streams.pipeline import DeadLetter, Pipeline  # noqa: E402
 from streams.retry import retried  # noqa: E402
-from streams.transport import BatchConsumer, batch_transport  # noqa: E402
+from streams.transport import Batch, BatchConsumer, batch_transport  # noqa: E402
 
 log = logs.get_logger("worker")
 
 ROLL_RECORDS: Final = 100  # records of one roll script: a few milliseconds
 TICK_S: Final = 0.5
 IDLE_COMMIT_S: Final = 5.0
+LOG_CHECK_S: Final = 5.0
 STOP_S: Final = 8.0  # of the 10 s that a stop may take
 PARTITIONS_EVERY_S: Final = 3_600.0
 
@@ -106,6 +107,7 @@ class CountingWorker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._topic = settings.interactions_topic
         self._log_id = ""
         self._rewinding: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -143,7 +145,7 @@ class CountingWorker:
             consumer_max_fetch_size=4 * 1024 * 1024,
             consumer_metadata_max_age_ms=10_000,  # partitions that are added are soon seen
         )
-        transport = batch_transport(settings.interactions_topic, self._find_start)
+        transport = batch_transport(settings.interactions_topic, self._find_start, self._on_shrunk)
         app.transport = transport(app.conf.broker_consumer, app)
         topic = app.topic(settings.interactions_topic, value_serializer="raw", key_serializer="raw")
 
@@ -169,10 +171,7 @@ class CountingWorker:
             monotonic=time.monotonic,
         )
         self._ledger = Ledger(
-            self._counters,
-            now_ms=now_ms,
-            timezone_of=self._timezone_of,
-            is_covered=self._is_covered,
+            self._counters, self._writer, now_ms=now_ms, timezone_of=self._timezone_of
         )
         self._history = HistorySink(
             self._writer,
@@ -194,14 +193,12 @@ class CountingWorker:
             now_ms=now_ms,
             slice_events=settings.commit_batch_events,
             idle_commit_s=IDLE_COMMIT_S,
+            on_lost=self._on_lost,
             on_failure=self._on_failure,
         )
 
     async def _timezone_of(self, tenant: str) -> str:
         return (await self._catalogs.get(tenant)).timezone
-
-    async def _is_covered(self, tenant: str, starts: Mapping[int, int]) -> bool:
-        return await self._writer.covers(tenant, self._log_id, starts)
 
     # ---- where to start
 
@@ -237,15 +234,82 @@ class CountingWorker:
         if isinstance(error, SeekBack):
             metrics.SEEKS_BACK.inc()
             log.warning("reading again what a store lacks", why=str(error))
-            if self._rewinding is None or self._rewinding.done():
-                self._rewinding = asyncio.create_task(self._rewind())
-                self._rewinding.add_done_callback(self._ended)
+            self._start_rewind(self._rewind())
         elif self._failed is not None and not self._failed.done():
             self._failed.set_result(error)
+
+    def _start_rewind(self, rewind: Coroutine[Any, Any, None]) -> None:
+        if self._rewinding is None or self._rewinding.done():
+            self._rewinding = asyncio.create_task(rewind)
+            self._rewinding.add_done_callback(self._ended)
+        else:
+            rewind.close()  # one is under way, and looks at everything
 
     async def _rewind(self) -> None:
         consumer: BatchConsumer = self.app.consumer
         await consumer.perform_seek()
+
+    # ---- when the log is not what it was
+
+    async def _check_log(self) -> None:
+        """A topic that was deleted and made again is a new log, counted from its start."""
+        found = await describe(self.settings, self.settings.interactions_topic)
+        if self._log_id and found.id != self._log_id:
+            metrics.LOG_CHANGES.labels("recreated").inc()
+            log.warning("the topic is a new log", before=self._log_id, now=found.id)
+            await self._counters.note_log_change("recreated", found.id, now_ms())
+            self._start_rewind(self._rewind())
+
+    def _on_shrunk(self, partition: int, end: int) -> None:
+        self._start_rewind(self._after_cut(partition, end))
+
+    async def _after_cut(self, partition: int, end: int) -> None:
+        """The log ends before what was counted. The same log was cut (an unclean election, say):
+        what it holds from some point on is new, and nobody tells from where. So the last day is
+        read again, which the remembered identities allow."""
+        found = await retried("kafka", lambda: describe(self.settings, self._topic))
+        if found.id == self._log_id:
+            since = await self._offset_at(partition, now_ms() - DAY_MS)
+            start = min(end, since) if self.settings.dedup_horizon_h >= 24 else end
+            metrics.LOG_CHANGES.labels("cut").inc()
+            log.error("the log was cut", partition=partition, end=end, reading_from=start)
+            await self._counters.note_log_change("cut", found.id, now_ms())
+            await retried("counters", lambda: self._ledger.reset(partition, start))
+            stored = (await retried("history", lambda: self._writer.positions(found.id))).get(
+                partition, 0
+            )
+            if stored > start:
+                await retried(
+                    "history",
+                    lambda: self._writer.reset(
+                        topic=self._topic,
+                        log=found.id,
+                        partition=partition,
+                        first=stored,
+                        next_offset=start,
+                    ),
+                )
+        await self._rewind()
+
+    async def _offset_at(self, partition: int, at_ms: int) -> int:
+        thread = self.app.consumer._thread
+        tp = TP(self._topic, partition)
+        found = await thread.call_thread(thread._ensure_consumer().offsets_for_times, {tp: at_ms})
+        return int(found[tp].offset) if found.get(tp) else 0
+
+    async def _on_lost(self, batch: Batch) -> None:
+        log.error(
+            "retention took offsets before they were counted; if history has them, "
+            "`interaction-summary rebuild --from history` counts them",
+            partition=batch.partition,
+            first=batch.base,
+            lost=batch.lost,
+        )
+        metrics.LOST_OFFSETS.inc(batch.lost)
+        await retried(
+            "counters",
+            lambda: self._counters.note_lost(self._log_id, batch.partition, batch.base, batch.lost),
+        )
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -261,6 +325,7 @@ class CountingWorker:
             self._history.run(),
             self._every(TICK_S, self._roll_tenants),
             self._every(TICK_S, self._report),
+            self._every(LOG_CHECK_S, self._check_log),
             self._every(PARTITIONS_EVERY_S, self._make_partitions),
             self._watch(),
         ):
@@ -366,7 +431,7 @@ class CountingWorker:
 
 
 def run_worker(settings: Settings) -> None:
-    """Runs a worker until SIGTERM or SIGINT. Raises SystemExit; its code is 0 after a clean stop."""
+    """Runs a worker until SIGTERM or SIGINT. Raises SystemExit: 0 after a clean stop."""
     logs.configure(settings.log_level)
     if settings.worker_metrics_port:
         from prometheus_client import start_http_server

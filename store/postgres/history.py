@@ -88,6 +88,12 @@ class HistoryWriter:
             await ensure_partitions(self._pool, _instant(latest_ms).date())
             return await self._store(step, distinct)
 
+    async def reset(
+        self, *, topic: str, log: str, partition: int, first: int, next_offset: int
+    ) -> None:
+        """Moves a watermark back, where the log itself was cut. Raises Fenced, as `write` does."""
+        await self._store(_Step(topic, UUID(log), partition, first, next_offset), [])
+
     async def _store(self, step: _Step, events: Sequence[SourcedEvent]) -> int:
         async with transaction(self._pool, timeout_s=self._timeout_s) as connection:
             # 1. The fence, first: a writer that lost has done nothing and holds nothing.

@@ -43,6 +43,7 @@ def make_pool(
         open=False,
         # A connection that died while idle (server restart, failover) is replaced, not handed out.
         check=AsyncConnectionPool.check_connection,
+        reset=_reset,
         timeout=CHECKOUT_TIMEOUT_S,
         # The pool's back-off doubles without limit: after a long outage it would go on failing for
         # minutes. Giving up soon makes the next caller try anew.
@@ -50,6 +51,12 @@ def make_pool(
         max_idle=300.0,
         max_lifetime=3600.0,
     )
+
+
+async def _reset(connection: Connection) -> None:
+    """Takes back what `transaction` set, for whoever uses the connection without it."""
+    await connection.set_isolation_level(None)
+    await connection.set_read_only(None)
 
 
 def connect_options(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from store.model import StoreUnavailable
 from store.settings import Settings
@@ -47,7 +46,7 @@ async def redis_errors() -> AsyncIterator[None]:
     """Turns what the driver raises when Redis cannot be used into StoreUnavailable."""
     try:
         yield
-    except (RedisError, OSError, asyncio.TimeoutError) as error:
+    except (RedisError, OSError) as error:
         raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
 
 
@@ -69,6 +68,11 @@ class Script:
                 return await _answer(client.evalsha(self._sha, 1, key, *args))
             except NoScriptError:
                 return await _answer(client.eval(self._text, 1, key, *args))
+            except ReadOnlyError:
+                # What was the primary is a replica now: the next call shall look who is it.
+                if isinstance(client, Redis):
+                    await client.connection_pool.disconnect()
+                raise
 
 
 async def _answer(call: Any) -> list[Any]:

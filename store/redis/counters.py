@@ -12,6 +12,8 @@ from store.counters import (
     Deltas,
     Duplicates,
     Generation,
+    Incidents,
+    LogChange,
     PartitionProgress,
     Position,
     Refused,
@@ -262,6 +264,29 @@ class RedisCounters:
                 )
             )
         return sorted(found)
+
+    async def note_lost(self, log: str, partition: int, first: int, offsets: int) -> None:
+        """Remembers that `offsets` offsets from `first` on were gone before they were counted."""
+        async with redis_errors():
+            await self._client.hset(
+                self._keys.incidents, f"lost:{log}:{partition}:{first}", offsets
+            )
+
+    async def note_log_change(self, kind: str, log: str, at_ms: int) -> None:
+        """Remembers that `log` was recreated or cut."""
+        async with redis_errors():
+            await self._client.hset(self._keys.incidents, f"{kind}:{log}", at_ms)
+
+    async def incidents(self) -> Incidents:
+        async with redis_errors():
+            fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.incidents)
+        lost = sum(int(v) for k, v in fields.items() if k.startswith(b"lost:"))
+        changes = []
+        for name, at_ms in fields.items():
+            kind, _, log = name.decode().partition(":")
+            if kind != "lost":
+                changes.append(LogChange(kind, log, int(at_ms)))
+        return Incidents(lost, sorted(changes, key=lambda c: c.at_ms))
 
     async def overview(self) -> list[TenantOverview]:
         """Every tenant's generation at a glance."""

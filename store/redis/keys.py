@@ -47,6 +47,12 @@ class Keys(NamedTuple):
         """A hash: `<log>:<partition>` -> `next offset,end offset,time in ms`, kept by workers."""
         return f"{self.prefix}:progress"
 
+    @property
+    def incidents(self) -> str:
+        """A hash of what happened to the log: `lost:<log>:<partition>:<first>` -> offsets that
+        retention took; `<kind>:<log>` -> time in ms of a log that was recreated or cut."""
+        return f"{self.prefix}:incidents"
+
 
 def mark_field(kind: str, log: str, partition: int) -> str:
     """A field of meta. Kind `w`: the next offset to count; `f`: where counting began."""
