@@ -24,7 +24,15 @@ from store.model import (
     StoreUnavailable,
 )
 from store.settings import Settings
-from store.windows import PERIOD_DAYS, Calendar, Period, exact_window, period_for, window_of
+from store.windows import (
+    PERIOD_DAYS,
+    Calendar,
+    Period,
+    exact_window,
+    from_tiles,
+    period_for,
+    window_of,
+)
 
 _log = get_logger("api")
 
@@ -94,7 +102,7 @@ class SummaryReader:
         catalog = await self._catalog(tenant)
         question = self._question(tenant, catalog, params, now_ms)
         why = "no_period"
-        if question.period is not None:
+        if question.period is not None or from_tiles(question.window, question.today):
             found, question, catalog = await self._from_counters(question, catalog, params, now_ms)
             if isinstance(found, CounterPage):
                 metrics.API_ANSWERS.labels("materialized").inc()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -13,7 +14,10 @@ from store.model import DEFAULT_TENANT, StoreUnavailable
 if TYPE_CHECKING:
     from store.catalog_document import CatalogDocument
     from store.postgres.catalog import ImportReport
+    from store.postgres.pool import Pool
     from store.settings import Settings
+
+T = TypeVar("T")
 
 app = typer.Typer(help="The catalog of a tenant: a JSON document in, or out.", no_args_is_help=True)
 
@@ -48,7 +52,7 @@ def export(
     from store.catalog_document import dump_document
     from store.postgres.catalog import export_catalog
 
-    document = run(_with_pool(settings, lambda pool: export_catalog(pool, tenant)))
+    document = run(with_pool(settings, lambda pool: export_catalog(pool, tenant)))
     out.file.write(dump_document(document).decode())
 
 
@@ -57,7 +61,7 @@ async def import_document(settings: Settings, document: CatalogDocument) -> Impo
     StoreUnavailable."""
     from store.postgres.catalog import import_catalog
 
-    report: ImportReport = await _with_pool(settings, lambda pool: import_catalog(pool, document))
+    report = await with_pool(settings, lambda pool: import_catalog(pool, document))
     try:
         # Even where nothing changed: an import before this one may not have got as far.
         await _announce(settings, report)
@@ -81,7 +85,8 @@ async def _announce(settings: Settings, report: ImportReport) -> None:
         await client.aclose()
 
 
-async def _with_pool(settings: Settings, work: Any) -> Any:
+async def with_pool(settings: Settings, work: Callable[[Pool], Awaitable[T]]) -> T:
+    """What `work` makes of a pool of one connection."""
     from store.postgres.pool import make_pool
 
     pool = make_pool(settings, max_size=1)

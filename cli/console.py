@@ -20,8 +20,8 @@ T = TypeVar("T")
 FAILED = 1
 BAD_USAGE = 2
 
-#: Answers. Nothing else goes to standard output, so it can be piped.
-out = Console(highlight=False, soft_wrap=True)
+#: Answers. Nothing else goes to standard output, so it can be piped; then tables need no terminal.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 #: Progress, notes and errors.
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -99,13 +99,13 @@ def _explained(error: Any) -> str:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a command's coroutine. Ctrl-C and SIGTERM cancel it, so that it can clean up, and then
-    end the process as such a signal does."""
+    """Runs a command's coroutine. SIGTERM cancels it, as Ctrl-C does, so that it can clean up; but
+    a handler that is there already is left alone."""
 
     async def main() -> T:
         task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await task
 
     try:

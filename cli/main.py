@@ -3,6 +3,8 @@ when it runs, so that `--help` is quick."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 
 import typer
@@ -29,6 +31,10 @@ app.command("status")(status.status)
 
 def main() -> None:
     """Exit code 0 on success, 1 on failure with one line on standard error, 2 on bad usage."""
+    if os.environ.get("LOG_LEVEL") != "DEBUG":
+        # What fails is said in one line; libraries would add theirs. `worker` and `api`, which
+        # log, set this up for themselves.
+        logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()
     except KeyboardInterrupt:

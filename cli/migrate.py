@@ -20,20 +20,19 @@ DEAD_LETTER_RETENTION_MS: Final = 90 * 86_400_000
 
 def migrate() -> None:
     """Creates or upgrades topics and tables. Does nothing where all is there already."""
-    settings = load_settings()
-    run(_migrate(settings))
+    for line in run(migrate_all(load_settings())):
+        answer(line)
 
 
-async def _migrate(settings: Settings) -> None:
+async def migrate_all(settings: Settings) -> list[str]:
+    """Topics and tables; returns a line on each. Raises StoreUnavailable, and RuntimeError for a
+    database that this program must not touch."""
     from store.postgres.migrate import migrate as migrate_tables
 
-    for line in await asyncio.to_thread(migrate_topics, settings):
-        answer(line)
+    lines = await asyncio.to_thread(migrate_topics, settings)
     applied = await migrate_tables(settings.database_url)
-    for name in applied:
-        answer(f"table migration {name}: applied")
-    if not applied:
-        answer("tables: up to date")
+    lines += [f"tables: {name} applied" for name in applied]
+    return lines if applied else [*lines, "tables: up to date"]
 
 
 def migrate_topics(settings: Settings) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from types import TracebackType
 from typing import Final, Self
 
@@ -39,7 +38,6 @@ class Sender:
         self.acknowledged = 0
 
     async def __aenter__(self) -> Self:
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # we say what fails, in one line
         try:
             try:
                 self._producer = await self._started()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 from msgspec import Struct
 
@@ -109,7 +110,7 @@ async def _gather(settings: Settings, client: Client, pool: Pool) -> State:
             return None
 
     log, progress, tenants, redis_bytes, history_bytes = await asyncio.gather(
-        asked("kafka", describe(settings, settings.interactions_topic)),
+        asked("kafka", _log(settings)),
         asked("redis", counters.progress()),
         asked("redis", counters.overview()),
         asked("redis", _redis_bytes(client)),
@@ -160,7 +161,7 @@ def _sum(lags: Any) -> int | None:
 
 
 def _tenant(of: TenantOverview) -> TenantState:
-    windows = {}
+    windows: dict[str, dict[str, str | None]] = {}
     for period in PERIODS:
         start, end = window_of(period, of.day)
         windows[period] = {
@@ -178,6 +179,19 @@ def _tenant(of: TenantOverview) -> TenantState:
         windows,
         {str(grouping): groups for grouping, groups in of.groups.items()},
     )
+
+
+async def _log(settings: Settings) -> Log:
+    client = AIOKafkaClient(bootstrap_servers=settings.brokers)
+    try:
+        # Says at once that nobody is there, where `describe` goes on trying.
+        async with asyncio.timeout(ENDS_TIMEOUT_S):
+            await client.bootstrap()
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise StoreUnavailable(f"Kafka: {described(error)}") from error
+    finally:
+        await client.close()
+    return await describe(settings, settings.interactions_topic)
 
 
 async def _ends(settings: Settings, log: Log, positions: Mapping[int, int]) -> dict[int, int]:

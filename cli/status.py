@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.console import FAILED, answer, fail, load_settings, out, run
+from cli.console import CliError, answer, load_settings, out, run
 
 if TYPE_CHECKING:
     from cli.state import State
@@ -21,12 +21,8 @@ def status(
 
     Exit code 1 when Kafka, Redis or Postgres does not answer; what the others say is shown."""
     settings = load_settings()
-    import logging
-
     from cli.state import gather
 
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     state = run(gather(settings))
     if json:
         import msgspec
@@ -34,10 +30,8 @@ def status(
         answer(msgspec.json.format(msgspec.json.encode(state)).decode())
     else:
         _show(state)
-    for error in state.errors.values():
-        fail(error)
     if state.errors:
-        raise typer.Exit(FAILED)
+        raise CliError("; ".join(state.errors.values()))
 
 
 def _show(state: State) -> None:
@@ -68,7 +62,7 @@ def _tenants(state: State) -> object:
     from rich.table import Table
 
     table = Table(title="tenants")
-    for column in ("tenant", "generation", "answers from", "windows end", "weekly", "monthly"):
+    for column in ("tenant", "generation", "answers from", "windows end with"):
         table.add_column(column)
     for column in ("actions", "treatments", "channels", "customers"):
         table.add_column(column, justify="right")
@@ -81,8 +75,6 @@ def _tenants(state: State) -> object:
             str(tenant.generation),
             "counters" if tenant.complete else "[yellow]history[/]",
             end,
-            f"from {tenant.windows['weekly']['start']}",
-            f"from {tenant.windows['monthly']['start']}",
             *(
                 _number(tenant.groups.get(grouping))
                 for grouping in ("action", "treatment", "channel", "customer")

@@ -1,1 +1,244 @@
-def up() -> None: ...
+"""`up`: everything on one machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+
+import typer
+
+from cli.console import CliError, answer, load_settings, run, say
+
+if TYPE_CHECKING:
+    from cli.child import Child
+    from cli.stack import Stack
+
+HOST: Final = "127.0.0.1"
+READY_TIMEOUT_S: Final = 60.0
+COUNTED_TIMEOUT_S: Final = 60.0
+POLL_S: Final = 0.2
+#: How long each may take to end: 15 s in all, unless something hangs.
+STOP_S: Final = {"load": 3.0, "api": 9.0, "worker": 12.0}
+STOP_SERVER_S: Final = 5.0
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM."""
+
+
+class Children(NamedTuple):
+    """In the order in which they are started; stopped the other way round."""
+
+    worker: Child
+    api: Child
+    load: Child | None
+
+
+def up(
+    port: Annotated[
+        int, typer.Option(help="Port of the API; 0 = a free one.", min=0, max=65535)
+    ] = 8000,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Add a catalog, five weeks of events and live traffic.")
+    ] = False,
+    data_dir: Annotated[
+        Path, typer.Option(help="Where data and logs are kept.", file_okay=False)
+    ] = Path(".data"),
+) -> None:
+    """Starts everything on this machine: broker, Valkey, PostgreSQL, worker and API.
+
+    For a laptop: no Docker, no password, loopback only. Ctrl-C stops all; starting again with the
+    same data folder keeps the data."""
+    from cli.server import free_port, is_free
+    from cli.stack import Stack
+
+    if port and not is_free(port):
+        raise CliError(f"port {port} of {HOST} is in use; choose another with --port")
+    stack = Stack(data_dir)
+    with _stoppable():
+        try:
+            _run(stack, port or free_port(), demo)
+        except _Stopped:
+            say("stopped")
+
+
+def _run(stack: Stack, port: int, demo: bool) -> None:
+    started: list[Child] = []
+    try:
+        began_s = time.monotonic()
+        stack.start(lambda server: say(f"{server.name} answers at {server.address}"))
+        _use(stack, port)
+        _migrate()
+        children = _children(stack.data_dir, demo)
+        for child in (children.worker, children.api):
+            started.append(child)
+            child.start()
+        base = f"http://{HOST}:{port}"
+        _wait(lambda: _get(f"{base}/readyz") is not None, started, stack, READY_TIMEOUT_S, "ready")
+        if demo:
+            _fill(children, stack, base)
+        if children.load is not None:
+            started.append(children.load)
+            children.load.start()
+        _greet(base, stack, time.monotonic() - began_s)
+        while True:
+            _look_after(started, stack)
+            time.sleep(POLL_S)
+    finally:
+        _ignore_signals()
+        for child in reversed(started):
+            child.stop()
+        stack.stop(STOP_SERVER_S)
+
+
+def _use(stack: Stack, port: int) -> None:
+    """Points us and our children to the stack; says where it is for others."""
+    environment = {
+        **stack.environment(),
+        "REDIS_CLUSTER": "false",
+        "AUTH_MODE": "open",
+        "API_HOST": HOST,
+        "API_PORT": str(port),
+        # After a crash the worker gets its partitions back at once.
+        "WORKER_INSTANCE_ID": "up",
+    }
+    os.environ.update(environment)
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()]
+    (stack.data_dir / "env").write_text("".join(lines))
+
+
+def _migrate() -> None:
+    from cli.migrate import migrate_all
+
+    run(migrate_all(load_settings()))
+    say("topics and tables are there")
+
+
+def _children(folder: Path, demo: bool) -> Children:
+    from cli.child import Child
+    from cli.demo import TRAFFIC
+
+    def child(name: str, *arguments: str) -> Child:
+        return Child(name, arguments, os.environ, folder, stop_timeout_s=STOP_S[name])
+
+    return Children(child("worker"), child("api"), child("load", *TRAFFIC) if demo else None)
+
+
+def _fill(children: Children, stack: Stack, base: str) -> None:
+    """The demo's catalog and its first five weeks, where they are not there already."""
+    from cli.child import Child
+    from cli.demo import BACKFILL, has_history, import_demo_catalog
+
+    settings = load_settings()
+    run(import_demo_catalog(settings))
+    if run(has_history(settings)):
+        say("the data folder has events already")
+        return
+    backfill = Child("load", BACKFILL, os.environ, stack.data_dir, stop_timeout_s=STOP_S["load"])
+    try:
+        backfill.start()
+        if code := backfill.wait():
+            raise CliError(backfill.last_words(code))
+    finally:
+        backfill.stop()
+    say("five weeks of events sent")
+    supervised = [children.worker, children.api]
+    _wait(lambda: _all_counted(base), supervised, stack, COUNTED_TIMEOUT_S, "done counting")
+
+
+def _all_counted(base: str) -> bool:
+    """Whether the counters answer, and nothing waits."""
+    found = _get(f"{base}/api/v1/interaction-summary?days=3650&limit=1")
+    if found is None:
+        return False
+    headers, body = found
+    return (
+        headers.get("X-Summary-Source") == "materialized"
+        and headers.get("X-Summary-Lag", "0") == "0"
+        and bool(body["summary"])
+    )
+
+
+def _greet(base: str, stack: Stack, seconds: float) -> None:
+    url = f"{base}/api/v1/interaction-summary?groupBy=action&days=7&limit=3"
+    answer(
+        f"\nInteraction Summary is up, after {seconds:.0f} s.\n\n"
+        f"  ask it       curl '{url}'\n"
+        f"  read on      {base}/docs\n"
+        f"  other commands, in another terminal\n"
+        f"               . {shlex.quote(str(stack.data_dir / 'env'))}"
+        f" && interaction-summary status\n"
+        f"  data, logs   {stack.data_dir}\n"
+        f"  stop         Ctrl-C; starting again keeps the data\n"
+    )
+
+
+# --- watching
+
+
+def _wait(
+    condition: Callable[[], bool],
+    children: list[Child],
+    stack: Stack,
+    timeout_s: float,
+    what: str,
+) -> None:
+    """Returns when `condition` holds. Raises CliError when it does not in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        _look_after(children, stack)
+        if time.monotonic() > deadline_s:
+            raise CliError(f"not {what} within {timeout_s:g} s; see the logs in {stack.data_dir}")
+        time.sleep(POLL_S)
+
+
+def _look_after(children: list[Child], stack: Stack) -> None:
+    for server in stack.dead():
+        raise CliError(f"{server.name} ended by itself; see {server.log_path}")
+    for child in children:
+        child.keep_alive()
+
+
+def _get(url: str) -> tuple[Any, Any] | None:
+    """Headers and JSON body of a 200; None for anything else."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - our own, http
+            return response.headers, json.load(response)
+    except (OSError, ValueError):
+        return None
+
+
+# --- being stopped
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM raise _Stopped, once: what cleans up is not disturbed."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        _ignore_signals()
+        raise _Stopped
+
+    before = {which: signal.signal(which, stop) for which in _SIGNALS}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _ignore_signals() -> None:
+    for which in _SIGNALS:
+        signal.signal(which, signal.SIG_IGN)

@@ -102,7 +102,7 @@ class Question(NamedTuple):
     tenant: str
     group_by: Grouping
     period: Period | None
-    """The materialized period; None = a window that has none (`window=exact`)."""
+    """The materialized period; None = a window that no period has (`window=exact`)."""
     window: Window
     today: int
     """The tenant's day at the time of asking."""
@@ -134,7 +134,7 @@ class Page(NamedTuple):
 
 class Incomplete(NamedTuple):
     """The counters cannot answer. `why`: no_generation | not_complete | rolling | other_day |
-    other_timezone | no_period."""
+    other_timezone | no_period | too_many_groups."""
 
     why: str
 

@@ -62,6 +62,12 @@ def exact_window(days: int, today: int) -> Window:
     return Window(today - days + 1, today)
 
 
+def from_tiles(window: Window, today: int) -> bool:
+    """Whether the days of `window` are all among those that tiles are kept of."""
+    start, end = window
+    return start is not None and end == today and start > today - TILE_DAYS
+
+
 def date_of(day: int) -> date:
     return EPOCH + timedelta(days=day)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import mode.loop
 
@@ -47,6 +47,7 @@ ROLL_RECORDS: Final = 100  # records of one roll script: a few milliseconds
 TICK_S: Final = 0.5
 IDLE_COMMIT_S: Final = 5.0
 LOG_CHECK_S: Final = 5.0
+FORGET_ROLLED_S: Final = 30.0
 STOP_S: Final = 8.0  # of the 10 s that a stop may take
 PARTITIONS_EVERY_S: Final = 3_600.0
 
@@ -102,6 +103,13 @@ class KafkaDeadLetters:
             await self._producer.stop()
 
 
+class RolledTo(NamedTuple):
+    """A tenant that needs no roll before the day after `day` begins."""
+
+    calendar: Calendar
+    day: int
+
+
 class CountingWorker:
     """Everything that one worker process runs, around one Faust app."""
 
@@ -113,6 +121,10 @@ class CountingWorker:
         self._tasks: list[asyncio.Task[Any]] = []
         self._failed: asyncio.Future[BaseException] | None = None
         self._closed = False
+        self._instance = ""
+        self._rolled: dict[str, RolledTo] = {}
+        self._calendars: dict[str, Calendar] = {}
+        self._reported: dict[int, int] = {}
         self.app = self._make_app()
 
     # ---- wiring
@@ -206,6 +218,7 @@ class CountingWorker:
         """The offset to read each partition from: the lowest that any tenant's counters, or
         history, still need. Kafka's own committed offset is not asked."""
         await self._pipeline.abandon()
+        self._reported = {}
         settings = self.settings
         found = await retried("kafka", lambda: describe(settings, settings.interactions_topic))
         self._log_id = found.id
@@ -324,6 +337,7 @@ class CountingWorker:
         for work in (
             self._history.run(),
             self._every(TICK_S, self._roll_tenants),
+            self._every(FORGET_ROLLED_S, self._forget_rolled),
             self._every(TICK_S, self._report),
             self._every(LOG_CHECK_S, self._check_log),
             self._every(PARTITIONS_EVERY_S, self._make_partitions),
@@ -369,25 +383,38 @@ class CountingWorker:
     async def _roll_tenants(self) -> None:
         """Rolls what midnight has made due. Any worker may; each script does a bounded part."""
         for tenant in await self._counters.tenants():
-            generation = await self._counters.generation(tenant)
-            if generation is None:
-                continue
-            if not generation.complete and self._log_id:
-                await self._ledger.settle(tenant)
-            today = Calendar(generation.timezone).day_of(now_ms())
-            behind = max(today, generation.day) > (generation.rolled or 0)
-            while behind:
-                answer = await self._counters.roll(
-                    generation, today, now_ms=now_ms(), records_max=ROLL_RECORDS
-                )
-                if not isinstance(answer, Rolled):
-                    break
-                metrics.ROLLED.inc(answer.records)
-                behind = not answer.finished
-                if answer.finished:
-                    log.info("rolled", tenant=tenant, day=date_of(answer.day).isoformat())
+            rolled = self._rolled.get(tenant)
+            if rolled is None or rolled.calendar.day_of(now_ms()) > rolled.day:
+                await self._roll(tenant)
+
+    async def _roll(self, tenant: str) -> None:
+        generation = await self._counters.generation(tenant)
+        if generation is None:
+            return
+        calendar = self._calendars.setdefault(generation.timezone, Calendar(generation.timezone))
+        today = calendar.day_of(now_ms())
+        behind = max(today, generation.day) > (generation.rolled or 0)
+        while behind:
+            answer = await self._counters.roll(
+                generation, today, now_ms=now_ms(), records_max=ROLL_RECORDS
+            )
+            if not isinstance(answer, Rolled):
+                return
+            metrics.ROLLED.inc(answer.records)
+            behind = not answer.finished
+            if answer.finished:
+                log.info("rolled", tenant=tenant, day=date_of(answer.day).isoformat())
+        if not generation.complete and self._log_id:
+            await self._ledger.settle(tenant)
+        elif generation.day >= today:
+            self._rolled[tenant] = RolledTo(calendar, generation.day)
+
+    async def _forget_rolled(self) -> None:
+        """Now and then every tenant is looked at again: its generation may be another."""
+        self._rolled.clear()
 
     async def _report(self) -> None:
+        await self._check_counters()
         at_ms = now_ms()
         ends = self._ends()
         marks = [
@@ -398,6 +425,23 @@ class CountingWorker:
             sum(max(0, m.end_offset - m.next_offset) for m in marks if m.end_offset is not None)
         )
         await self._counters.report_progress(marks)
+        self._reported = {m.partition: m.next_offset for m in marks}
+
+    async def _check_counters(self) -> None:
+        """Where Redis was restarted, flushed, or another server took over, what was committed may
+        be gone, and without traffic no commit would find out."""
+        instance = await self._counters.instance()
+        progress = {
+            p.partition: p.next_offset
+            for p in await self._counters.progress()
+            if p.log == self._log_id
+        }
+        gone = set(self._ledger.tenants) - set(await self._counters.tenants())
+        lost = any(progress.get(p, -1) < offset for p, offset in self._reported.items())
+        if gone or lost or (self._instance and instance != self._instance):
+            self._on_failure(SeekBack("Redis is another, or lost what was written"))
+            self._reported = {}
+        self._instance = instance
 
     def _ends(self) -> dict[int, int | None]:
         """Partition -> its end, from the last fetch answer: also an empty one tells."""

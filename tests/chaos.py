@@ -99,7 +99,7 @@ class Stream:
                 continue
             event = self._event(draw, plan.seed, number, now_ms)
             self.counted.append(event)
-            key, value = event.customer.encode(), _encode(event)
+            key, value = event.customer.encode(), encode(event)
             self.records.append((key, value))
             if draw.random() < 0.01:
                 # Sent anew, soon or much later, and by a key that may lead to another partition.
@@ -124,7 +124,7 @@ class Stream:
         )
 
 
-def _encode(event: Event) -> bytes:
+def encode(event: Event) -> bytes:
     moment = datetime.fromtimestamp(event.occurred_ms // 1000, UTC)
     stamp = f"{moment:%Y-%m-%dT%H:%M:%S}.{event.occurred_ms % 1000:03d}Z"
     payload = {
@@ -155,6 +155,7 @@ class Worker:
         }
         self._env = os.environ | {k.upper(): str(v) for k, v in values.items()}
         self.process: subprocess.Popen[bytes] | None = None
+        self._mark = 0
 
     def start(self) -> None:
         with self._log_path.open("ab") as log:
@@ -194,6 +195,12 @@ class Worker:
             return False
         self.start()
         return True
+
+    def mark_log(self) -> None:
+        self._mark = len(self._log_path.read_bytes())
+
+    def log_since_mark(self) -> str:
+        return self._log_path.read_bytes()[self._mark :].decode(errors="replace")
 
     def log_tail(self, lines: int = 15) -> str:
         return "\n".join(self._log_path.read_text(errors="replace").splitlines()[-lines:])

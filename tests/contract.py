@@ -21,9 +21,9 @@ from store.counters import (
     Rolled,
 )
 from store.model import GROUPINGS, CounterPage, Event, Grouping, Incomplete, Question
-from store.windows import PERIODS, Calendar, Period, window_of
+from store.windows import DAY_MS, PERIODS, Calendar, Period, Window, exact_window, window_of
 from streams.aggregate import aggregate, by_slot, distinct
-from tests.events import NOW_MS, TODAY, events, make_event, sourced
+from tests.events import NOW_MS, OUTCOMES, TODAY, events, make_event, sourced
 from tests.oracle import groups_of, page_of
 
 LOG = "0b0c3a52-8b1e-4a53-9d1f-0d7a4a1f0c11"
@@ -36,6 +36,14 @@ def question(
     group_by: Grouping, period: Period, *, today: int = TODAY, limit: int = 100, offset: int = 0
 ) -> Question:
     return Question("acme", group_by, period, window_of(period, today), today, "UTC", limit, offset)
+
+
+def exact_question(
+    group_by: Grouping, days: int, *, today: int = TODAY, limit: int = 100, offset: int = 0
+) -> Question:
+    """A window of `days` days, which no period has."""
+    window = exact_window(days, today)
+    return Question("acme", group_by, None, window, today, "UTC", limit, offset)
 
 
 @dataclasses.dataclass
@@ -98,6 +106,25 @@ async def assert_counts(store: CounterStore, counted: Sequence[Event], today: in
                 assert answer.page == page_of(groups, limit, offset), (group_by, period, offset)
 
 
+#: Windows that are a period plus some tiles, minus some, and tiles alone.
+EXACT_DAYS = (2, 3, 4, 6, 8, 13, 19, 20, 30)
+
+
+async def assert_counts_exact(
+    store: CounterStore, counted: Sequence[Event], today: int, days: Sequence[int] = EXACT_DAYS
+) -> None:
+    """As `assert_counts`, for windows that no period has."""
+    for group_by in GROUPINGS:
+        for n in days:
+            groups = groups_of(counted, group_by, exact_window(n, today), UTC)
+            for limit, offset in ((100, 0), (2, 1), (3, len(groups))):
+                answer = await store.read(
+                    exact_question(group_by, n, today=today, limit=limit, offset=offset)
+                )
+                assert isinstance(answer, CounterPage), (answer, group_by, n)
+                assert answer.page == page_of(groups, limit, offset), (group_by, n, offset)
+
+
 class CounterStoreContract:
     """Subclasses give `open_store`: a context manager of a store with nothing in it."""
 
@@ -141,6 +168,62 @@ class CounterStoreContract:
                 assert isinstance(await writer.commit(batch, partition=partition), Committed)
                 counted += fresh
                 await assert_counts(store, counted, today)
+                days = data.draw(st.sets(st.integers(2, 30), min_size=2, max_size=3))
+                await assert_counts_exact(store, counted, today, sorted(days - {7}))
+
+        self.check(open_store, body)
+
+    def test_a_window_of_any_number_of_days_is_exact(self, open_store: OpenStore) -> None:
+        """One interaction a day, each day with other groups beside the one of all days; a window
+        of n days has n of that one, and nothing of the day before."""
+
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            counted = []
+            for age in range(-1, 33):
+                at_ms = NOW_MS - age * DAY_MS
+                for customer in ("C-all", f"C-{age}", f"C-{age % 5}"):
+                    counted.append(
+                        make_event(
+                            customer=customer,
+                            offer=f"off_{age % 7}",
+                            outcome=OUTCOMES[age % len(OUTCOMES)],
+                            occurred_ms=at_ms,
+                        )
+                    )
+            await writer.commit(counted)
+            days = [n for n in range(1, 32) if n not in (1, 7, 31)]
+            await assert_counts_exact(store, counted, TODAY, days)
+            for n in days:
+                answer = await store.read(exact_question("customer", n))
+                assert isinstance(answer, CounterPage)
+                first = answer.page.groups[0]
+                assert (first.id, first.total) == ("C-all", n)
+                assert first.unique_actions == min(n, 7)
+            await writer.roll(TODAY + 1, records_max=7)
+            await assert_counts_exact(store, counted, TODAY + 1, days)
+
+        self.check(open_store, body)
+
+    def test_ties_in_an_exact_window_come_in_ascending_order_of_id(
+        self, open_store: OpenStore
+    ) -> None:
+        """Ids that differ late, or in length only, and whose totals differ in the period that
+        the window is worked out from."""
+
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            ids = ["é", "b", "a", "B", "😀", "_", "ab", "aB", "z" * 127, "z" * 128, "y" * 127 + "z"]
+            old = [
+                make_event(offer=id_, occurred_ms=NOW_MS - 25 * DAY_MS)
+                for place, id_ in enumerate(ids)
+                for _ in range(place % 3)
+            ]
+            await writer.commit(old + [make_event(offer=id_) for id_ in ids])
+            for days in (3, 6, 8, 20):
+                answer = await store.read(exact_question("action", days))
+                assert isinstance(answer, CounterPage)
+                assert [g.id for g in answer.page.groups] == sorted(ids)
 
         self.check(open_store, body)
 
@@ -244,8 +327,11 @@ class CounterStoreContract:
             for period in ("daily", "weekly", "monthly"):
                 asked = question("action", period, today=TODAY + 1)
                 assert await store.read(asked) == Incomplete("other_day")
-            asked = question("action", "alltime")._replace(timezone="Asia/Tokyo")
-            assert await store.read(asked) == Incomplete("other_timezone")
+            exact = exact_question("action", 5, today=TODAY + 1)
+            assert await store.read(exact) == Incomplete("other_day")
+            for asked in (question("action", "alltime"), exact_question("action", 5)):
+                asked = asked._replace(timezone="Asia/Tokyo")
+                assert await store.read(asked) == Incomplete("other_timezone")
 
         self.check(open_store, body)
 
@@ -263,7 +349,40 @@ class CounterStoreContract:
             writer.generation = writer.generation._replace(day=TODAY + 7)
             asked = question("customer", "weekly", today=TODAY + 7)
             assert await store.read(asked) == Incomplete("rolling")
+            exact = exact_question("customer", 8, today=TODAY + 7)
+            assert await store.read(exact) == Incomplete("rolling")
             await writer.roll(TODAY + 7)
             await assert_counts(store, batch, TODAY + 7)
+            await assert_counts_exact(store, batch, TODAY + 7)
+
+        self.check(open_store, body)
+
+    def test_a_window_that_would_take_too_long_is_not_answered(self, open_store: OpenStore) -> None:
+        """No read may keep the store busy for longer than some milliseconds: a window that no
+        period has is worked out for few groups only. Those of other groupings are answered."""
+
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            batch = [make_event(customer=f"C-{i}", offer=f"off_{i % 9}") for i in range(1_000)]
+            for i in range(0, 1_000, 500):
+                await writer.commit(batch[i : i + 500])
+            for days in EXACT_DAYS:
+                asked = exact_question("customer", days)
+                assert await store.read(asked) == Incomplete("too_many_groups")
+                assert isinstance(await store.read(exact_question("action", days)), CounterPage)
+
+        self.check(open_store, body)
+
+    def test_a_window_beyond_the_tiles_is_not_answered(self, open_store: OpenStore) -> None:
+        async def body(store: CounterStore) -> None:
+            await start(store)
+            for window in (
+                exact_window(32, TODAY),
+                exact_window(3, TODAY - 1),
+                Window(None, TODAY),
+                Window(TODAY - 2, None),
+            ):
+                asked = exact_question("action", 2)._replace(window=window)
+                assert await store.read(asked) == Incomplete("no_period")
 
         self.check(open_store, body)

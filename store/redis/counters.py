@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+from redis.asyncio import RedisCluster
 
 from store.counters import (
     Committed,
@@ -23,7 +24,7 @@ from store.counters import (
 from store.model import GROUPINGS, CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
 from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import LETTERS, Keys, mark_field
-from store.windows import DAY_MS, Period
+from store.windows import DAY_MS, Period, from_tiles
 
 #: Length of a slot of remembered identities, in event arrival time.
 SLOT_MS: Final = DAY_MS
@@ -33,6 +34,8 @@ _PERIOD_LETTERS: Final[dict[Period, str]] = {
     "monthly": "m",
     "alltime": "a",
 }
+#: A window that no period has.
+_EXACT_LETTER: Final = "x"
 _WINDOW_OF_PERIOD: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -56,15 +59,14 @@ class RedisCounters:
 
     async def read(self, question: Question) -> CounterPage | Incomplete:
         """One page from one snapshot. Raises StoreUnavailable."""
-        period = question.period
-        if period is None:
+        period, start = question.period, question.window.start_day
+        if period is None and not from_tiles(question.window, question.today):
             return Incomplete("no_period")
-        start = question.window.start_day
         answer = await self._read(
             self._client,
             self._keys.active(question.tenant),
             LETTERS[question.group_by],
-            _PERIOD_LETTERS[period],
+            _PERIOD_LETTERS[period] if period else _EXACT_LETTER,
             question.today,
             question.timezone,
             question.offset,
@@ -75,7 +77,7 @@ class RedisCounters:
             return Incomplete(answer[0].decode())
         _, version, types, total, ids, counts, uniques = answer
         names = _unpack(types) if types else []
-        window = _WINDOW_OF_PERIOD.get(period)
+        window = _WINDOW_OF_PERIOD.get(period) if period else None
         groups = []
         for i, name in enumerate(ids):
             flat = _unpack(counts[i])
@@ -93,6 +95,15 @@ class RedisCounters:
     async def ping(self) -> None:
         async with redis_errors():
             await self._client.ping()
+
+    async def instance(self) -> str:
+        """Changes when Redis was restarted or another server took over: what was written just
+        before may then be missing."""
+        async with redis_errors():
+            if isinstance(self._client, RedisCluster):
+                infos = await self._client.info("server", target_nodes=RedisCluster.PRIMARIES)
+                return ",".join(sorted(str(info["run_id"]) for info in infos.values()))
+            return str((await self._client.info("server"))["run_id"])
 
     async def lag(self) -> int | None:
         """Events in the log that are not counted, as the workers reported them last; None =

@@ -248,10 +248,23 @@ def test_the_smallest_period_that_covers_the_days_answers(query, period, start):
     assert counters.questions[0].today == TODAY
 
 
-@pytest.mark.parametrize(
-    ("days", "start"), [(2, "2026-11-23"), (30, "2026-10-26"), (32, "2026-10-24")]
-)
-def test_an_exact_window_without_a_period_is_answered_by_history_alone(days, start):
+@pytest.mark.parametrize(("days", "start"), [(2, "2026-11-23"), (30, "2026-10-26")])
+@pytest.mark.parametrize("why", [None, "too_many_groups"])
+def test_an_exact_window_of_days_that_have_tiles_is_asked_of_the_counters_first(days, start, why):
+    counters = Store(Incomplete(why) if why else counted(SAMPLE))
+    history = Store(page(SAMPLE))
+    with client_of(counters, history) as client:
+        response = client.get(f"{PATH}?window=exact&days={days}")
+    assert response.headers["x-summary-source"] == ("history" if why else "materialized")
+    assert response.headers["x-summary-period"] == "exact"
+    assert response.headers["x-summary-window-start"] == start
+    assert counters.questions[0].period is None
+    assert counters.questions[0].window == Window(TODAY - days + 1, TODAY)
+    assert history.questions == (counters.questions if why else [])
+
+
+@pytest.mark.parametrize(("days", "start"), [(32, "2026-10-24"), (365, "2025-11-25")])
+def test_an_exact_window_beyond_the_tiles_is_answered_by_history_alone(days, start):
     counters, history = Store(AssertionError("counters were asked")), Store(page(SAMPLE))
     with client_of(counters, history) as client:
         response = client.get(f"{PATH}?window=exact&days={days}")

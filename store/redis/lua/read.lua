@@ -1,54 +1,149 @@
 -- Answers one question from the active generation: one call, one snapshot.
--- ARGV: 1 grouping letter, 2 period letter (d, w, m, a), 3 the asker's day, 4 time zone,
---       5 offset, 6 limit, 7 earliest day of the window ('' = none)
+-- ARGV: 1 grouping letter, 2 period letter (d, w, m, a; x = a window that no period has),
+--       3 the asker's day, 4 time zone, 5 offset, 6 limit, 7 earliest day of the window ('' = none)
 -- Answers {'ok', catalog version, msgpack types, groups, {id, ...}, {counts, ...}, {unique, ...}}
 -- where counts are msgpack (a tile, or the record's `s` with all its windows), or {why not}.
+local TILE_DAYS = 31
+-- A window that no period has is summed up for every group that can be in it, and Redis does
+-- nothing else meanwhile. A group costs about as much as GROUP_TILES tiles; SUMMED_TILES_MAX of
+-- them take 6 ms.
+local GROUP_TILES, SUMMED_TILES_MAX = 8, 5000
 local base = string.sub(KEYS[1], 1, -7)
 local active = redis.call('GET', KEYS[1])
 if not active then return {'no_generation'} end
 local home = base .. active .. ':'
 local meta = redis.call('HMGET', home .. 'meta', 'complete', 'day', 'rolled', 'timezone', 'types')
-local kind, period, today = ARGV[1], ARGV[2], ARGV[3]
+local kind, period, today = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local offset, limit, from = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 if meta[1] ~= '1' then return {'not_complete'} end
 if meta[4] ~= ARGV[4] then return {'other_timezone'} end
-if period ~= 'a' and meta[2] ~= today then return {'other_day'} end
-if (period == 'w' or period == 'm') and meta[3] ~= meta[2] then return {'rolling'} end
+if period ~= 'a' and meta[2] ~= ARGV[3] then return {'other_day'} end
+if period ~= 'a' and period ~= 'd' and meta[3] ~= meta[2] then return {'rolling'} end
 
-local field = 's'
-if period == 'd' then
-  field = today
-  period = 'd' .. today
+local function rank_of(name) return home .. 'r:' .. kind .. ':' .. name end
+local function key_of(id) return home .. kind .. ':' .. id end
+
+local function sum(window)
+  local n = 0
+  for i = 2, #window, 2 do n = n + window[i] end
+  return n
 end
-local rank = home .. 'r:' .. kind .. ':' .. period
-local offset, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
-local ids = redis.call('ZRANGE', rank, ARGV[5], string.format('%d', offset + limit - 1))
-local counts, uniques = {}, {}
-local from, to = tonumber(ARGV[7]), tonumber(today)
-for i, id in ipairs(ids) do
-  local key = home .. kind .. ':' .. id
-  if kind == 'u' then
-    local fields = redis.call('HGETALL', key)
-    local seen, n = {}, 0
-    for j = 1, #fields, 2 do
-      local name = fields[j]
-      local first = string.byte(name)
-      if name == field then
-        counts[i] = fields[j + 1]
-      elseif (first == 111 or first == 112) and name ~= 's' then -- 'o', 'p'
-        local day = tonumber(fields[j + 1])
-        if not from or (day >= from and day <= to) then
-          local offer = string.sub(name, 2)
-          if not seen[offer] then
-            seen[offer] = true
-            n = n + 1
-          end
-        end
+
+-- Whether `a` comes before `b` by their bytes; Lua's own `<` follows the server's locale.
+local function is_before(a, b)
+  local same, most = 0, math.min(#a, #b) -- so many first bytes are equal; and may be, at most
+  while same < most do
+    local middle = math.ceil((same + most) / 2)
+    if string.sub(a, same + 1, middle) == string.sub(b, same + 1, middle) then
+      same = middle
+    else
+      most = middle - 1
+    end
+  end
+  return (string.byte(a, same + 1) or -1) < (string.byte(b, same + 1) or -1)
+end
+
+-- The window from..today of each group that can be in it: the window of the nearest period, and the
+-- tiles of the days in between. Returns the groups that are in it, in the order of a response:
+-- {{id, total, window of the period, tiles}, ...}, the place of that window in `s` (nil = none) and
+-- the sign of the tiles; or nil where there are too many.
+local function summed()
+  local days = today - from + 1
+  local nearest, sign, first, last = nil, 1, from, today
+  if days > 3 and days < 7 then
+    nearest, sign, first, last = 2, -1, today - 6, from - 1
+  elseif days >= 7 and days < 20 then
+    nearest, first, last = 2, from, today - 7
+  elseif days >= 20 then
+    nearest, sign, first, last = 3, -1, today - TILE_DAYS + 1, from - 1
+  end
+  local rank = rank_of(days < 7 and 'w' or 'm')
+  local tiles_each = GROUP_TILES + last - first + 1
+  if redis.call('ZCARD', rank) * tiles_each > SUMMED_TILES_MAX then return nil end
+  local ask = {'HMGET', '', 's'}
+  for day = first, last do ask[#ask + 1] = day end
+  local found = {}
+  for _, id in ipairs(redis.call('ZRANGE', rank, 0, -1)) do
+    ask[2] = key_of(id)
+    local got = redis.call(unpack(ask))
+    local window = nearest and cmsgpack.unpack(got[1])[nearest] or {}
+    local total, tiles = sum(window), {}
+    for i = 2, #got do
+      if got[i] then
+        local tile = cmsgpack.unpack(got[i])
+        tiles[#tiles + 1] = tile
+        total = total + sign * sum(tile)
       end
     end
-    uniques[i] = n
-  else
-    counts[i] = redis.call('HGET', key, field)
+    if total > 0 then found[#found + 1] = {id, total, window, tiles} end
+  end
+  table.sort(found, function(a, b)
+    if a[2] ~= b[2] then return a[2] > b[2] end
+    return is_before(a[1], b[1])
+  end)
+  return found, sign
+end
+
+-- The counts of one of them, as a tile.
+local function counts_of(group, sign)
+  local of_code = {}
+  for i = 1, #group[3], 2 do of_code[group[3][i]] = group[3][i + 1] end
+  for _, tile in ipairs(group[4]) do
+    for i = 1, #tile, 2 do of_code[tile[i]] = (of_code[tile[i]] or 0) + sign * tile[i + 1] end
+  end
+  local flat = {}
+  for code, n in pairs(of_code) do
+    if n > 0 then
+      flat[#flat + 1] = code
+      flat[#flat + 1] = n
+    end
+  end
+  return cmsgpack.pack(flat)
+end
+
+-- Distinct offers that a customer's record says were seen in from..today, and the field named
+-- `wanted` of it.
+local function uniques_of(id, wanted)
+  local fields = redis.call('HGETALL', key_of(id))
+  local value, seen, n = false, {}, 0
+  for i = 1, #fields, 2 do
+    local name = fields[i]
+    local first = string.byte(name)
+    if name == wanted then
+      value = fields[i + 1]
+    elseif (first == 111 or first == 112) and name ~= 's' then -- 'o', 'p'
+      local day, offer = tonumber(fields[i + 1]), string.sub(name, 2)
+      if (not from or (day >= from and day <= today)) and not seen[offer] then
+        seen[offer] = true
+        n = n + 1
+      end
+    end
+  end
+  return n, value
+end
+
+local ids, counts, uniques, groups = {}, {}, {}, 0
+if period == 'x' then
+  local found, sign = summed()
+  if not found then return {'too_many_groups'} end
+  groups = #found
+  for place = offset + 1, math.min(offset + limit, groups) do
+    local group = found[place]
+    ids[#ids + 1], counts[#counts + 1] = group[1], counts_of(group, sign)
+    if kind == 'u' then uniques[#uniques + 1] = uniques_of(group[1]) end
+  end
+else
+  local field = period == 'd' and ARGV[3] or 's'
+  local rank = rank_of(period == 'd' and 'd' .. ARGV[3] or period)
+  groups = redis.call('ZCARD', rank)
+  ids = redis.call('ZRANGE', rank, ARGV[5], string.format('%d', offset + limit - 1))
+  for i, id in ipairs(ids) do
+    if kind == 'u' then
+      uniques[i], counts[i] = uniques_of(id, field)
+    else
+      counts[i] = redis.call('HGET', key_of(id), field)
+    end
   end
 end
 local version = redis.call('GET', base .. 'catalog')
-return {'ok', version or '0', meta[5] or '', redis.call('ZCARD', rank), ids, counts, uniques}
+return {'ok', version or '0', meta[5] or '', groups, ids, counts, uniques}

@@ -1,0 +1,93 @@
+"""All answers of one tenant, held against a plain count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from tests.e2e import plain
+from tests.e2e.harness import Api
+from tests.waiting import eventually
+
+#: Period -> a number of days that asks for it.
+DAYS = {"daily": 1, "weekly": 7, "monthly": 30, "alltime": 365}
+WINDOW_DAYS = {"daily": 1, "weekly": 7, "monthly": 31}
+PAGE_ROWS = 500
+
+#: (grouping, period) -> the bodies of all pages.
+Bodies = dict[tuple[str, str], list[bytes]]
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+def all_answers(
+    api: Api, source: str, tenant: str, events: Sequence[Mapping[str, Any]], catalog: Any
+) -> Bodies:
+    """The bodies of each grouping and period, all pages, which must come from `source` and equal
+    what a plain count of `events` gives, field by field and in the order of the fields."""
+    return {
+        (group_by, period): _checked(api, source, tenant, events, catalog, group_by, period)
+        for group_by in plain.FIELDS
+        for period in DAYS
+    }
+
+
+def _checked(
+    api: Api,
+    source: str,
+    tenant: str,
+    events: Sequence[Mapping[str, Any]],
+    catalog: Any,
+    group_by: str,
+    period: str,
+) -> list[bytes]:
+    while True:
+        day = today()
+        pages = _pages(api, source, tenant, group_by, period)
+        if today() == day:  # else midnight came in between: ask again
+            break
+    groups = plain.count(events, group_by, DAYS[period], day)
+    assert groups or not events, f"nothing to compare in {group_by} {period}"
+    for number, page in enumerate(pages):
+        assert page.headers["X-Summary-Period"] == period
+        covered = WINDOW_DAYS.get(period)
+        start = str(day - timedelta(covered - 1)) if covered else None
+        assert page.headers.get("X-Summary-Window-Start") == start
+        want = plain.body(
+            groups,
+            group_by,
+            DAYS[period],
+            catalog,
+            limit=PAGE_ROWS,
+            offset=number * PAGE_ROWS,
+        )
+        assert_same(page.json(), want, f"{source} {group_by} {period} page {number}")
+    return [page.content for page in pages]
+
+
+def assert_same(got: dict[str, Any], want: dict[str, Any], what: str) -> None:
+    """Body for body: values, and the order of the fields."""
+    for mine, theirs in zip(want["summary"], got["summary"], strict=False):
+        assert list(theirs.items()) == list(mine.items()), f"{what}: {theirs} is not {mine}"
+    assert list(got.items()) == list(want.items()), what
+
+
+def _pages(
+    api: Api, source: str, tenant: str, group_by: str, period: str
+) -> list[httpx.Response]:
+    def ask(offset: int) -> httpx.Response:
+        page = api.summary(
+            tenant, groupBy=group_by, days=DAYS[period], limit=PAGE_ROWS, offset=offset
+        )
+        assert page.headers["X-Summary-Source"] == source, page.headers
+        return page
+
+    # For a moment after a midnight the counters leave it to history.
+    first = eventually(lambda: ask(0), timeout_s=10, message=f"an answer of {source}")
+    rest = range(PAGE_ROWS, first.json()["total"], PAGE_ROWS)
+    return [first, *(ask(offset) for offset in rest)]

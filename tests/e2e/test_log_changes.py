@@ -1,0 +1,91 @@
+"""The log changes under the worker: it notices, says so, and counts what is new."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from store.settings import Settings
+from tests.e2e.rig import make_events, rig_of
+from tests.services.base import Services, create_topics
+from tests.waiting import eventually_async
+
+
+def test_a_topic_that_is_made_again_is_counted_from_its_start(
+    services: Services, settings: Settings
+) -> None:
+    """Its offsets start again, below the watermarks of the topic that was."""
+
+    async def go() -> None:
+        topic = settings.interactions_topic
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(2_000))
+            await rig.wait_counted(2_000)
+            await rig.wait_stored(2_000)
+            admin = rig.admin()
+            admin.delete_topics([topic])
+
+            async def gone() -> bool:
+                return topic not in set(admin.list_topics())
+
+            await eventually_async(gone, message="topic deleted")
+            admin.close()
+            create_topics(settings.kafka_bootstrap_servers, {topic: settings.topic_partitions})
+            await rig.send(make_events(700))
+            await rig.wait_counted(2_700, timeout_s=90)
+            await rig.wait_stored(2_700)
+            incidents = await rig.counters.incidents()
+            assert [change.kind for change in incidents.log_changes] == ["recreated"]
+
+    asyncio.run(go())
+
+
+def test_offsets_that_retention_took_are_counted_as_lost(
+    services: Services, settings: Settings
+) -> None:
+    async def go() -> None:
+        topic = settings.interactions_topic
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(100), partition=1)
+            await rig.wait_counted(100)
+            assert rig.worker.stop() == 0
+            await rig.send(make_events(900), partition=1)
+            admin = rig.admin()
+            admin.delete_records({(topic, 1): 600})
+            admin.close()
+            rig.worker.start()
+            await rig.wait_counted(100 + 400)
+            assert (await rig.counters.incidents()).lost_offsets == 500
+            assert "rebuild --from history" in rig.worker.log_tail(400)
+
+    if services.kind == "wheels":
+        pytest.skip("the embedded broker keeps no retention; the real one is tested in CI")
+    asyncio.run(go())
+
+
+def test_partitions_added_while_running_are_picked_up(
+    services: Services, settings: Settings
+) -> None:
+    async def go() -> None:
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(200))
+            await rig.wait_counted(200)
+            admin = rig.admin()
+            admin.create_partitions({settings.interactions_topic: 6})
+            admin.close()
+
+            async def sent() -> bool:
+                try:
+                    await rig.send(make_events(300), partition=5)
+                except AssertionError:  # the producer has not heard of the partition yet
+                    return False
+                return True
+
+            await eventually_async(sent, timeout_s=30, message="partition 5 takes events")
+            await rig.wait_counted(500, timeout_s=90)
+            await rig.wait_stored(500)
+
+    if services.kind == "wheels":
+        pytest.skip("the embedded broker cannot add partitions; the real one is tested in CI")
+    asyncio.run(go())

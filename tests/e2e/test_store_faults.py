@@ -1,0 +1,152 @@
+"""Redis and Postgres fail in every way they have; nothing is lost, doubled, or half served."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from store.model import Incomplete
+from store.settings import Settings
+from tests.e2e.rig import make_events, rig_of
+from tests.services.base import Services
+from tests.waiting import eventually_async
+
+
+def run(test: object) -> None:
+    asyncio.run(test)  # type: ignore[arg-type]
+
+
+def test_a_flushed_redis_is_never_half_served_and_is_counted_anew(
+    services: Services, settings: Settings
+) -> None:
+    """After FLUSHALL readers are told that the counters cannot answer, until they hold all."""
+
+    async def go() -> None:
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(3_000))
+            await rig.wait_counted(3_000)
+            await rig.wait_stored(3_000)
+            await rig.client.flushall()
+            seen = []
+
+            async def whole_again() -> bool:
+                seen.append(await rig.counted())
+                return seen[-1] == 3_000
+
+            await eventually_async(whole_again, timeout_s=60, message="counted anew")
+            assert any(isinstance(answer, Incomplete) for answer in seen)
+            assert {s for s in seen if not isinstance(s, Incomplete)} == {3_000}
+            await rig.send(make_events(500))
+            await rig.wait_counted(3_500)
+            await rig.wait_stored(3_500)
+
+    run(go())
+
+
+def test_a_redis_that_lost_its_tail_is_read_again_from_there(
+    services: Services, settings: Settings
+) -> None:
+    """The end of the append-only file is cut off, as a crash does: the worker seeks back."""
+    if services.kind == "docker":
+        pytest.skip("reaches into the files of Redis, which are in a container here")
+
+    async def go() -> None:
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(2_000))
+            await rig.wait_counted(2_000)
+            await rig.wait_stored(2_000)
+            folder = Path((await rig.client.config_get("dir"))["dir"]) / "appendonlydir"
+            services.redis.stop()
+            (log,) = folder.glob("*.incr.aof")
+            size = log.stat().st_size
+            with log.open("r+b") as file:
+                file.truncate(int(size * 0.7))
+            services.redis.start()
+            await rig.wait_counted(2_000)
+            await rig.send(make_events(500))
+            await rig.wait_counted(2_500)
+            await rig.wait_stored(2_500)
+
+    run(go())
+
+
+def test_a_redis_without_memory_or_that_only_reads_stops_nothing_for_good(
+    services: Services, settings: Settings
+) -> None:
+    async def go() -> None:
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(1_000))
+            await rig.wait_counted(1_000)
+            for fault, mended in (
+                (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]),
+                (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
+            ):
+                before = len(rig.sent)
+                await rig.client.execute_command(*fault)
+                await rig.send(make_events(700))
+
+                async def refused() -> bool:
+                    return "store does not answer" in rig.worker.log_since_mark()
+
+                await eventually_async(refused, timeout_s=30, message=f"refused by {fault}")
+                rig.worker.mark_log()
+                assert await rig.counted() == before, "readers still have what is counted"
+                await rig.client.execute_command(*mended)
+                await rig.wait_counted(before + 700)
+            await rig.wait_stored(2_400)
+
+    run(go())
+
+
+def test_a_frozen_and_a_restarted_redis_lose_nothing(
+    services: Services, settings: Settings
+) -> None:
+    async def go() -> None:
+        async with rig_of(settings, redis_timeout_s=1.0) as rig:
+            await rig.send(make_events(500))
+            await rig.wait_counted(500)
+            services.redis.pause()
+            await rig.send(make_events(500))
+
+            async def refused() -> bool:
+                return "store does not answer" in rig.worker.log_since_mark()
+
+            await eventually_async(refused, timeout_s=30, message="the frozen Redis is noticed")
+            services.redis.resume()
+            await rig.wait_counted(1_000)
+            services.redis.stop()
+            await rig.send(make_events(500))
+            services.redis.start()
+            await rig.wait_counted(1_500)
+            await rig.wait_stored(1_500)
+
+    run(go())
+
+
+def test_counting_goes_on_without_postgres_up_to_the_buffer_and_history_catches_up(
+    services: Services, settings: Settings
+) -> None:
+    async def go() -> None:
+        async with rig_of(settings, history_buffer_events=5_000) as rig:
+            await rig.send(make_events(1_000))
+            await rig.wait_counted(1_000)
+            await rig.wait_stored(1_000)
+            services.postgres.stop()
+            await rig.send(make_events(3_000))
+            await rig.wait_counted(4_000)
+            assert await rig.stored() is None
+            # Past the buffer the worker waits, and loses nothing by it.
+            await rig.send(make_events(12_000))
+
+            async def waits() -> bool:
+                counted = await rig.counted()
+                return isinstance(counted, int) and counted >= 8_000
+
+            await eventually_async(waits, timeout_s=60, message="the buffer fills")
+            services.postgres.start()
+            await rig.wait_counted(16_000)
+            await rig.wait_stored(16_000)
+
+    run(go())
