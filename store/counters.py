@@ -126,6 +126,33 @@ class CounterStore(CounterReader, Protocol):
         """Creates the tenant's first generation; where one exists, answers with that one."""
         ...
 
+    async def build(
+        self,
+        tenant: str,
+        *,
+        day: int,
+        timezone: str,
+        token: str,
+        watermarks: Sequence[Position],
+    ) -> Generation:
+        """A new generation beside the active one. Only a writer with its token can change it, and
+        no reader sees it before `swap`."""
+        ...
+
+    async def swap(self, building: Generation) -> bool:
+        """Makes a generation that was being built the active one, complete, in one step; the one
+        before stays for `rollback`. False: it is not being built (any more)."""
+        ...
+
+    async def rollback(self, tenant: str) -> int | None:
+        """Makes the generation before the active one active again; its number, or None where
+        there is none."""
+        ...
+
+    async def drop(self, generation: Generation) -> None:
+        """Deletes a generation that is not active, in bounded steps."""
+        ...
+
     async def mark_complete(self, generation: Generation) -> None: ...
 
     async def watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:

@@ -10,7 +10,7 @@ instants agrees with counting by day.
 from __future__ import annotations
 
 from bisect import bisect_right
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -23,6 +23,7 @@ TILE_DAYS: Final = 31
 
 DAY_MS: Final = 86_400_000
 EPOCH: Final = date(1970, 1, 1)
+_EPOCH_UTC: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: Instants that an event may have: the calendar arithmetic below is right in between.
 INSTANT_MIN_MS: Final = 2 * DAY_MS
 INSTANT_MAX_MS: Final = 253_370_000_000_000  # in the year 9998
@@ -122,15 +123,15 @@ class Calendar:
         return known
 
     def _first_instant(self, day: int) -> int:
-        # Zones are at most a day from UTC and change by whole seconds, so the first second whose
-        # local date is `day` or later is within these bounds, and is found by halving: once the
-        # date is reached it is not left again for longer than a change of the clock, which the
-        # scan over the hours before handles.
-        low = day * 86_400 - 93_600
-        hours = [low + 3_600 * i for i in range(53)]
-        first = next(s for s in hours if self._local_day(s) >= day)
-        seconds = range(first - 3_600, first + 1)
-        return seconds[bisect_right(seconds, day - 1, key=self._local_day)] * 1_000
+        # 00:00 on the wall, the first of them where the clock is set back over midnight.
+        midnight = datetime.combine(date_of(day), time(), self._info)
+        second = (midnight - _EPOCH_UTC) // timedelta(seconds=1)
+        if self._local_day(second - 1) >= day:
+            # The clock was set forward over midnight, which so never was: the day begins with
+            # that change, somewhere in the hours before.
+            seconds = range(second - 86_400, second)
+            second = seconds[bisect_right(seconds, day - 1, key=self._local_day)]
+        return second * 1_000
 
     def _local_day(self, second: int) -> int:
         moment = datetime.fromtimestamp(second, UTC).astimezone(self._info)

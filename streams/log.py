@@ -28,7 +28,10 @@ async def describe(settings: Settings, topic: str) -> Log:
 
 def _describe(settings: Settings, topic: str) -> Log:
     admin = KafkaAdminClient(
-        bootstrap_servers=settings.brokers, request_timeout_ms=10_000, client_id="log-id"
+        bootstrap_servers=settings.brokers,
+        request_timeout_ms=10_000,
+        bootstrap_timeout_ms=10_000,
+        client_id="log-id",
     )
     try:
         (found,) = admin.describe_topics([topic])

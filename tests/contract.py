@@ -160,7 +160,7 @@ class CounterStoreContract:
             for _ in range(data.draw(st.integers(1, 6))):
                 today += data.draw(st.sampled_from((0, 0, 1, 2, 6, 7, 30, 31, 40)))
                 await writer.roll(today, records_max=data.draw(st.sampled_from((1, 3, 100))))
-                fresh = data.draw(st.lists(events(days=range(today - 40, today + 2)), max_size=12))
+                fresh = data.draw(st.lists(events(days=range(today - 40, today + 4)), max_size=12))
                 again = data.draw(st.lists(st.sampled_from(counted), max_size=3) if counted
                                   else st.just([]))  # fmt: skip
                 batch = data.draw(st.permutations(fresh + again))
@@ -182,7 +182,7 @@ class CounterStoreContract:
             counted = []
             for age in range(-1, 33):
                 at_ms = NOW_MS - age * DAY_MS
-                for customer in ("C-all", f"C-{age}", f"C-{age % 5}"):
+                for customer in ("C-all", f"C-only-{age}", f"C-{age % 5}"):
                     counted.append(
                         make_event(
                             customer=customer,
@@ -202,6 +202,27 @@ class CounterStoreContract:
                 assert first.unique_actions == min(n, 7)
             await writer.roll(TODAY + 1, records_max=7)
             await assert_counts_exact(store, counted, TODAY + 1, days)
+
+        self.check(open_store, body)
+
+    def test_events_ahead_of_the_window_day_are_counted_on_their_days(
+        self, open_store: OpenStore
+    ) -> None:
+        """A worker that was away counts what waits before it rolls: events of several days to
+        come, some of the same customer and offer. Each enters the windows on its day."""
+
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            counted = [
+                make_event(offer=offer, occurred_ms=NOW_MS + ahead * DAY_MS)
+                for ahead, offer in ((3, "a"), (1, "a"), (2, "b"), (1, "b"), (3, "x:y"), (2, "x:y"))
+            ]
+            for event in counted:
+                await writer.commit([event])
+            for today in (TODAY, TODAY + 2, TODAY + 3, TODAY + 9, TODAY + 34):
+                await writer.roll(today)
+                await assert_counts(store, counted, today)
+                await assert_counts_exact(store, counted, today)
 
         self.check(open_store, body)
 

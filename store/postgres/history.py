@@ -197,6 +197,9 @@ class PostgresHistory:
             **bounds,
         }
         async with transaction(self._pool, read_only=True) as connection:
+            # Statistics trail the rows: of today the planner often expects one row, and then joins
+            # a page of customers to 160,000 rows by a nested loop: 13 s, where a hash takes 0.1 s.
+            await connection.execute("SET LOCAL enable_nestloop = off")
             query = statement.format(column=column, days=days)
             return await (await connection.execute(query, parameters)).fetchall()
 

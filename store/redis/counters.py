@@ -28,6 +28,8 @@ from store.windows import DAY_MS, Period, from_tiles
 
 #: Length of a slot of remembered identities, in event arrival time.
 SLOT_MS: Final = DAY_MS
+#: Keys that one call of `drop` deletes at most: a few milliseconds.
+DROP_KEYS: Final = 1_000
 _PERIOD_LETTERS: Final[dict[Period, str]] = {
     "daily": "d",
     "weekly": "w",
@@ -53,6 +55,9 @@ class RedisCounters:
         self._commit = Script("commit")
         self._roll = Script("roll")
         self._create = Script("create")
+        self._swap = Script("swap")
+        self._rollback = Script("rollback")
+        self._drop = Script("drop")
         self._read = Script("read", read_only=True)
 
     # ---- asked by readers
@@ -152,26 +157,72 @@ class RedisCounters:
         complete: bool,
         watermarks: Sequence[Position],
     ) -> Generation:
+        # Listed first: a tenant listed without a generation is harmless, the other way is not.
+        async with redis_errors():
+            await self._client.sadd(self._keys.tenants, tenant)
+        await self._new_generation(tenant, day, timezone, complete, "", watermarks)
+        generation = await self.generation(tenant)
+        assert generation is not None
+        return generation
+
+    async def build(
+        self,
+        tenant: str,
+        *,
+        day: int,
+        timezone: str,
+        token: str,
+        watermarks: Sequence[Position],
+    ) -> Generation:
+        number = await self._new_generation(tenant, day, timezone, False, token, watermarks)
+        return Generation(tenant, number, day, timezone, False, day, token)
+
+    async def _new_generation(
+        self,
+        tenant: str,
+        day: int,
+        timezone: str,
+        complete: bool,
+        token: str,
+        watermarks: Sequence[Position],
+    ) -> int:
         marks: list[str | int] = []
         for mark in watermarks:
             for kind in ("w", "f"):
                 marks += [mark_field(kind, mark.log, mark.partition), mark.offset]
-        # Listed first: a tenant listed without a generation is harmless, the other way is not.
         async with redis_errors():
-            await self._client.sadd(self._keys.tenants, tenant)
+            number = int(await self._client.incr(self._keys.last(tenant)))
         await self._create(
             self._client,
             self._keys.active(tenant),
-            1,
+            number,
             day,
             timezone,
             int(complete),
-            "",
+            token,
             *marks,
         )
-        generation = await self.generation(tenant)
-        assert generation is not None
-        return generation
+        return number
+
+    async def swap(self, building: Generation) -> bool:
+        answer = await self._swap(
+            self._client, self._keys.active(building.tenant), building.number, building.build_token
+        )
+        return bool(answer[0] == b"ok")
+
+    async def rollback(self, tenant: str) -> int | None:
+        active = await self.generation(tenant)
+        if active is None:
+            return None
+        answer = await self._rollback(self._client, self._keys.active(tenant), active.number)
+        return int(answer[1]) if answer[0] == b"ok" else None
+
+    async def drop(self, generation: Generation) -> None:
+        more = 1
+        while more:
+            more, _ = await self._drop(
+                self._client, self._keys.active(generation.tenant), generation.number, DROP_KEYS
+            )
 
     async def mark_complete(self, generation: Generation) -> None:
         async with redis_errors():

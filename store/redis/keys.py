@@ -26,6 +26,10 @@ class Keys(NamedTuple):
         """The number of the active generation. Scripts make all other keys from this one."""
         return self._base(tenant) + "active"
 
+    def last(self, tenant: str) -> str:
+        """The highest number that a generation of the tenant was given."""
+        return self._base(tenant) + "last"
+
     def catalog(self, tenant: str) -> str:
         """The version of the tenant's catalog that an import announced last."""
         return self._base(tenant) + "catalog"

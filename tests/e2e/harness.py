@@ -30,11 +30,13 @@ STOP_S = 10.0
 
 
 class Process:
-    """A command of ours that runs until it is ended. Its output is in `log_path`."""
+    """A command of ours that runs until it is ended, in a process group of its own. Its output is
+    in `log_path`."""
 
     def __init__(self, arguments: Sequence[str], env: dict[str, str], log_path: Path) -> None:
         self.name = log_path.stem
         self.log_path = log_path
+        self._log_start = log_path.stat().st_size if log_path.exists() else 0
         with log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(PROGRAM), *arguments],
@@ -43,6 +45,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
 
     @property
@@ -60,6 +63,10 @@ class Process:
     def signal(self, which: signal.Signals) -> None:
         self._process.send_signal(which)
 
+    def interrupt(self) -> None:
+        """Ctrl-C, which a terminal sends to the whole process group."""
+        os.killpg(self.pid, signal.SIGINT)
+
     def wait(self, timeout_s: float) -> int:
         """The exit code. Fails when the process has not ended within `timeout_s`."""
         try:
@@ -74,7 +81,8 @@ class Process:
         return self.wait(timeout_s)
 
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+        """What this process said; one of the same name before it is left out."""
+        return self.log_path.read_bytes()[self._log_start :].decode(errors="replace")
 
     def tail(self, lines: int = 25) -> str:
         return "\n".join([f"--- end of {self.log_path}", *self.log().splitlines()[-lines:]])
@@ -155,7 +163,11 @@ class Program:
         return Api(process, client)
 
     def progress(self) -> Progress:
-        return asyncio.run(_progress(self.settings))
+        return Progress(self.counted(), _stored(self.settings))
+
+    def counted(self) -> int:
+        """As the workers last said, which they do twice a second."""
+        return asyncio.run(_counted(self.settings))
 
     def wait_for(
         self,
@@ -195,16 +207,15 @@ class Program:
             print("\n".join(path.read_text(errors="replace").splitlines()[-25:]))
 
 
-async def _progress(settings: Settings) -> Progress:
+async def _counted(settings: Settings) -> int:
     client = make_client(settings, timeout_s=5, retries=0)
     try:
         marks = await RedisCounters(client, settings.redis_prefix).progress()
-        counted = sum(mark.next_offset for mark in marks)
+        return sum(mark.next_offset for mark in marks)
     except StoreUnavailable:
-        counted = -1
+        return -1
     finally:
         await client.aclose()
-    return Progress(counted, await asyncio.to_thread(_stored, settings))
 
 
 def _stored(settings: Settings) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from kafka import TopicPartition
 
 from store.settings import Settings
 from tests.e2e.rig import make_events, rig_of
@@ -52,7 +53,7 @@ def test_offsets_that_retention_took_are_counted_as_lost(
             assert rig.worker.stop() == 0
             await rig.send(make_events(900), partition=1)
             admin = rig.admin()
-            admin.delete_records({(topic, 1): 600})
+            admin.delete_records({TopicPartition(topic, 1): 600})
             admin.close()
             rig.worker.start()
             await rig.wait_counted(100 + 400)

@@ -148,6 +148,10 @@ local function rank(kind, period, id, window)
   list[#list + 1] = id
 end
 
+local function seen_field(offer, day)
+  return (day > today and 'p' .. day .. ':' or 'o') .. offer
+end
+
 local function count(kind, id, deltas, offers)
   local key = home .. kind .. ':' .. id
   local ask, wanted = {'HMGET', key, 's'}, {}
@@ -162,7 +166,7 @@ local function count(kind, id, deltas, offers)
   end
   local offers_at = #ask - 1
   for i = 1, #offers, 2 do
-    ask[#ask + 1] = (offers[i + 1] > today and 'p' or 'o') .. offers[i]
+    ask[#ask + 1] = seen_field(offers[i], offers[i + 1])
   end
   local got = redis.call(unpack(ask))
   local s = got[1] and cmsgpack.unpack(got[1]) or {0, {}, {}, {}}
@@ -214,7 +218,7 @@ local function count(kind, id, deltas, offers)
   local latest = {} -- an offer may be in the batch more than once, its days in any order
   for j = 1, #offers, 2 do
     local seen, day = got[offers_at + (j - 1) / 2], offers[j + 1]
-    local name = (day > today and 'p' or 'o') .. offers[j]
+    local name = seen_field(offers[j], day)
     if day > (latest[name] or seen and tonumber(seen) or -1) then
       latest[name] = day
     end

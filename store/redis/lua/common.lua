@@ -5,7 +5,8 @@
 --   s       msgpack {due, weekly, monthly, alltime}; each window is a flat {code, count, ...}
 --   <day>   msgpack {code, count, ...}: the tile of that calendar day, for TILE_DAYS days
 --   o<id>   customers only: the last day, today or before, that offer <id> was interacted with
---   p<id>   the same for a day that has not come yet (an event a few minutes ahead of midnight)
+--   p<day>:<id>  that day, if it has not come yet: of an event a few minutes ahead of midnight, or
+--           that waited for a worker which counts it before it rolls
 -- `due` is the next window day on which the windows of the record change by themselves; the record
 -- is then a member of the set due:<due>. A code is the place of the outcome type in meta's `types`.
 local TILE_DAYS = 31
@@ -70,9 +71,10 @@ local function refresh(kind, id, key, today)
       s[4] = old[4]
     elseif first == 111 then -- 'o'
     elseif first == 112 then -- 'p'
-      if tonumber(value) <= today then
-        came[#came + 1] = 'o' .. string.sub(name, 2)
-        came[#came + 1] = value
+      local seen = tonumber(value)
+      if seen <= today then
+        local offer = string.sub(name, string.find(name, ':', 1, true) + 1)
+        if seen > (came[offer] or 0) then came[offer] = seen end
         gone[#gone + 1] = name
       end
     elseif day <= today - TILE_DAYS then
@@ -89,10 +91,8 @@ local function refresh(kind, id, key, today)
       if due == 0 or next_due < due then due = next_due end
     end
   end
-  if #came > 0 then
-    -- An offer seen again today by an event counted before: today is the later of the two.
-    redis.call('HSET', key, unpack(came))
-  end
+  -- What came is later than what was seen before: that day had not come then.
+  for offer, seen in pairs(came) do redis.call('HSET', key, 'o' .. offer, seen) end
   if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
   s[1], s[2], s[3] = due, weekly, monthly
   redis.call('HSET', key, 's', cmsgpack.pack(s))

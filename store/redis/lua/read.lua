@@ -112,7 +112,8 @@ local function uniques_of(id, wanted)
     if name == wanted then
       value = fields[i + 1]
     elseif (first == 111 or first == 112) and name ~= 's' then -- 'o', 'p'
-      local day, offer = tonumber(fields[i + 1]), string.sub(name, 2)
+      local day, before = tonumber(fields[i + 1]), first == 111 and 1 or string.find(name, ':', 1, true)
+      local offer = string.sub(name, before + 1)
       if (not from or (day >= from and day <= today)) and not seen[offer] then
         seen[offer] = true
         n = n + 1

@@ -1,0 +1,32 @@
+-- Deletes a generation that is not active, a bounded number of keys in one call.
+-- ARGV: 1 generation, 2 most keys. Answers {1 if keys may be left else 0, keys deleted}.
+if redis.call('GET', KEYS[1]) == gen then return {0, 0} end
+local left = tonumber(ARGV[2])
+local most = left
+for _, kind in ipairs({'a', 't', 'c', 'u'}) do
+  local rank = rank_of(kind, 'a')
+  local ids = redis.call('ZRANGE', rank, 0, left - 1)
+  if #ids > 0 then
+    for _, id in ipairs(ids) do redis.call('UNLINK', home .. kind .. ':' .. id) end
+    redis.call('ZREM', rank, unpack(ids))
+    left = left - #ids
+  end
+  if left <= 0 then return {1, most} end
+end
+local fields = redis.call('HGETALL', meta)
+local day = 0
+for i = 1, #fields, 2 do
+  if fields[i] == 'day' then day = tonumber(fields[i + 1]) end
+  local slot = string.match(fields[i], '^d:(%d+)$')
+  if slot then
+    local buckets = tonumber(string.match(fields[i + 1], '%d+ (%d+)'))
+    for b = 0, buckets - 1 do redis.call('UNLINK', home .. 'ids:' .. slot .. ':' .. b) end
+  end
+end
+for _, kind in ipairs({'a', 't', 'c', 'u'}) do
+  redis.call('UNLINK', rank_of(kind, 'w'), rank_of(kind, 'm'))
+  for d = day - 2, day + 2 do redis.call('UNLINK', rank_of(kind, 'd' .. d)) end
+end
+for d = day - TILE_DAYS, day + TILE_DAYS + 2 do redis.call('UNLINK', home .. 'due:' .. d) end
+redis.call('UNLINK', meta)
+return {0, most - left}

@@ -1,0 +1,74 @@
+"""A worker that is killed in the middle of its work counts nothing twice and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from tests.e2e import plain
+from tests.e2e.answers import all_answers
+from tests.e2e.harness import Process, Program, read_topic
+from tests.services.base import Services
+from tests.waiting import eventually
+
+EVENTS = int(os.environ.get("CRASH_EVENTS") or 200_000)
+#: At least so many events are counted when the worker is killed, and not yet in history: the next
+#: one reads them again.
+REDELIVERED = EVENTS // 100
+TENANT = "acme"
+
+
+@pytest.mark.timeout(600)
+def test_events_redelivered_through_two_kills_count_once(
+    services: Services, program: Program
+) -> None:
+    options = ("--tenant", TENANT, "--customers", "2000", "--late", "0.2", "--seed", "11")
+    said = program.run("load", "--events", str(EVENTS), *options, timeout_s=240)
+    assert said.startswith(f"{EVENTS} events acknowledged"), said
+    worker = program.worker()
+    for reached in (EVENTS // 8, EVENTS // 2):
+        counted = killed_ahead_of_history(services, program, worker, reached)
+        assert counted < EVENTS, "it had counted all already when it was killed"
+        worker = program.worker()
+        starts = eventually(lambda w=worker: started_from(w), timeout_s=60, message="assigned")
+        assert counted - sum(starts.values()) >= REDELIVERED, (counted, starts)
+    program.wait_for(counted=EVENTS, stored=EVENTS, timeout_s=180, alive=[worker])
+
+    api = program.api()
+    events = plain.distinct(
+        r.value for r in read_topic(program.settings, program.settings.interactions_topic)
+    )
+    assert len(events) == EVENTS, "each event has an identity of its own"
+    counters = all_answers(api, "materialized", TENANT, events, {})
+    services.redis.stop()
+    assert all_answers(api, "history", TENANT, events, {}) == counters
+
+
+def killed_ahead_of_history(
+    services: Services, program: Program, worker: Process, reached: int
+) -> int:
+    """Kills the worker when it has counted `reached` events and more, the last REDELIVERED of which
+    cannot be in history: Postgres is frozen by then. Returns how many it had counted at least."""
+    program.wait_for(counted=reached, timeout_s=120, alive=[worker])
+    services.postgres.pause()
+    before = program.counted()
+    # The worker says twice a second how far it is, so what is read first may be from before the
+    # freeze; and the transaction under way may still end well.
+    frozen_at = eventually(lambda: changed(program.counted(), before), message="a word of it")
+    target = frozen_at + program.settings.history_batch_events + REDELIVERED
+    eventually(lambda: program.counted() >= target, message=f"{target} counted")
+    worker.kill()
+    services.postgres.resume()
+    return program.counted()
+
+
+def changed(now: int, before: int) -> int | None:
+    return now if now != before else None
+
+
+def started_from(worker: Process) -> dict[str, int] | None:
+    """Partition -> the offset that the worker first read from, once it says so."""
+    lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
+    return next((x["starts"] for x in lines if x["event"] == "partitions assigned"), None)

@@ -1,0 +1,53 @@
+"""Workers share the partitions of the topic, and take over from each other."""
+
+from __future__ import annotations
+
+import json
+
+from tests.e2e import plain
+from tests.e2e.answers import all_answers
+from tests.e2e.harness import STOP_S, Process, Program, read_topic
+from tests.services.base import Services
+from tests.waiting import eventually
+
+EVENTS = 40_000
+TENANT = "acme"
+
+
+def test_a_worker_that_is_told_to_stop_hands_over_all_it_had(
+    services: Services, program: Program
+) -> None:
+    one, two = program.worker("one"), program.worker("two")
+    eventually(lambda: shared(one, two), timeout_s=60, message="both have partitions")
+    load = program.start(
+        "load",
+        *("load", "--events", str(EVENTS), "--rate", "4000", "--duplicates", "0.01"),
+        *("--tenant", TENANT, "--customers", "300", "--seed", "5"),
+    )
+    program.wait_for(counted=EVENTS // 4, alive=[one, two])
+    assert load.alive(), "the worker is stopped in the middle of the stream"
+    assert one.terminate(STOP_S) == 0
+    assert load.wait(60) == 0
+    assert f"{EVENTS} events acknowledged" in load.log()
+    program.wait_for(counted=EVENTS, stored=EVENTS, alive=[two])
+    assert len(assigned(two)) == 4, "the other has all partitions"
+
+    records = read_topic(program.settings, program.settings.interactions_topic)
+    events = plain.distinct(record.value for record in records)
+    assert len(events) < len(records) == EVENTS, "some were sent twice"
+    api = program.api()
+    counters = all_answers(api, "materialized", TENANT, events, {})
+    services.redis.stop()
+    assert all_answers(api, "history", TENANT, events, {}) == counters
+
+
+def assigned(worker: Process) -> set[int]:
+    """The partitions that the worker last said it has."""
+    lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
+    said = [line["starts"] for line in lines if line["event"] == "partitions assigned"]
+    return {int(partition) for partition in said[-1]} if said else set()
+
+
+def shared(one: Process, two: Process) -> bool:
+    ours, theirs = assigned(one), assigned(two)
+    return bool(ours and theirs) and not ours & theirs and len(ours | theirs) == 4

@@ -1,0 +1,203 @@
+"""The commands on real servers: what they print, and what they leave behind."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from kafka.admin import KafkaAdminClient
+
+from store.model import Event
+from store.settings import Settings
+from streams.decode import Decoder
+from streams.demo_catalog import demo_catalog
+from streams.instants import format_ms
+from tests.conftest import PARTITIONS
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def command(settings: Settings) -> Command:
+    """Runs a command on this test's own servers and topics."""
+
+    def run(
+        *arguments: str, stdin: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        given = {
+            "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
+            "INTERACTIONS_TOPIC": settings.interactions_topic,
+            "DEAD_LETTER_TOPIC": settings.dead_letter_topic,
+            "REDIS_URL": settings.redis_url,
+            "REDIS_PREFIX": settings.redis_prefix,
+            "DATABASE_URL": settings.database_url,
+        }
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "cli.main", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **given, **environment},
+            timeout=120,
+        )
+
+    return run
+
+
+def succeeded(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def read_all(settings: Settings, events: int) -> list[tuple[bytes | None, bytes]]:
+    """The first `events` records of the topic, keys and values."""
+    consumer = AIOKafkaConsumer(
+        settings.interactions_topic,
+        bootstrap_servers=settings.brokers,
+        auto_offset_reset="earliest",
+        group_id=None,
+    )
+    await consumer.start()
+    try:
+        found: list[tuple[bytes | None, bytes]] = []
+        while len(found) < events:
+            record = await consumer.getone()
+            found.append((record.key, record.value))
+        return found
+    finally:
+        await consumer.stop()
+
+
+def test_migrate_makes_what_is_missing_and_only_that(command: Command, settings: Settings) -> None:
+    names = {
+        "INTERACTIONS_TOPIC": settings.interactions_topic + "-new",
+        "DEAD_LETTER_TOPIC": settings.dead_letter_topic + "-new",
+        "TOPIC_PARTITIONS": "3",
+    }
+    first = succeeded(command("migrate", **names))
+    assert f"topic {names['INTERACTIONS_TOPIC']}: created, 3 partitions" in first
+    assert f"topic {names['DEAD_LETTER_TOPIC']}: created, 3 partitions" in first
+    again = succeeded(command("migrate", **names)).splitlines()
+    assert f"topic {names['INTERACTIONS_TOPIC']}: there, 3 partitions" in again
+    assert "tables: up to date" in again
+    admin = KafkaAdminClient(bootstrap_servers=settings.brokers)
+    try:
+        (topic,) = admin.describe_topics([names["INTERACTIONS_TOPIC"]])
+    finally:
+        admin.close()
+    assert len(topic["partitions"]) == 3
+
+
+def test_a_catalog_comes_out_as_it_went_in(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "catalog.json"
+    file.write_text(json.dumps(demo_catalog("acme")))
+    first = succeeded(command("catalog", "import", str(file))).splitlines()
+    assert first[0] == "tenant acme: version 1"
+    assert "  offers: 20 added, 0 changed, 0 left" in first
+    exported = succeeded(command("catalog", "export", "--tenant", "acme"))
+    assert json.loads(exported)["treatments"][0] == demo_catalog("acme")["treatments"][0]
+    again = succeeded(command("catalog", "import", "-", stdin=exported)).splitlines()
+    assert again[0] == "tenant acme: unchanged, version 1"
+    assert "  treatments: 0 added, 0 changed, 40 left" in again
+
+
+def test_a_catalog_is_imported_also_while_redis_is_away(command: Command) -> None:
+    done = command(
+        "catalog", "import", "-", stdin='{"tenant": "a"}', REDIS_URL="redis://127.0.0.1:1"
+    )
+    assert succeeded(done).startswith("tenant a: version 1")
+    assert done.stderr.startswith("note: imported, but Redis could not be told")
+
+
+@pytest.mark.anyio
+async def test_load_ends_when_kafka_has_everything(command: Command, settings: Settings) -> None:
+    options = (
+        "--events",
+        "3000",
+        "--seed",
+        "7",
+        "--tenant",
+        "t",
+        "--tenants",
+        "2",
+        "--late",
+        "0.1",
+    )
+    assert succeeded(command("load", *options)).startswith("3000 events acknowledged in ")
+    state = json.loads(succeeded(command("status", "--json")))
+    assert (state["lag"], state["historyLag"]) == (3_000, 3_000)
+    decoder = Decoder(future_tolerance_s=300, event_bytes_max=1_048_576)
+    now_ms = 4_000_000_000_000
+    records = await read_all(settings, 3_000)
+    events = [decoder.decode(value, now_ms) for _, value in records]
+    assert all(isinstance(event, Event) for event in events)
+    assert len({event.event_id for event in events if isinstance(event, Event)}) == 3_000
+    assert {event.tenant for event in events if isinstance(event, Event)} == {"t", "t-2"}
+    for (key, _), event in zip(records, events, strict=True):
+        assert isinstance(event, Event)
+        assert key == event.customer.encode()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("way", ["file", "stdin"])
+async def test_load_sends_the_lines_of_a_file(
+    command: Command, settings: Settings, tmp_path: Path, way: str
+) -> None:
+    lines = [
+        json.dumps({"customerId": f"C-{i}", "timestamp": format_ms(1_574_553_600_000 + i)})
+        for i in range(500)
+    ]
+    file = tmp_path / "events.jsonl.gz"
+    file.write_bytes(gzip.compress("\n".join(lines).encode()))
+    if way == "file":
+        done = command("load", str(file), "--shift-to-now")
+    else:
+        done = command("load", "-", "--shift-to-now", stdin="\n".join(lines))
+    assert succeeded(done).startswith("500 events acknowledged in ")
+    records = await read_all(settings, 500)
+    by_key = {key: json.loads(value)["timestamp"] for key, value in records}
+    assert len(by_key) == 500
+    times = sorted(by_key.values())
+    assert times[0] > "2026"
+    assert sorted(by_key, key=lambda key: by_key[key]) == [f"C-{i}".encode() for i in range(500)]
+
+
+def test_load_says_when_there_is_no_topic(command: Command) -> None:
+    done = command("load", INTERACTIONS_TOPIC="never-made")
+    assert done.returncode == 1
+    assert "'never-made' is not there (run `migrate` first)" in done.stderr.splitlines()[-1]
+
+
+def test_status_shows_what_is_there(command: Command) -> None:
+    succeeded(command("load", "--events", "10"))
+    shown = succeeded(command("status"))
+    assert "history lag" in shown
+    state = json.loads(succeeded(command("status", "--json")))
+    assert list(state) == [
+        "topic", "log", "lag", "historyLag", "partitions", "tenants", "sizes", "errors",
+    ]  # fmt: skip
+    assert len(state["partitions"]) == PARTITIONS
+    assert sum(partition["end"] for partition in state["partitions"]) == 10
+    assert state["errors"] == {}
+    assert state["sizes"]["redisBytes"] > 0
+    assert state["sizes"]["historyBytes"] > 0
+
+
+def test_status_tells_which_store_is_away(command: Command) -> None:
+    done = command("status", "--json", REDIS_URL="redis://127.0.0.1:1")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Redis: ")
+    state = json.loads(done.stdout)
+    assert list(state["errors"]) == ["redis"]
+    assert (state["lag"], state["historyLag"]) == (None, 0)

@@ -1,0 +1,328 @@
+"""One question, one answer: whatever happened, whoever asks what and when, the body that comes from
+the counters, the one that comes from history and one worked out by hand are equal to the byte."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from store.catalog_document import (
+    CatalogDocument,
+    ChannelItem,
+    OfferItem,
+    OutcomeTypeItem,
+    TreatmentItem,
+)
+from store.model import GROUPINGS, Event, Grouping
+from store.settings import Settings
+from store.windows import DAY_MS, TILE_DAYS, Calendar, Window, exact_window, period_for, window_of
+from tests.events import IDS, OUTCOMES, make_event
+from tests.oracle import body_of, groups_of
+from tests.twins import Tenant, Twins, open_twins
+from tests.zones import ODD_ZONES, ZONES, transitions
+
+WORLDS = 250
+SINCE_YEAR, UNTIL_YEAR = 2010, 2028
+HOUR_MS = 3_600_000
+#: How far ahead of the clock an event may be.
+AHEAD_MAX_MS = 300_000
+#: Where windows begin and tiles end, and beyond.
+AGES = (0, 1, 2, 5, 6, 7, 8, 29, 30, 31, 32, 45)
+MOMENTS_MS = (-HOUR_MS, -60_000, -1, 0, 1, AHEAD_MAX_MS - 1, 12 * HOUR_MS)
+
+_serial = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    tenant: int
+    group_by: Grouping
+    days: int
+    exact: bool
+    limit: int
+    offset: int
+
+    @property
+    def query(self) -> str:
+        window = "&window=exact" if self.exact else ""
+        return (
+            f"groupBy={self.group_by}&days={self.days}&limit={self.limit}&offset={self.offset}"
+            + window
+        )
+
+    def window(self, today: int) -> Window:
+        return exact_window(self.days, today) if self.exact else window_of(self.period, today)
+
+    @property
+    def period(self):
+        return period_for(self.days)
+
+    @property
+    def source(self) -> str:
+        return "history" if self.exact and self.days > TILE_DAYS else "materialized"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The clock goes on, something happens, the tenants roll before or after, and it is asked."""
+
+    now_ms: int
+    roll_first: bool
+    events: Sequence[tuple[int, Event]]
+    """Tenant (0 or 1) and event; some were there before."""
+    questions: Sequence[Asked]
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    zones: tuple[str, str]
+    catalogs: tuple[CatalogDocument, CatalogDocument]
+    steps: Sequence[Step]
+
+
+ids = st.sampled_from(IDS)
+texts = st.none() | st.sampled_from(
+    ("Gold card", "", 'a "quoted" \\ name', "é 😀", "\n\t\x01</script>")
+)
+
+
+@functools.cache
+def changes_of(zone: str) -> Sequence[int]:
+    return transitions(zone, SINCE_YEAR, UNTIL_YEAR)
+
+
+@st.composite
+def catalogs(draw: st.DrawFn) -> CatalogDocument:
+    """Some ids are in the catalog, some point to what is not."""
+    status = st.sampled_from((None, "active", "archived"))
+    return CatalogDocument(
+        offers=draw(
+            st.lists(
+                st.builds(
+                    OfferItem, ids, texts, texts, texts, status, st.none() | st.integers(0, 9)
+                ),
+                max_size=4,
+                unique_by=lambda item: item.id,
+            )
+        ),
+        treatments=draw(
+            st.lists(
+                st.builds(
+                    TreatmentItem,
+                    ids,
+                    texts,
+                    st.none() | ids,
+                    st.none() | ids,
+                    texts,
+                    texts,
+                    st.sampled_from((None, 0.0, 0.1, 33.3, 100.0)),
+                    status,
+                ),
+                max_size=6,
+                unique_by=lambda item: item.id,
+            )
+        ),
+        channels=draw(
+            st.lists(
+                st.builds(ChannelItem, ids, texts, texts, status),
+                max_size=4,
+                unique_by=lambda item: item.id,
+            )
+        ),
+        outcome_types=[
+            OutcomeTypeItem(
+                "own_type", draw(st.sampled_from(("positive", "negative", "neutral"))), "Own"
+            )
+        ],
+    )
+
+
+@st.composite
+def clocks(draw: st.DrawFn, zone: str) -> int:
+    """An instant, often one at or around a change of the zone's clock or a midnight."""
+    changes = changes_of(zone)
+    if changes and draw(st.booleans()):
+        at_ms = (
+            draw(st.sampled_from(changes)) + draw(st.sampled_from((0, 0, 1, 2, 6, 20, 31))) * DAY_MS
+        )
+    else:
+        at_ms = 1_262_304_000_000 + draw(st.integers(60, 6_500)) * DAY_MS
+    if draw(st.booleans()):
+        calendar = Calendar(zone)
+        at_ms = calendar.midnight_ms(calendar.day_of(at_ms))
+    return at_ms + draw(st.sampled_from(MOMENTS_MS))
+
+
+@st.composite
+def instants(draw: st.DrawFn, calendar: Calendar, now_ms: int) -> int:
+    """When an event happened that arrives now: near a midnight up to 45 days ago, this moment, or a
+    few minutes ahead."""
+    if draw(st.booleans()):
+        return now_ms + draw(st.sampled_from((0, 0, -1, -DAY_MS, 1, AHEAD_MAX_MS)))
+    today = calendar.day_of(now_ms)
+    midnight_ms = calendar.midnight_ms(today - draw(st.sampled_from(AGES)))
+    return min(midnight_ms + draw(st.sampled_from(MOMENTS_MS)), now_ms + AHEAD_MAX_MS)
+
+
+@st.composite
+def happenings(draw: st.DrawFn, calendar: Calendar, tenant: str, now_ms: int) -> Event:
+    return make_event(
+        tenant=tenant,
+        customer=draw(ids),
+        offer=draw(ids),
+        creative=draw(st.none() | ids),
+        channel=draw(st.none() | ids),
+        outcome=draw(st.sampled_from((*OUTCOMES, "not_interested", "requested_info", "expired"))),
+        occurred_ms=draw(instants(calendar, now_ms)),
+    )
+
+
+questions = st.builds(
+    Asked,
+    tenant=st.sampled_from((0, 1)),
+    group_by=st.sampled_from(GROUPINGS),
+    days=st.sampled_from((1, 2, 7, 8, 30, 31, 32, 365, 3_650)) | st.integers(1, 40),
+    exact=st.booleans(),
+    limit=st.sampled_from((1, 2, 3, 100, 500, 501, 10**9)),
+    offset=st.sampled_from((0, 0, 0, 1, 2, 3, 7, 50, 10**6, 2**53 - 1)),
+)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    zones = (draw(st.sampled_from(ODD_ZONES)), draw(st.sampled_from(ZONES)))
+    calendars = [Calendar(zone) for zone in zones]
+    now_ms = draw(clocks(zones[0]))
+    steps: list[Step] = []
+    happened: list[tuple[int, Event]] = []
+    names = (f"w{next(_serial)}", f"w{next(_serial)}")
+    for _ in range(draw(st.integers(1, 3))):
+        tenants = draw(st.lists(st.sampled_from((0, 0, 0, 1)), max_size=14))
+        fresh = [(t, draw(happenings(calendars[t], names[t], now_ms))) for t in tenants]
+        again = draw(st.lists(st.sampled_from(happened), max_size=3)) if happened else []
+        steps.append(
+            Step(
+                now_ms,
+                draw(st.booleans()),
+                draw(st.permutations(fresh + again)),
+                draw(st.lists(questions, min_size=4, max_size=12)),
+            )
+        )
+        happened += fresh
+        ahead_ms = draw(st.sampled_from((0, 60_000, HOUR_MS)))
+        now_ms += draw(st.sampled_from((0, 1, 1, 2, 6, 7, 30, 31))) * DAY_MS + ahead_ms
+    return World(zones, (draw(catalogs()), draw(catalogs())), steps)
+
+
+async def check(twins: Twins, world: World) -> int:
+    """Lets the world happen and asks its questions of both. Returns how many were asked."""
+    twins.now_ms = world.steps[0].now_ms
+    number = next(_serial)
+    tenants = [await twins.tenant(f"t{number}-{i}", zone) for i, zone in enumerate(world.zones)]
+    for tenant, catalog in zip(tenants, world.catalogs, strict=True):
+        await tenant.import_catalog(_of(catalog, tenant.name))
+    counted: list[list[Event]] = [[], []]
+    for step in world.steps:
+        twins.now_ms = step.now_ms
+        for i, tenant in enumerate(tenants):
+            if step.roll_first:
+                await tenant.roll()
+            batch = [_for(event, tenant.name) for of, event in step.events if of == i]
+            if batch:
+                await tenant.commit(batch)
+            counted[i] = list({e.event_id: e for e in (*counted[i], *batch)}.values())
+            await tenant.roll()
+        for asked in step.questions:
+            await check_question(
+                twins,
+                tenants[asked.tenant],
+                asked,
+                counted[asked.tenant],
+                world.catalogs[asked.tenant],
+            )
+    return sum(len(step.questions) for step in world.steps)
+
+
+async def check_question(
+    twins: Twins, tenant: Tenant, asked: Asked, counted: Sequence[Event], catalog: CatalogDocument
+) -> None:
+    window = asked.window(tenant.calendar.day_of(twins.now_ms))
+    groups = groups_of(counted, asked.group_by, window, tenant.calendar)
+    expected = body_of(
+        groups,
+        catalog,
+        group_by=asked.group_by,
+        days=asked.days,
+        limit=asked.limit,
+        offset=asked.offset,
+    )
+    answers = {}
+    for source, reader in ((asked.source, twins.counted), ("history", twins.historic)):
+        response = await tenant.ask(asked.query, of=reader)
+        assert response.status_code == 200, response.text
+        assert response.headers["x-summary-source"] == source
+        assert response.content == expected
+        answers[reader] = response
+    by_counters, by_history = answers.values()
+    for name in ("etag", "x-summary-period", "x-summary-window-start"):
+        assert by_counters.headers.get(name) == by_history.headers.get(name)
+
+
+def _of(catalog: CatalogDocument, tenant: str) -> CatalogDocument:
+    return CatalogDocument(
+        tenant=tenant,
+        offers=catalog.offers,
+        treatments=catalog.treatments,
+        channels=catalog.channels,
+        outcome_types=catalog.outcome_types,
+    )
+
+
+def _for(event: Event, tenant: str) -> Event:
+    """The event, of a tenant of this run's own: a world is tried more than once."""
+    import msgspec
+
+    return msgspec.structs.replace(event, tenant=tenant)
+
+
+def test_counters_history_and_a_plain_count_give_the_same_bytes(redis_url, database_url):
+    """Generated worlds: two tenants of different zones, one an odd one; a clock near changes of
+    the zone's clock and midnights; events late by up to 45 days, ahead by up to 5 minutes, sent
+    again, with and without treatment and channel, of system types and an own one; few ids, so that
+    totals tie; catalogs that lack some; questions of every grouping, period and exact window, at
+    any offset."""
+    stores = Settings(
+        auth_mode="open",
+        redis_url=redis_url,
+        database_url=database_url,
+        catalog_refresh_s=3_600,
+    )
+    questions_asked = 0
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        twins = runner.run(stack.enter_async_context(open_twins(stores)))
+
+        @settings(
+            max_examples=WORLDS,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        )
+        @given(world=worlds())
+        def agrees(world: World) -> None:
+            nonlocal questions_asked
+            questions_asked += runner.run(check(twins, world))
+
+        try:
+            agrees()
+        finally:
+            runner.run(stack.aclose())
+    assert questions_asked >= 10 * WORLDS
+    print(f"{questions_asked} questions asked of both")
