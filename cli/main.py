@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from cli import api, catalog, load, migrate, status, up, worker
+from cli import api, catalog, load, migrate, rebuild, status, up, worker
 from cli.console import report
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("worker")(worker.worker)
 app.command("api")(api.api)
 app.add_typer(catalog.app, name="catalog")
 app.command("load")(load.load)
+app.command("rebuild")(rebuild.rebuild)
 app.command("status")(status.status)
 
 

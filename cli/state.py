@@ -15,6 +15,7 @@ from msgspec import Struct
 from cli.console import described
 from store.counters import PartitionProgress, TenantOverview
 from store.model import StoreUnavailable
+from store.postgres.catalog import DEFAULT_TIMEZONE, timezones
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool, make_pool, transaction
 from store.redis.client import Client, make_client, redis_errors
@@ -54,8 +55,12 @@ class TenantState(Struct, rename="camel"):
     tenant: str
     generation: int
     complete: bool
-    """Whether the counters answer; else history does."""
+    """Whether the counters hold all that history does; else history answers."""
     timezone: str
+    """Of the counters: the zone that the tenant had when they began."""
+    catalog_timezone: str | None
+    """The zone that the tenant has now; where it is another, history answers until the counters are
+    rebuilt. None = not known: Postgres did not answer."""
     day: str
     """The day that the windows end with."""
     rolled: str
@@ -109,10 +114,11 @@ async def _gather(settings: Settings, client: Client, pool: Pool) -> State:
             errors.setdefault(store, str(error))
             return None
 
-    log, progress, tenants, redis_bytes, history_bytes = await asyncio.gather(
+    log, progress, tenants, zones, redis_bytes, history_bytes = await asyncio.gather(
         asked("kafka", _log(settings)),
         asked("redis", counters.progress()),
         asked("redis", counters.overview()),
+        asked("postgres", timezones(pool)),
         asked("redis", _redis_bytes(client)),
         asked("postgres", _history_bytes(pool)),
     )
@@ -128,7 +134,7 @@ async def _gather(settings: Settings, client: Client, pool: Pool) -> State:
         lag=_sum(p.lag for p in partitions),
         history_lag=_sum(p.history_lag for p in partitions),
         partitions=partitions,
-        tenants=[_tenant(overview) for overview in tenants or ()],
+        tenants=[_tenant(overview, zones) for overview in tenants or ()],
         sizes=Sizes(redis_bytes, history_bytes),
         errors=errors,
     )
@@ -160,7 +166,7 @@ def _sum(lags: Any) -> int | None:
     return None if not known or None in known else sum(known)
 
 
-def _tenant(of: TenantOverview) -> TenantState:
+def _tenant(of: TenantOverview, zones: Mapping[str, str] | None) -> TenantState:
     windows: dict[str, dict[str, str | None]] = {}
     for period in PERIODS:
         start, end = window_of(period, of.day)
@@ -174,6 +180,7 @@ def _tenant(of: TenantOverview) -> TenantState:
         of.generation,
         of.complete,
         of.timezone,
+        None if zones is None else zones.get(of.tenant, DEFAULT_TIMEZONE),
         day,
         rolled,
         windows,

@@ -70,10 +70,14 @@ def _tenants(state: State) -> object:
         end = f"{tenant.day} {tenant.timezone}"
         if tenant.rolled < tenant.day:
             end += f" [yellow](rolling, at {tenant.rolled})[/]"
+        zone = tenant.catalog_timezone
+        moved = zone is not None and zone != tenant.timezone
+        if moved:
+            end += f" [yellow](the tenant is in {zone} now: rebuild)[/]"
         table.add_row(
             tenant.tenant,
             str(tenant.generation),
-            "counters" if tenant.complete else "[yellow]history[/]",
+            "counters" if tenant.complete and not moved else "[yellow]history[/]",
             end,
             *(
                 _number(tenant.groups.get(grouping))

@@ -1,4 +1,4 @@
-"""The plain-Python count that stores are held against: no cleverness, straight from the contract."""
+"""The plain-Python count that stores are held against: no cleverness, just the contract."""
 
 from __future__ import annotations
 

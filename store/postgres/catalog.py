@@ -28,6 +28,8 @@ from store.postgres.pool import Connection, Pool, bounded, transaction
 
 #: The tenant whose outcome types every tenant has. Not a name that a tenant can have.
 SYSTEM_TENANT: Final = "*"
+#: Of a tenant that never registered one.
+DEFAULT_TIMEZONE: Final = "UTC"
 #: A catalog of the largest size takes a tenth of it.
 LOAD_TIMEOUT_S: Final = 15.0
 
@@ -63,7 +65,7 @@ async def _load(pool: Pool, tenant: str) -> Catalog:
         cursor = await connection.execute(
             "SELECT timezone, version FROM tenants WHERE tenant_id = %s", (tenant,)
         )
-        timezone, version = await cursor.fetchone() or ("UTC", 0)
+        timezone, version = await cursor.fetchone() or (DEFAULT_TIMEZONE, 0)
         system = await _records(connection, OutcomeType, SYSTEM_TENANT)
         own = await _records(connection, OutcomeType, tenant)
         creatives = await _records(connection, Creative, tenant)
@@ -147,6 +149,13 @@ async def list_tenants(pool: Pool) -> list[str]:
     async with transaction(pool, read_only=True) as connection:
         cursor = await connection.execute("SELECT tenant_id FROM tenants ORDER BY tenant_id")
         return [tenant for (tenant,) in await cursor.fetchall()]
+
+
+async def timezones(pool: Pool) -> dict[str, str]:
+    """Tenant -> its IANA time zone, of those that have a catalog. Raises StoreUnavailable."""
+    async with transaction(pool, read_only=True) as connection:
+        cursor = await connection.execute("SELECT tenant_id, timezone FROM tenants")
+        return dict(await cursor.fetchall())
 
 
 async def _lock(connection: Connection, tenant: str) -> tuple[bool, str, int]:

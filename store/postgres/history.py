@@ -24,6 +24,8 @@ _FENCE_NEXT: Final = load("fence_next")
 _FENCE_TRUTH: Final = load("fence_truth")
 _TAKE_IDENTITIES: Final = load("take_identities")
 _SOURCES: Final = load("sources")
+_TENANTS: Final = load("tenants")
+_UNCOUNTED: Final = load("uncounted")
 _COPY: Final = f"COPY interaction_history ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
 #: Grouping -> statement and column: the only columns that a reader's question can reach.
@@ -117,6 +119,36 @@ class HistoryWriter:
             source == wanted and partition in starts and lowest >= starts[partition]
             for source, partition, lowest in sources
         )
+
+    async def tenants(self) -> list[str]:
+        """The tenants that have a history, in order."""
+        async with self._reading() as connection:
+            cursor = await connection.execute(_TENANTS)
+            return [tenant for (tenant,) in await cursor.fetchall()]
+
+    async def is_even_with(self, tenant: str, counted: Mapping[tuple[str, int], int]) -> bool:
+        """Whether counters with these watermarks, (log, partition) -> next offset, and history
+        hold the same of the tenant: neither has read on where the other has rows to come."""
+        async with self._reading() as connection:
+            cursor = await connection.execute(
+                "SELECT log, partition, next_offset FROM history_watermarks"
+            )
+            stored = {(str(log), p): offset for log, p, offset in await cursor.fetchall()}
+            if any(offset > stored.get(mark, 0) for mark, offset in counted.items()):
+                return False
+            for log, partition in stored:
+                found = await connection.execute(
+                    _UNCOUNTED,
+                    {
+                        "tenant": tenant,
+                        "log": UUID(log),
+                        "partition": partition,
+                        "offset": counted.get((log, partition), 0),
+                    },
+                )
+                if (await found.fetchone() or (False,))[0]:
+                    return False
+        return True
 
     async def ping(self) -> None:
         """Returns when Postgres answers."""

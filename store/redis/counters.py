@@ -236,6 +236,18 @@ class RedisCounters:
     async def first_watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:
         return await self._marks(generation, "f", log)
 
+    async def all_watermarks(self, generation: Generation) -> Mapping[tuple[str, int], int]:
+        """(log, partition) -> next offset to count, of every log the generation ever counted."""
+        async with redis_errors():
+            meta = await self._client.hgetall(self._keys.meta(generation.tenant, generation.number))
+        found = {}
+        for field, value in meta.items():
+            kind, _, rest = field.decode().partition(":")
+            if kind == "w" and not rest.startswith("rebuild:"):
+                log, _, partition = rest.rpartition(":")
+                found[log, int(partition)] = int(value)
+        return found
+
     async def _marks(self, generation: Generation, kind: str, log: str) -> Mapping[int, int]:
         async with redis_errors():
             meta = await self._client.hgetall(self._keys.meta(generation.tenant, generation.number))

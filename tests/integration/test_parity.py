@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
+import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +24,16 @@ from store.catalog_document import (
 )
 from store.model import GROUPINGS, Event, Grouping
 from store.settings import Settings
-from store.windows import DAY_MS, TILE_DAYS, Calendar, Window, exact_window, period_for, window_of
+from store.windows import (
+    DAY_MS,
+    TILE_DAYS,
+    Calendar,
+    Period,
+    Window,
+    exact_window,
+    period_for,
+    window_of,
+)
 from tests.events import IDS, OUTCOMES, make_event
 from tests.oracle import body_of, groups_of
 from tests.twins import Tenant, Twins, open_twins
@@ -34,7 +45,7 @@ HOUR_MS = 3_600_000
 #: How far ahead of the clock an event may be.
 AHEAD_MAX_MS = 300_000
 #: Where windows begin and tiles end, and beyond.
-AGES = (0, 1, 2, 5, 6, 7, 8, 29, 30, 31, 32, 45)
+AGES = (-1, 0, 1, 2, 5, 6, 7, 8, 29, 30, 31, 32, 45)
 MOMENTS_MS = (-HOUR_MS, -60_000, -1, 0, 1, AHEAD_MAX_MS - 1, 12 * HOUR_MS)
 
 _serial = itertools.count()
@@ -61,7 +72,7 @@ class Asked:
         return exact_window(self.days, today) if self.exact else window_of(self.period, today)
 
     @property
-    def period(self):
+    def period(self) -> Period:
         return period_for(self.days)
 
     @property
@@ -88,9 +99,10 @@ class World:
 
 
 ids = st.sampled_from(IDS)
-texts = st.none() | st.sampled_from(
-    ("Gold card", "", 'a "quoted" \\ name', "é 😀", "\n\t\x01</script>")
+texts = st.sampled_from(
+    (None, "Gold card", "", 'a "quoted" \\ name', "é 😀", "\n\t\x01</script>", "x" * 300)
 )
+priorities = st.none() | st.integers(0, 9)
 
 
 @functools.cache
@@ -105,9 +117,7 @@ def catalogs(draw: st.DrawFn) -> CatalogDocument:
     return CatalogDocument(
         offers=draw(
             st.lists(
-                st.builds(
-                    OfferItem, ids, texts, texts, texts, status, st.none() | st.integers(0, 9)
-                ),
+                st.builds(OfferItem, ids, texts, texts, texts, status, priorities),
                 max_size=4,
                 unique_by=lambda item: item.id,
             )
@@ -149,9 +159,8 @@ def clocks(draw: st.DrawFn, zone: str) -> int:
     """An instant, often one at or around a change of the zone's clock or a midnight."""
     changes = changes_of(zone)
     if changes and draw(st.booleans()):
-        at_ms = (
-            draw(st.sampled_from(changes)) + draw(st.sampled_from((0, 0, 1, 2, 6, 20, 31))) * DAY_MS
-        )
+        days = draw(st.sampled_from((0, 0, 1, 2, 6, 20, 31)))
+        at_ms = draw(st.sampled_from(changes)) + days * DAY_MS
     else:
         at_ms = 1_262_304_000_000 + draw(st.integers(60, 6_500)) * DAY_MS
     if draw(st.booleans()):
@@ -212,7 +221,7 @@ def worlds(draw: st.DrawFn) -> World:
                 now_ms,
                 draw(st.booleans()),
                 draw(st.permutations(fresh + again)),
-                draw(st.lists(questions, min_size=4, max_size=12)),
+                draw(st.lists(questions, min_size=8, max_size=12)),
             )
         )
         happened += fresh
@@ -263,14 +272,13 @@ async def check_question(
         limit=asked.limit,
         offset=asked.offset,
     )
-    answers = {}
-    for source, reader in ((asked.source, twins.counted), ("history", twins.historic)):
-        response = await tenant.ask(asked.query, of=reader)
+    by_counters, by_history = await asyncio.gather(
+        tenant.ask(asked.query, of=twins.counted), tenant.ask(asked.query, of=twins.historic)
+    )
+    for response, source in ((by_counters, asked.source), (by_history, "history")):
         assert response.status_code == 200, response.text
         assert response.headers["x-summary-source"] == source
         assert response.content == expected
-        answers[reader] = response
-    by_counters, by_history = answers.values()
     for name in ("etag", "x-summary-period", "x-summary-window-start"):
         assert by_counters.headers.get(name) == by_history.headers.get(name)
 
@@ -287,12 +295,11 @@ def _of(catalog: CatalogDocument, tenant: str) -> CatalogDocument:
 
 def _for(event: Event, tenant: str) -> Event:
     """The event, of a tenant of this run's own: a world is tried more than once."""
-    import msgspec
-
     return msgspec.structs.replace(event, tenant=tenant)
 
 
-def test_counters_history_and_a_plain_count_give_the_same_bytes(redis_url, database_url):
+@pytest.mark.timeout(900)  # where it fails, the smallest such world is looked for
+def test_counters_history_and_a_plain_count_give_the_same_bytes(redis_url, database_url, capsys):
     """Generated worlds: two tenants of different zones, one an odd one; a clock near changes of
     the zone's clock and midnights; events late by up to 45 days, ahead by up to 5 minutes, sent
     again, with and without treatment and channel, of system types and an own one; few ids, so that
@@ -324,5 +331,6 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(redis_url, datab
             agrees()
         finally:
             runner.run(stack.aclose())
-    assert questions_asked >= 10 * WORLDS
-    print(f"{questions_asked} questions asked of both")
+    assert questions_asked >= 8 * WORLDS
+    with capsys.disabled():
+        print(f"\nparity: {questions_asked} questions, one answer")

@@ -1,0 +1,72 @@
+"""All of a tenant's history, read once, for a rebuild: one snapshot of rows and watermarks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from store.counters import Position
+from store.model import Event, SourcedEvent
+from store.postgres.pool import Pool, transaction
+from store.postgres.sql import load
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
+_TIMEOUT_S: Final = 6 * 3600.0  # a rebuild of a large tenant is long; each fetch is short
+
+
+class Replay(NamedTuple):
+    positions: Sequence[Position]
+    """Of every log there ever was: history has what is below."""
+    rows: int
+    batches: AsyncIterator[list[SourcedEvent]]
+    """The offsets are places in this replay, from 0; not those of a log."""
+
+
+@asynccontextmanager
+async def replay(pool: Pool, tenant: str, *, batch_events: int) -> AsyncIterator[Replay]:
+    """The tenant's rows as of now. Raises StoreUnavailable."""
+    async with transaction(pool, read_only=True, snapshot=True, timeout_s=_TIMEOUT_S) as connection:
+        marks = await (
+            await connection.execute("SELECT log, partition, next_offset FROM history_watermarks")
+        ).fetchall()
+        counted = await (
+            await connection.execute(
+                "SELECT count(*) FROM interaction_history WHERE tenant_id = %s", (tenant,)
+            )
+        ).fetchone()
+        assert counted is not None
+
+        async def batches() -> AsyncIterator[list[SourcedEvent]]:
+            place = 0
+            async with connection.cursor(name="replay") as cursor:
+                await cursor.execute(load("replay"), {"tenant": tenant})
+                while rows := await cursor.fetchmany(batch_events):
+                    yield [_event(tenant, place + i, row) for i, row in enumerate(rows)]
+                    place += len(rows)
+
+        yield Replay([Position(str(log), p, offset) for log, p, offset in marks], counted[0],
+                     batches())  # fmt: skip
+
+
+def _event(tenant: str, place: int, row: Sequence[Any]) -> SourcedEvent:
+    event_id, customer, offer, creative, channel, outcome, occurred_at, recorded_at = row
+    event = Event(
+        event_id=event_id.bytes,
+        tenant=tenant,
+        customer=customer,
+        offer=offer,
+        creative=creative,
+        channel=channel,
+        outcome=outcome,
+        occurred_ms=(occurred_at - _EPOCH) // _MS,
+        interaction_id=None,
+        direction=None,
+        campaign=None,
+        recommendation=None,
+        conversion_value=None,
+        context=None,
+    )
+    return SourcedEvent(event, place, (recorded_at - _EPOCH) // _MS)

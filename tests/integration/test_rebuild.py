@@ -1,0 +1,196 @@
+"""A rebuild from history gives the counters that counting gave, swapped in while a worker counts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from store.counters import Committed
+from store.model import GROUPINGS, Catalog, CounterPage, Event
+from store.postgres.history import HistoryWriter
+from store.postgres.pool import make_pool
+from store.redis.client import make_client
+from store.redis.counters import RedisCounters
+from store.settings import Settings
+from store.windows import PERIODS
+from streams.ledger import Ledger, SeekBack
+from streams.rebuild import RebuildFailed, rebuild_from_history
+from tests.contract import LOG, Writer, assert_counts, question, start
+from tests.events import NOW_MS, TODAY, make_event, sourced
+
+DAY = 86_400_000
+
+
+def some_events(n: int) -> list[Event]:
+    return [
+        make_event(
+            customer=f"C-{i % 5}",
+            offer=f"off_{i % 3}",
+            creative=None if i % 4 == 0 else f"cr_{i % 3}",
+            outcome=("impression", "click", "convert")[i % 3],
+            occurred_ms=NOW_MS - (i % 50) * DAY,
+        )
+        for i in range(n)
+    ]
+
+
+class Stores:
+    def __init__(self, settings: Settings) -> None:
+        self.client: Any = make_client(settings, timeout_s=10, retries=0)
+        self.counters = RedisCounters(self.client, "is")
+        self.pool = make_pool(settings, max_size=3)
+        self.history = HistoryWriter(self.pool)
+
+    async def __aenter__(self) -> Stores:
+        await self.pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.pool.close()
+        await self.client.aclose()
+
+    async def store(self, batch: list[Event], first: int | None) -> None:
+        begin = first or 0
+        await self.history.write(
+            topic="t",
+            log=LOG,
+            partition=0,
+            first=first,
+            next_offset=begin + len(batch),
+            events=sourced(*batch, first=begin),
+        )
+
+    async def rebuild(self, **options: Any) -> Any:
+        return await rebuild_from_history(
+            self.counters,
+            self.pool,
+            Catalog("acme", "UTC"),
+            now_ms=lambda: NOW_MS,
+            batch_events=7,
+            dedup_horizon_h=48,
+            **options,
+        )
+
+
+def test_the_rebuilt_generation_answers_as_the_live_one_did(
+    redis_url: str, database_url: str
+) -> None:
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            batch = some_events(100)
+            writer = await start(stores.counters)
+            assert await writer.commit(batch) == Committed()
+            await stores.store(batch, None)
+            before = [
+                await stores.counters.read(question(g, p)) for g in GROUPINGS for p in PERIODS
+            ]
+            done = await stores.rebuild()
+            assert (done.events, done.generation, done.before) == (100, 2, 1)
+            after = [
+                await stores.counters.read(question(g, p)) for g in GROUPINGS for p in PERIODS
+            ]
+            assert after == before
+            assert all(isinstance(answer, CounterPage) for answer in after)
+
+    asyncio.run(go())
+
+
+def test_a_live_writer_is_sent_back_to_where_history_was_and_counts_nothing_twice(
+    redis_url: str, database_url: str
+) -> None:
+    """Counters were ahead of history when it was read; the rest is counted again from the log, and
+    an event that a producer repeats is known by its identity."""
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            batch = some_events(60)
+            await stores.store(batch[:40], None)
+
+            async def utc(tenant: str) -> str:
+                return "UTC"
+
+            ledger = Ledger(
+                stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc
+            )
+            ledger.open_log(LOG, {0: 0})
+            await ledger.commit("acme", 0, sourced(*batch), 60)
+            await stores.rebuild()
+            await assert_counts(stores.counters, batch[:40], TODAY)
+            more = [*some_events(3), batch[7]]
+            with pytest.raises(SeekBack):
+                await ledger.commit("acme", 0, sourced(*more, first=60), 64)
+            generation = await stores.counters.generation("acme")
+            assert generation is not None
+            assert await stores.counters.watermarks(generation, LOG) == {0: 40}
+            ledger.open_log(LOG, {0: 40})
+            await ledger.commit("acme", 0, sourced(*batch[40:], *more, first=40), 64)
+            await assert_counts(stores.counters, batch + more[:3], TODAY)
+
+    asyncio.run(go())
+
+
+def test_a_dry_run_and_a_rollback_leave_the_live_generation_as_it_was(
+    redis_url: str, database_url: str
+) -> None:
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            batch = some_events(30)
+            writer = await start(stores.counters)
+            await writer.commit(batch)
+            await stores.store(batch[:10], None)
+            await stores.rebuild(dry_run=True)
+            await assert_counts(stores.counters, batch, TODAY)
+            keys = {key async for key in stores.client.scan_iter("is:{acme/0}:2:*")}
+            assert keys == set(), "a dry run leaves nothing behind"
+            await stores.rebuild()
+            await assert_counts(stores.counters, batch[:10], TODAY)
+            assert await stores.counters.rollback("acme") == 1
+            await assert_counts(stores.counters, batch, TODAY)
+
+    asyncio.run(go())
+
+
+def test_whether_counters_and_history_are_even(redis_url: str, database_url: str) -> None:
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            batch = some_events(20)
+            writer: Writer = await start(stores.counters)
+
+            async def even() -> bool:
+                marks = await stores.counters.all_watermarks(writer.generation)
+                return await stores.history.is_even_with("acme", marks)
+
+            assert await even()
+            await writer.commit(batch)
+            assert not await even(), "history lacks what counters have"
+            await stores.store(batch, None)
+            assert await even()
+            await stores.store(some_events(5), 20)
+            assert not await even(), "counters lack what history has"
+            assert await stores.history.tenants() == ["acme"]
+
+    asyncio.run(go())
+
+
+def test_a_rebuild_that_cannot_go_on_leaves_nothing(redis_url: str, database_url: str) -> None:
+    """Here the build is swapped away under it."""
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            await stores.store(some_events(30), None)
+            await start(stores.counters)
+
+            def interfere(done: int, total: int) -> None:
+                asyncio.get_running_loop().create_task(
+                    stores.client.hset("is:{acme/0}:2:meta", "building", "somebody else")
+                )
+
+            with pytest.raises(RebuildFailed):
+                await stores.rebuild(progress=interfere)
+            active = await stores.counters.generation("acme")
+            assert active is not None
+            assert active.number == 1
+
+    asyncio.run(go())
