@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format types lock install
+.PHONY: help up test lint format types lock install chaos
 
 help:
 	@sed -n '/^$$/q; s/^#$$//; s/^# //; p' Makefile
@@ -21,6 +21,15 @@ up: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --services=$(SERVICES) $(PYTEST_ARGS) tests/unit tests/integration tests/e2e
+
+# A storm of faults, by its seed; see tests/chaos.py. SEEDS=10 runs that many, from SEED on.
+SEED ?= 1
+SEEDS ?= 1
+EVENTS ?= 300000
+STORM_SERVICES ?= real
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos --seed $(SEED) --seeds $(SEEDS) --events $(EVENTS) \
+		--services $(STORM_SERVICES) $(CHAOS_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
@@ -31,12 +32,14 @@ from store.catalog_document import parse_document
 from store.model import GROUPINGS, CounterPage, Event, Grouping, Question, StoreUnavailable
 from store.postgres.catalog import import_catalog
 from store.postgres.history import PostgresHistory
+from store.postgres.migrate import migrate
 from store.postgres.pool import make_pool
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS, Calendar, Period, window_of
 from streams import dead_letters
+from tests.conftest import make_settings, make_topics, start_services
 from tests.events import make_event
 from tests.oracle import groups_of
 from tests.services.base import Services, revive
@@ -484,8 +487,6 @@ class Storm:
 
 def main() -> None:
     """Runs storms of given seeds on servers of this process's own."""
-    from tests.conftest import start_services
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from --seed on")
@@ -494,16 +495,29 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--services", default="real", choices=("wheels", "docker", "real"))
     options = parser.parse_args()
-    with start_services(options.services) as prepared:
+    with start_services(options.services) as services:
         for seed in range(options.seed, options.seed + options.seeds):
             plan = Plan(seed, events=options.events, rate=options.rate, kills=options.kills)
             if options.services == "wheels":
                 plan = dataclasses.replace(plan, restart=("redis", "postgres"))
             started_s = time.monotonic()
-            with prepared.settings() as settings:
-                storm = Storm(plan, prepared.services, settings, lambda s: print(s, flush=True))  # noqa: T201
-                asyncio.run(storm.run())
-            print(f"seed {seed}: exact, in {time.monotonic() - started_s:.0f} s", flush=True)  # noqa: T201
+            asyncio.run(Storm(plan, services, _settings_of(services, seed), _say).run())
+            _say(f"seed {seed}: exact, in {time.monotonic() - started_s:.0f} s")
+
+
+def _settings_of(services: Services, seed: int) -> Settings:
+    """A topic, a database and keys of this seed's own."""
+    name = f"storm_{seed}"
+    with psycopg.connect(services.postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    head, _, _ = services.postgres.url.rpartition("/")
+    asyncio.run(migrate(f"{head}/{name}"))
+    topics = make_topics(services.kafka.bootstrap)
+    return make_settings(services.kafka.bootstrap, services.redis.url, f"{head}/{name}", topics)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +66,16 @@ def services(pytestconfig: pytest.Config) -> Iterator[Services]:
     """The servers, started. A test that stops or pauses one need not mend it: the fixtures below
     do, before the next test."""
     kind = pytestconfig.getoption("--services")
+    try:
+        with start_services(kind) as started:
+            yield started
+    except StackError as error:
+        pytest.exit(f"--services={kind}: {error}", returncode=3)
+
+
+@contextmanager
+def start_services(kind: str) -> Iterator[Services]:
+    """Servers of one kind, stopped and forgotten at the end. Raises StackError."""
     # Not pytest's own temporary folder: PostgreSQL runs as another user there, when we are root.
     folder = Path(tempfile.mkdtemp(prefix="interaction-summary-"))
     folder.chmod(0o755)
@@ -74,8 +85,6 @@ def services(pytestconfig: pytest.Config) -> Iterator[Services]:
         for server in chosen[1:]:
             server.start()
         yield chosen
-    except StackError as error:
-        pytest.exit(f"--services={kind}: {error}", returncode=3)
     finally:
         for server in reversed(chosen[1:] if chosen else ()):
             server.stop()
@@ -148,6 +157,10 @@ class Topics(NamedTuple):
 
 @pytest.fixture
 def topics(kafka: str) -> Topics:
+    return make_topics(kafka)
+
+
+def make_topics(kafka: str) -> Topics:
     unique = uuid.uuid4().hex[:12]
     names = Topics(f"interactions-{unique}", f"interactions-{unique}.dlq")
     base.create_topics(kafka, {names.interactions: PARTITIONS, names.dlq: 1})
@@ -157,6 +170,10 @@ def topics(kafka: str) -> Topics:
 @pytest.fixture
 def settings(kafka: str, redis_url: str, database_url: str, topics: Topics) -> Settings:
     """Settings of this test's own servers, topics, group and key prefix."""
+    return make_settings(kafka, redis_url, database_url, topics)
+
+
+def make_settings(kafka: str, redis_url: str, database_url: str, topics: Topics) -> Settings:
     unique = topics.interactions.rpartition("-")[2]
     return Settings(
         kafka_bootstrap_servers=kafka,

@@ -88,9 +88,7 @@ def test_the_rebuilt_generation_answers_as_the_live_one_did(
             ]
             done = await stores.rebuild()
             assert (done.events, done.generation, done.before) == (100, 2, 1)
-            after = [
-                await stores.counters.read(question(g, p)) for g in GROUPINGS for p in PERIODS
-            ]
+            after = [await stores.counters.read(question(g, p)) for g in GROUPINGS for p in PERIODS]
             assert after == before
             assert all(isinstance(answer, CounterPage) for answer in after)
 
@@ -111,9 +109,7 @@ def test_a_live_writer_is_sent_back_to_where_history_was_and_counts_nothing_twic
             async def utc(tenant: str) -> str:
                 return "UTC"
 
-            ledger = Ledger(
-                stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc
-            )
+            ledger = Ledger(stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc)
             ledger.open_log(LOG, {0: 0})
             await ledger.commit("acme", 0, sourced(*batch), 60)
             await stores.rebuild()

@@ -1,0 +1,173 @@
+"""If-None-Match: 304 as long as nothing changed that the body shows, and not longer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import httpx
+import pytest
+
+from store.catalog_document import CatalogDocument, OfferItem
+from store.settings import Settings
+from store.windows import DAY_MS
+from tests.events import NOW_MS, make_event
+from tests.twins import Tenant, Twins, open_twins
+from tests.waiting import eventually_async
+
+Body = Callable[[Twins, Tenant, httpx.AsyncClient], Awaitable[None]]
+READERS = ("counted", "historic")
+
+
+@pytest.fixture
+def check(redis_url: str, database_url: str) -> Callable[[str, Body], None]:
+    """Runs a body for one of the two readers, for a tenant with two actions on the page."""
+    stores = Settings(
+        auth_mode="open", redis_url=redis_url, database_url=database_url, catalog_refresh_s=0.05
+    )
+
+    def run(reader: str, body: Body) -> None:
+        async def go() -> None:
+            async with open_twins(stores) as twins:
+                tenant = await twins.tenant("acme", "UTC")
+                await tenant.commit([make_event(offer=o) for o in ("gold", "gold", "gold", "blue")])
+                await body(twins, tenant, getattr(twins, reader))
+
+        asyncio.run(go())
+
+    return run
+
+
+class Client:
+    """Asks one question again and again, with the ETag of the last full answer."""
+
+    def __init__(self, tenant: Tenant, reader: httpx.AsyncClient, query: str) -> None:
+        self._tenant, self._reader, self._query = tenant, reader, query
+        self.response: httpx.Response | None = None
+
+    async def ask(self) -> bool:
+        """Whether it got a full answer; else it was told that it has the answer."""
+        known = None if self.response is None else self.response.headers["etag"]
+        response = await self._tenant.ask(self._query, of=self._reader, etag=known)
+        if response.status_code == 304:
+            assert response.content == b""
+            assert response.headers["etag"] == known
+            again = await self._tenant.ask(self._query, of=self._reader)
+            assert self.response is not None
+            assert again.content == self.response.content
+            return False
+        assert response.status_code == 200, response.text
+        assert response.headers["etag"] != known
+        self.response = response
+        return True
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        pytest.param({"occurred_ms": NOW_MS - 10 * DAY_MS}, id="a day that the window lacks"),
+        pytest.param({"occurred_ms": NOW_MS - DAY_MS, "offer": "new"}, id="yesterday"),
+        pytest.param({"offer": "other", "channel": "ch_1"}, id="another channel's action"),
+    ],
+)
+def test_it_holds_while_events_change_other_answers(check, reader, elsewhere):
+    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+        # The first row of the actions of today; and of two events elsewhere it shows nothing.
+        query = "days=1&limit=1" if "channel" not in elsewhere else "groupBy=treatment&days=1"
+        client = Client(tenant, of, query)
+        assert await client.ask()
+        assert not await client.ask()
+        event = make_event(creative=None, **elsewhere)
+        await tenant.commit([event])
+        assert not await client.ask()
+        everything = Client(tenant, of, "days=365")
+        assert await everything.ask()
+        assert await tenant.ask("days=365", of=of, etag='"another"')
+
+    check(reader, body)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_it_ends_with_an_event_that_the_body_shows(check, reader):
+    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+        queries = ("days=1", "days=7", "days=30", "days=365", "days=3&window=exact")
+        clients = [Client(tenant, of, query) for query in queries]
+        assert [await client.ask() for client in clients] == [True] * 5
+        await tenant.commit([make_event(offer="blue")])
+        assert [await client.ask() for client in clients] == [True] * 5
+        assert [await client.ask() for client in clients] == [False] * 5
+
+    check(reader, body)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_page_changes_with_its_rows_and_its_total_only(check, reader):
+    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+        first, second = (Client(tenant, of, f"days=1&limit=1&offset={n}") for n in (0, 1))
+        assert await first.ask()
+        assert await second.ask()
+        await tenant.commit([make_event(offer="blue")])  # is on the second page
+        assert not await first.ask()
+        assert await second.ask()
+        await tenant.commit([make_event(offer="new")])  # is on a third; both show the total
+        assert await first.ask()
+        assert await second.ask()
+
+    check(reader, body)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_midnight_ends_it_where_the_window_loses_something(check, reader):
+    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+        daily, weekly = Client(tenant, of, "days=1"), Client(tenant, of, "days=7")
+        assert await daily.ask()
+        assert await weekly.ask()
+        twins.now_ms += DAY_MS
+        await tenant.roll()
+        assert await daily.ask()
+        assert not await weekly.ask()
+        twins.now_ms += 6 * DAY_MS
+        await tenant.roll()
+        assert not await daily.ask()
+        assert await weekly.ask()
+
+    check(reader, body)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_name_that_is_shown_ends_it_and_another_does_not(check, reader):
+    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+        client, customers = Client(tenant, of, "days=1"), Client(tenant, of, "groupBy=customer")
+        assert await client.ask()
+        assert await customers.ask()
+        await tenant.import_catalog(
+            CatalogDocument(tenant="acme", offers=[OfferItem(id="unseen", name="Unseen")])
+        )
+        assert not await client.ask()
+        await tenant.import_catalog(
+            CatalogDocument(tenant="acme", offers=[OfferItem(id="gold", name="Gold card")])
+        )
+        # The counters' reader is told of an import; the other looks after a while.
+        if reader == "counted":
+            assert await client.ask()
+        else:
+            await eventually_async(client.ask, message="the new name is shown")
+        assert client.response is not None
+        assert client.response.json()["summary"][0]["name"] == "Gold card"
+        assert not await client.ask()
+        assert not await customers.ask()
+
+    check(reader, body)
+
+
+def test_it_holds_over_a_fallback(check):
+    """The tag is the body's, and the body is the same from history."""
+
+    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+        counted = await tenant.ask("days=30", of=twins.counted)
+        response = await tenant.ask("days=30", of=twins.historic, etag=counted.headers["etag"])
+        assert response.status_code == 304
+        assert response.headers["x-summary-source"] == "history"
+
+    check("counted", body)

@@ -1,0 +1,181 @@
+"""A response is of one moment: rows, total and page belong together, whatever is written meanwhile.
+
+The writer makes a mix of two moments visible. Each of its commits adds one interaction to every
+group there is and makes one group that has as many, so after commit n all groups have n, and there
+are FIRST_GROUPS + n of them: any two numbers of a response tell whether they are of one commit."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from store.model import GROUPINGS, Event
+from store.settings import Settings
+from store.windows import DAY_MS
+from tests.events import NOW_MS, make_event
+from tests.twins import Tenant, Twins, open_twins
+
+FIRST_GROUPS = 5
+#: The writer ends when each reader has seen so many different moments.
+MOMENTS_SEEN = 25
+COMMITS_MAX = 400
+PERIODS = ("days=7", "days=30", "days=365", "days=3&window=exact", "days=20&window=exact")
+PAGES = ((500, 0), (3, 0), (4, 3), (1, 7))
+
+
+@pytest.fixture
+def stores(redis_url: str, database_url: str) -> Settings:
+    return Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
+
+
+def group(place: int) -> str:
+    return f"g{place:04d}"
+
+
+def events_of_commit(number: int) -> list[Event]:
+    """Of the `number`-th commit, from 1: one for each group of before, `number` for the new."""
+    groups = [*range(FIRST_GROUPS + number - 1), *[FIRST_GROUPS + number - 1] * number]
+    return [
+        make_event(customer=g, offer=g, creative=g, channel=g)
+        for g in (group(place) for place in groups)
+    ]
+
+
+def moment_of(response: httpx.Response, limit: int, offset: int) -> int:
+    """The commit that the response is of. Fails where its parts are of different ones."""
+    assert response.status_code == 200, response.text
+    body = response.json()
+    total = body["total"]
+    if total == 0:
+        assert body["summary"] == []
+        return 0
+    moment = total - FIRST_GROUPS
+    ids = [row.get("customerId") or row["id"] for row in body["summary"]]
+    assert ids == [group(place) for place in range(total)][offset : offset + limit]
+    for row in body["summary"]:
+        assert (row["total"], row["impression"]) == (moment, moment), (row, total)
+    return int(moment)
+
+
+class Load:
+    """Two readers and a writer of one tenant, all at once."""
+
+    def __init__(self, twins: Twins, tenant: Tenant) -> None:
+        self._twins, self._tenant = twins, tenant
+        self._seen: dict[str, set[int]] = {"counted": set(), "historic": set()}
+        self.sources: dict[str, set[str]] = {"counted": set(), "historic": set()}
+        self.writing = True
+
+    @property
+    def _is_enough(self) -> bool:
+        return all(len(seen) >= MOMENTS_SEEN for seen in self._seen.values())
+
+    async def run(self, *, rolling: bool) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(2):
+                tasks.create_task(self._read("counted", self._twins.counted))
+            tasks.create_task(self._read("historic", self._twins.historic))
+            tasks.create_task(self._write(rolling))
+
+    async def _write(self, rolling: bool) -> None:
+        for number in itertools.count(1):
+            events = events_of_commit(number)
+            await self._tenant.count(events)
+            await self._tenant.store(events)
+            if rolling and number % 10 == 0:
+                self._twins.now_ms += DAY_MS
+            if rolling and number % 10 < 5:
+                # As a worker rolls, a part at a time; here commits come in between.
+                writer = self._tenant.writer
+                today = self._tenant.calendar.day_of(self._twins.now_ms)
+                await self._twins.counters.roll(
+                    writer.generation, today, now_ms=self._twins.now_ms, records_max=5 * number
+                )
+                writer.generation = writer.generation._replace(day=today)
+            if self._is_enough:
+                break
+            assert number < COMMITS_MAX, f"readers saw {self._seen}"
+        self.writing = False
+
+    async def _read(self, name: str, reader: httpx.AsyncClient) -> None:
+        latest: dict[str, int] = {}
+        for query, limit, offset in _questions():
+            if not self.writing:
+                return
+            asked = f"{query}&limit={limit}&offset={offset}"
+            response = await self._tenant.ask(asked, of=reader)
+            moment = moment_of(response, limit, offset)
+            source = response.headers["x-summary-source"]
+            # Time does not go back: not for one who asks again. (A fallback may be behind.)
+            assert moment >= latest.get(source, 0)
+            latest[source] = moment
+            self._seen[name].add(moment)
+            self.sources[name].add(source)
+
+
+def _questions() -> Iterator[tuple[str, int, int]]:
+    for period in itertools.cycle(PERIODS):
+        for group_by in GROUPINGS:
+            for limit, offset in PAGES:
+                yield f"groupBy={group_by}&{period}", limit, offset
+
+
+@pytest.mark.parametrize("rolling", [False, True], ids=["one day", "over midnights"])
+def test_a_response_under_writes_is_of_one_commit(stores, rolling):
+    """From the counters, from history, and, while a roll lets history answer, from either."""
+
+    async def run() -> None:
+        async with open_twins(stores) as twins:
+            twins.now_ms = NOW_MS
+            load = Load(twins, await twins.tenant("acme", "Europe/Berlin"))
+            await load.run(rolling=rolling)
+            assert "materialized" in load.sources["counted"]
+            assert load.sources["historic"] == {"history"}
+            if rolling:
+                assert "history" in load.sources["counted"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_paging_through_a_quiet_tenant_gives_each_group_once(stores, limit):
+    """Most totals tie, so the order stands on the ids."""
+    ids = [f"{kind}{n}" for n in range(45) for kind in ("g", "G", "é", "😀")]
+    queries = ("days=1", "days=365", "days=2&window=exact", "days=25&window=exact")
+
+    async def run() -> None:
+        async with open_twins(stores) as twins:
+            tenant = await twins.tenant("acme", "UTC")
+            events = [
+                make_event(customer=id_, offer=id_, creative=id_, channel=id_)
+                for place, id_ in enumerate(ids)
+                for _ in range(1 + (place % 10 == 0))
+            ]
+            await tenant.commit(events)
+            for group_by, query in itertools.product(GROUPINGS, queries):
+                for reader in (twins.counted, twins.historic):
+                    paged = await _all_pages(tenant, reader, f"groupBy={group_by}&{query}", limit)
+                    assert len(paged) == len(set(paged)) == len(ids)
+                    doubles = sorted(ids[::10])
+                    assert paged == doubles + sorted(set(ids) - set(doubles))
+
+    asyncio.run(run())
+
+
+async def _all_pages(
+    tenant: Tenant, reader: httpx.AsyncClient, query: str, limit: int
+) -> list[str]:
+    found: list[str] = []
+    while True:
+        response = await tenant.ask(f"{query}&limit={limit}&offset={len(found)}", of=reader)
+        assert response.status_code == 200, response.text
+        body = response.json()
+        rows = [row.get("customerId") or row["id"] for row in body["summary"]]
+        found += rows
+        if len(rows) < limit:
+            assert len(found) == body["total"]
+            return found

@@ -1,0 +1,166 @@
+"""A tenant that changes its time zone: its counters' days are not its days any more, so history
+answers, counting goes on, `status` says so, and counters built anew answer again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+
+from store.catalog_document import CatalogDocument
+from store.model import GROUPINGS, Event
+from store.postgres.catalog import load_catalog
+from store.settings import Settings
+from store.windows import DAY_MS, Calendar, period_for, window_of
+from streams.ledger import Ledger
+from tests.contract import LOG, Writer
+from tests.e2e.harness import Program
+from tests.events import NOW_MS, make_event, sourced
+from tests.oracle import body_of, groups_of
+from tests.twins import Tenant, Twins, open_twins
+
+BEFORE, AFTER = "Asia/Tokyo", "America/New_York"
+QUERIES = [(group_by, days) for group_by in GROUPINGS for days in (1, 7, 30, 365)]
+
+
+def some_events(now_ms: int) -> list[Event]:
+    """Around the midnights of both zones, so that they differ in the day of many."""
+    return [
+        make_event(
+            customer=f"C-{age % 3}",
+            offer=f"off_{hour % 5}",
+            occurred_ms=now_ms - age * DAY_MS - hour * 3_600_000,
+        )
+        for age in (0, 1, 6, 7, 30, 31, 45)
+        for hour in range(0, 24, 3)
+    ]
+
+
+async def assert_answers(
+    twins: Twins, tenant: Tenant, counted: Sequence[Event], zone: str, source: str
+) -> None:
+    calendar = Calendar(zone)
+    for group_by, days in QUERIES:
+        window = window_of(period_for(days), calendar.day_of(twins.now_ms))
+        expected = body_of(
+            groups_of(counted, group_by, window, calendar),
+            CatalogDocument(),
+            group_by=group_by,
+            days=days,
+            limit=100,
+            offset=0,
+        )
+        response = await tenant.ask(f"groupBy={group_by}&days={days}", of=twins.counted)
+        assert response.headers["x-summary-source"] == source
+        assert response.content == expected, (group_by, days)
+
+
+async def move(twins: Twins, tenant: Tenant, zone: str) -> None:
+    await tenant.import_catalog(CatalogDocument(tenant=tenant.name, timezone=zone))
+
+
+def status_of(program: Program) -> tuple[dict[str, object], str]:
+    """The tenant as `status --json` has it, and what `status` prints."""
+    (tenant,) = json.loads(program.run("status", "--json"))["tenants"]
+    return tenant, program.run("status")
+
+
+def test_history_answers_until_the_counters_are_built_in_the_new_zone(
+    settings: Settings, tmp_path: Path
+):
+    async def run() -> None:
+        async with open_twins(settings) as twins:
+            program = Program(settings, tmp_path)
+            tenant = await twins.tenant("acme", BEFORE)
+            counted = some_events(NOW_MS)
+            await tenant.commit(counted)
+            await assert_answers(twins, tenant, counted, BEFORE, "materialized")
+
+            await move(twins, tenant, AFTER)
+            await assert_answers(twins, tenant, counted, AFTER, "history")
+            # Events still count, in the days of the counters' zone.
+            more = some_events(NOW_MS - 1)
+            await tenant.commit(more)
+            counted += more
+            await assert_answers(twins, tenant, counted, AFTER, "history")
+            shown, printed = await asyncio.to_thread(status_of, program)
+            assert (shown["timezone"], shown["catalogTimezone"]) == (BEFORE, AFTER)
+            assert AFTER in printed
+            assert "history" in printed
+
+            # Whoever takes the move back has lost nothing.
+            await move(twins, tenant, BEFORE)
+            await assert_answers(twins, tenant, counted, BEFORE, "materialized")
+            await move(twins, tenant, AFTER)
+
+            await build_anew(twins, counted)
+            await assert_answers(twins, tenant, counted, AFTER, "materialized")
+            shown, printed = await asyncio.to_thread(status_of, program)
+            assert (shown["timezone"], shown["catalogTimezone"]) == (AFTER, AFTER)
+            assert "history" not in printed.partition("tenants")[2]
+
+    asyncio.run(run())
+
+
+async def build_anew(twins: Twins, counted: Sequence[Event]) -> None:
+    """A generation of the tenant's zone of now, with all events, made the active one."""
+    zone = (await load_catalog(twins.pool, "acme")).timezone
+    building = await twins.counters.build(
+        "acme",
+        day=Calendar(zone).day_of(twins.now_ms),
+        timezone=zone,
+        token="rebuild",
+        watermarks=[],
+    )
+    await Writer(twins.counters, building).commit(counted)
+    assert await twins.counters.swap(building)
+
+
+def test_a_worker_that_starts_after_the_change_counts_in_the_counters_zone(
+    redis_url: str, database_url: str
+):
+    """Two zones in one set of counters would be neither's."""
+    stores = Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
+
+    async def run() -> None:
+        async with open_twins(stores) as twins:
+            tenant = await twins.tenant("acme", BEFORE)
+            await move(twins, tenant, AFTER)
+
+            async def zone_of(name: str) -> str:
+                return (await load_catalog(twins.pool, name)).timezone
+
+            ledger = Ledger(
+                twins.counters, twins.history, now_ms=lambda: twins.now_ms, timezone_of=zone_of
+            )
+            ledger.open_log(LOG, {})
+            counted = some_events(NOW_MS)
+            await ledger.commit("acme", 0, sourced(*counted), len(counted))
+            await move(twins, tenant, BEFORE)
+            await assert_answers(twins, tenant, counted, BEFORE, "materialized")
+            # A tenant that starts now starts in the zone that it has now.
+            await twins.tenant("other", AFTER)
+            account = await ledger.account("other")
+            assert account.generation.timezone == AFTER
+
+    asyncio.run(run())
+
+
+def test_headers_are_of_the_zone_that_the_tenant_has_now(redis_url: str, database_url: str):
+    stores = Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
+
+    async def start_of(tenant: Tenant, reader: httpx.AsyncClient) -> str:
+        return (await tenant.ask("days=1", of=reader)).headers["x-summary-window-start"]
+
+    async def run() -> None:
+        async with open_twins(stores) as twins:
+            twins.now_ms = NOW_MS + 4 * 3_600_000  # 01:00 of the 25th in Tokyo
+            tenant = await twins.tenant("acme", BEFORE)
+            assert await start_of(tenant, twins.counted) == "2026-11-25"
+            await move(twins, tenant, AFTER)
+            assert await start_of(tenant, twins.counted) == "2026-11-24"
+
+    asyncio.run(run())
