@@ -12,6 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import random
 import shutil
@@ -495,6 +496,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--services", default="real", choices=("wheels", "docker", "real"))
     options = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # thousands of lines while it is away
     with start_services(options.services) as services:
         for seed in range(options.seed, options.seed + options.seeds):
             plan = Plan(seed, events=options.events, rate=options.rate, kills=options.kills)

@@ -6,7 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
+from cli.stack import Valkey
 from store.model import Incomplete
 from store.settings import Settings
 from tests.e2e.rig import make_events, rig_of
@@ -150,3 +152,125 @@ def test_counting_goes_on_without_postgres_up_to_the_buffer_and_history_catches_
             await rig.wait_stored(16_000)
 
     run(go())
+
+
+def test_a_worker_that_counts_nothing_while_events_wait_ends_itself(
+    services: Services, settings: Settings
+) -> None:
+    """The watchdog: whoever supervises the worker then starts another."""
+
+    async def go() -> None:
+        async with rig_of(settings, redis_timeout_s=1.0, watchdog_s=5.0) as rig:
+            await rig.send(make_events(100))
+            await rig.wait_counted(100)
+            services.redis.pause()
+            await rig.send(make_events(100))
+
+            async def ended() -> bool:
+                assert rig.worker.process is not None
+                return rig.worker.process.poll() is not None
+
+            await eventually_async(ended, timeout_s=60, message="the worker ends itself")
+            assert rig.worker.process is not None
+            assert rig.worker.process.returncode not in (0, None)
+            assert "nothing counted for 5 s while events wait" in rig.worker.log_tail(400)
+            services.redis.resume()
+            rig.worker.start()
+            await rig.wait_counted(200)
+
+    run(go())
+
+
+def test_a_failover_to_a_replica_that_lags_loses_and_doubles_nothing(
+    services: Services, settings: Settings, tmp_path: Path
+) -> None:
+    """The replica stops replicating, the primary goes on counting and is lost; the replica, which
+    has less than was read, takes over under the same address."""
+
+    async def go() -> None:
+        primary = services.redis.url.removeprefix("redis://").partition("/")[0]
+        replica = Valkey(None, tmp_path)
+        async with Switch(primary) as switch:
+            replica.start()
+            try:
+                url = f"redis://{switch.address}/0"
+                async with rig_of(settings, redis_url=url) as rig:
+                    await rig.send(make_events(2_000))
+                    await rig.wait_counted(2_000)
+                    host, _, port = primary.partition(":")
+                    client = Redis.from_url(replica.url)
+                    await client.execute_command("REPLICAOF", host, port)
+
+                    async def synced() -> bool:
+                        return bool(
+                            (await client.info("replication"))["master_link_status"] == "up"
+                        )
+
+                    await eventually_async(synced, message="the replica has a copy")
+                    await client.execute_command("REPLICAOF", "NO", "ONE")
+                    await client.aclose()
+                    await rig.send(make_events(1_000))
+                    await rig.wait_counted(3_000)
+                    await rig.wait_stored(3_000)
+                    await switch.to(replica.address)
+                    await rig.wait_counted(3_000)
+                    await rig.send(make_events(500))
+                    await rig.wait_counted(3_500)
+                    await rig.wait_stored(3_500)
+                    assert "reading again what a store lacks" in rig.worker.log_tail(400)
+            finally:
+                replica.stop()
+
+    run(go())
+
+
+class Switch:
+    """A TCP address that leads to one server, and then to another, as a failover does."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Switch:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._cut()
+
+    async def to(self, target: str) -> None:
+        """New connections lead to `target`; the old ones are cut."""
+        self._target = target
+        await self._cut()
+
+    async def _cut(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        host, _, port = self._target.partition(":")
+        there = None
+        try:
+            back, there = await asyncio.open_connection(host, int(port))
+            await asyncio.gather(_copy(reader, there), _copy(back, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+            if there is not None:
+                there.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while chunk := await reader.read(65_536):
+        writer.write(chunk)
+        await writer.drain()
+    writer.close()

@@ -1,4 +1,4 @@
-"""A rebuild from history gives the counters that counting gave, swapped in while a worker counts."""
+"""A rebuild from history gives the counters that counting gave, while a worker counts."""
 
 from __future__ import annotations
 

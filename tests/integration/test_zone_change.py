@@ -21,6 +21,7 @@ from tests.e2e.harness import Program
 from tests.events import NOW_MS, make_event, sourced
 from tests.oracle import body_of, groups_of
 from tests.twins import Tenant, Twins, open_twins
+from tests.waiting import eventually_async
 
 BEFORE, AFTER = "Asia/Tokyo", "America/New_York"
 QUERIES = [(group_by, days) for group_by in GROUPINGS for days in (1, 7, 30, 365)]
@@ -97,12 +98,21 @@ def test_history_answers_until_the_counters_are_built_in_the_new_zone(
             await move(twins, tenant, AFTER)
 
             await build_anew(twins, counted)
+            # A reader looks for a newer zone at most once a second.
+            await eventually_async(
+                lambda: is_counted(twins, tenant), message="the new counters answer"
+            )
             await assert_answers(twins, tenant, counted, AFTER, "materialized")
             shown, printed = await asyncio.to_thread(status_of, program)
             assert (shown["timezone"], shown["catalogTimezone"]) == (AFTER, AFTER)
             assert "history" not in printed.partition("tenants")[2]
 
     asyncio.run(run())
+
+
+async def is_counted(twins: Twins, tenant: Tenant) -> bool:
+    response = await tenant.ask("days=1", of=twins.counted)
+    return response.headers["x-summary-source"] == "materialized"
 
 
 async def build_anew(twins: Twins, counted: Sequence[Event]) -> None:
