@@ -13,10 +13,19 @@ Headers = list[tuple[str, bytes]]
 REASON: Final = "dlq.reason"
 DETAIL: Final = "dlq.detail"
 TOPIC: Final = "dlq.source.topic"
+LOG: Final = "dlq.source.log"
 PARTITION: Final = "dlq.source.partition"
 OFFSET: Final = "dlq.source.offset"
 TIME: Final = "dlq.time"
-_OURS: Final = frozenset({REASON, DETAIL, TOPIC, PARTITION, OFFSET, TIME})
+_OURS: Final = frozenset({REASON, DETAIL, TOPIC, LOG, PARTITION, OFFSET, TIME})
+
+
+class Source(NamedTuple):
+    """A place in a log."""
+
+    log: str
+    partition: int
+    offset: int
 
 
 class DeadLetter(NamedTuple):
@@ -25,16 +34,24 @@ class DeadLetter(NamedTuple):
     reason: str
     detail: str
     topic: str
+    log: str
+    """The topic's id: a topic that is made again has the same name and offsets, and another id."""
     partition: int
     offset: int
     time_ms: int
     """When it was found to be one."""
+
+    @property
+    def source(self) -> Source:
+        """What one dead letter has in common with all its repeats, and with nothing else."""
+        return Source(self.log, self.partition, self.offset)
 
 
 def headers(
     reason: str,
     detail: str,
     topic: str,
+    log: str,
     partition: int,
     offset: int,
     now_ms: int,
@@ -49,6 +66,7 @@ def headers(
         (REASON, str(reason).encode()),
         (DETAIL, detail.encode("utf-8", "backslashreplace")),
         (TOPIC, topic.encode()),
+        (LOG, log.encode()),
         (PARTITION, str(partition).encode()),
         (OFFSET, str(offset).encode()),
         (TIME, format_ms(now_ms).encode()),
@@ -64,6 +82,7 @@ def parse(headers: Iterable[tuple[str, bytes]]) -> DeadLetter | None:
             text[REASON],
             text[DETAIL],
             text[TOPIC],
+            text[LOG],
             int(text[PARTITION]),
             int(text[OFFSET]),
             parse_ms(text[TIME]),

@@ -16,8 +16,7 @@ import mode.loop
 mode.loop.use("uvloop")
 
 import faust  # noqa: E402 - Faust makes its loop when imported, so the loop is chosen before
-from aiokafka import AIOKafkaProducer  # noqa: E402
-from aiokafka.errors import IllegalStateError, KafkaError  # noqa: E402
+from aiokafka.errors import IllegalStateError  # noqa: E402
 from faust.exceptions import ConsumerNotStarted  # noqa: E402
 from faust.types import TP  # noqa: E402
 from faust.types.enums import ProcessingGuarantee  # noqa: E402
@@ -33,14 +32,15 @@ from store.postgres.migrate import ensure_partitions  # noqa: E402
 from store.postgres.pool import make_pool  # noqa: E402
 from store.redis.client import make_client  # noqa: E402
 from store.redis.counters import RedisCounters  # noqa: E402
+from store.redis.owners import PartitionOwners  # noqa: E402
 from store.settings import Settings  # noqa: E402
 from store.windows import DAY_MS, Calendar, date_of  # noqa: E402
-from streams import dead_letters  # noqa: E402
 from streams.decode import Decoder  # noqa: E402
 from streams.history import HistorySink  # noqa: E402
 from streams.ledger import Ledger, SeekBack  # noqa: E402
+from streams.letters import KafkaDeadLetters  # noqa: E402
 from streams.log import describe  # noqa: E402
-from streams.pipeline import DeadLetter, Pipeline  # noqa: E402
+from streams.pipeline import Pipeline  # noqa: E402
 from streams.retry import retried  # noqa: E402
 from streams.transport import Batch, BatchConsumer, batch_transport  # noqa: E402
 
@@ -58,53 +58,6 @@ PARTITIONS_EVERY_S: Final = 3_600.0
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-class KafkaDeadLetters:
-    """Sends dead letters with the original bytes; idempotent where the broker can."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._producer: AIOKafkaProducer | None = None
-
-    async def send(self, letters: Sequence[DeadLetter]) -> None:
-        try:
-            if self._producer is None:
-                producer = AIOKafkaProducer(
-                    bootstrap_servers=self._settings.brokers,
-                    acks="all",
-                    linger_ms=5,
-                    max_request_size=16 * 1024 * 1024,
-                )
-                await producer.start()
-                self._producer = producer
-            producer = self._producer
-            sent = [
-                await producer.send(
-                    self._settings.dead_letter_topic,
-                    value=letter.record.value,
-                    key=letter.record.key,
-                    headers=[
-                        *letter.record.headers,
-                        *dead_letters.headers(
-                            letter.why.reason,
-                            letter.why.detail,
-                            self._settings.interactions_topic,
-                            letter.partition,
-                            letter.record.offset,
-                            now_ms(),
-                        ),
-                    ],
-                )
-                for letter in letters
-            ]
-            await asyncio.gather(*sent)
-        except KafkaError as error:
-            raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
-
-    async def close(self) -> None:
-        if self._producer is not None:
-            await self._producer.stop()
 
 
 class RolledTo(NamedTuple):
@@ -197,7 +150,9 @@ class CountingWorker:
             batch_events=settings.history_batch_events,
             on_behind=self._on_failure,
         )
-        self._letters = KafkaDeadLetters(settings)
+        self._letters = KafkaDeadLetters(
+            settings, PartitionOwners(self._client, settings.redis_prefix), now_ms=now_ms
+        )
         self._pipeline = Pipeline(
             decoder=Decoder(
                 future_tolerance_s=settings.future_tolerance_s,
@@ -227,6 +182,8 @@ class CountingWorker:
         settings = self.settings
         found = await retried("kafka", lambda: describe(settings, settings.interactions_topic))
         self._log_id = found.id
+        # Before the stores are asked: from here on, whoever had a partition before sends nothing.
+        await retried("counters", lambda: self._letters.assign(found.id, partitions))
         counted = await retried("counters", lambda: self._counted(found.id))
         stored = await retried("history", lambda: self._writer.positions(found.id))
         known = {p: counted.get(p, 0) for p in range(found.partitions)}

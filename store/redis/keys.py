@@ -52,6 +52,11 @@ class Keys(NamedTuple):
         return f"{self.prefix}:progress"
 
     @property
+    def owners(self) -> str:
+        """A hash: `<log>:<partition>` -> the worker that was given the partition last."""
+        return f"{self.prefix}:owners"
+
+    @property
     def incidents(self) -> str:
         """A hash of what happened to the log: `lost:<log>:<partition>:<first>` -> offsets that
         retention took; `<kind>:<log>` -> time in ms of a log that was recreated or cut."""

@@ -20,7 +20,15 @@ from store.settings import Settings
 from tests.e2e.harness import Program, read_topic
 
 MEBIBYTE = 1_048_576
-OURS = ("reason", "detail", "source.topic", "source.partition", "source.offset", "time")
+OURS = (
+    "reason",
+    "detail",
+    "source.topic",
+    "source.log",
+    "source.partition",
+    "source.offset",
+    "time",
+)
 
 
 class Sent(NamedTuple):

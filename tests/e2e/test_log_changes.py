@@ -90,3 +90,31 @@ def test_partitions_added_while_running_are_picked_up(
     if services.kind == "wheels":
         pytest.skip("the embedded broker cannot add partitions; the real one is tested in CI")
     asyncio.run(go())
+
+
+def test_a_log_that_was_cut_is_noticed_and_what_comes_after_is_counted(
+    services: Services, settings: Settings
+) -> None:
+    """The broker comes back without the partition's data, as after the loss of a disk: same topic
+    id, but it ends before what was counted."""
+    if services.kind != "real":
+        pytest.skip("reaches into the files of Apache Kafka")
+
+    async def go() -> None:
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(800), partition=2)
+            await rig.wait_counted(800)
+            await rig.wait_stored(800)
+            services.kafka.stop()
+            folder = services.kafka.data_folder / f"{settings.interactions_topic}-2"  # type: ignore[attr-defined]
+            for file in folder.iterdir():
+                if file.suffix in {".log", ".index", ".timeindex", ".snapshot"}:
+                    file.unlink()
+            services.kafka.start()
+            await rig.send(make_events(300), partition=2)
+            await rig.wait_counted(1_100, timeout_s=90)
+            await rig.wait_stored(1_100)
+            incidents = await rig.counters.incidents()
+            assert [change.kind for change in incidents.log_changes] == ["cut"]
+
+    asyncio.run(go())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import httpx
 import pytest
@@ -22,8 +22,12 @@ from tests.twins import Tenant, Twins, open_twins
 FIRST_GROUPS = 5
 #: The writer ends when each reader has seen so many different moments.
 MOMENTS_SEEN = 25
-COMMITS_MAX = 400
+COMMITS_MAX = 190
 PERIODS = ("days=7", "days=30", "days=365", "days=3&window=exact", "days=20&window=exact")
+#: Windows that hold the first day's events after as many midnights as there may be.
+LONG_PERIODS = ("days=30", "days=365", "days=20&window=exact", "days=25&window=exact")
+#: Each so many commits, where midnights pass; at half of them the roll is done.
+COMMITS_A_DAY = 10
 PAGES = ((500, 0), (3, 0), (4, 3), (1, 7))
 
 
@@ -91,9 +95,9 @@ class Load:
             events = events_of_commit(number)
             await self._tenant.count(events)
             await self._tenant.store(events)
-            if self._rolling and number % 10 == 0:
+            if self._rolling and number % COMMITS_A_DAY == 0:
                 self._twins.now_ms += DAY_MS
-            if self._rolling and number % 10 < 5:
+            if self._rolling and number % COMMITS_A_DAY < COMMITS_A_DAY // 2:
                 # As a worker rolls, a part at a time; here commits come in between.
                 writer = self._tenant.writer
                 today = self._tenant.calendar.day_of(self._twins.now_ms)
@@ -108,7 +112,8 @@ class Load:
 
     async def _read(self, name: str, reader: httpx.AsyncClient) -> None:
         latest: dict[str, int] = {}
-        for query, limit, offset in _questions():
+        periods = LONG_PERIODS if self._rolling else PERIODS
+        for query, limit, offset in _questions(periods):
             if not self._writing:
                 return
             asked = f"{query}&limit={limit}&offset={offset}"
@@ -121,8 +126,8 @@ class Load:
             self._seen[name, source].add(moment)
 
 
-def _questions() -> Iterator[tuple[str, int, int]]:
-    for period in itertools.cycle(PERIODS):
+def _questions(periods: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    for period in itertools.cycle(periods):
         for group_by in GROUPINGS:
             for limit, offset in PAGES:
                 yield f"groupBy={group_by}&{period}", limit, offset

@@ -57,6 +57,10 @@ class RealKafka(Faults):
     def bootstrap(self) -> str:
         return self.address
 
+    @property
+    def data_folder(self) -> Path:
+        return self._data
+
     def _java(self, *arguments: str) -> list[str]:
         java = _needed("java", "openjdk-17-jre-headless")
         memory = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC")
