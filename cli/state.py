@@ -22,6 +22,7 @@ from store.redis.client import Client, make_client, redis_errors
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import PERIODS, date_of, window_of
+from streams.instants import format_ms
 from streams.log import Log, describe
 
 T = TypeVar("T")
@@ -76,6 +77,13 @@ class Sizes(Struct, rename="camel"):
     history_bytes: int | None
 
 
+class LogChangeState(Struct, rename="camel"):
+    kind: str
+    """recreated (somebody made the topic anew) or cut (it ended before what was counted)"""
+    log: str
+    at: str
+
+
 class State(Struct, rename="camel"):
     """What `status --json` prints."""
 
@@ -85,6 +93,10 @@ class State(Struct, rename="camel"):
     lag: int | None
     history_lag: int | None
     partitions: Sequence[PartitionState]
+    lost_offsets: int | None
+    """Offsets that retention took before they were counted. Where history has them,
+    `rebuild --from history` counts them."""
+    log_changes: Sequence[LogChangeState]
     tenants: Sequence[TenantState]
     sizes: Sizes
     errors: Mapping[str, str]
@@ -122,6 +134,7 @@ async def _gather(settings: Settings, client: Client, pool: Pool) -> State:
         asked("redis", _redis_bytes(client)),
         asked("postgres", _history_bytes(pool)),
     )
+    incidents = await asked("redis", counters.incidents())
     partitions: list[PartitionState] = []
     if log is not None:
         counted = None if progress is None else _counted(progress, log)
@@ -134,6 +147,12 @@ async def _gather(settings: Settings, client: Client, pool: Pool) -> State:
         lag=_sum(p.lag for p in partitions),
         history_lag=_sum(p.history_lag for p in partitions),
         partitions=partitions,
+        lost_offsets=incidents.lost_offsets if incidents else None,
+        log_changes=[
+            LogChangeState(c.kind, c.log, format_ms(c.at_ms)) for c in incidents.log_changes
+        ]
+        if incidents
+        else [],
         tenants=[_tenant(overview, zones) for overview in tenants or ()],
         sizes=Sizes(redis_bytes, history_bytes),
         errors=errors,

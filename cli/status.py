@@ -54,6 +54,13 @@ def _show(state: State) -> None:
     out.print(table)
     if state.tenants:
         out.print(_tenants(state))
+    if state.lost_offsets:
+        answer(
+            f"{state.lost_offsets:,} offsets were gone before they were counted; where "
+            "history has them, `rebuild --from history` counts them"
+        )
+    for change in state.log_changes:
+        answer(f"the log was {change.kind} at {change.at}: {change.log}")
     sizes = state.sizes
     answer(f"Redis {_bytes(sizes.redis_bytes)}, history {_bytes(sizes.history_bytes)}")
 
