@@ -1,0 +1,46 @@
+"""The stock Faust agent that bench/ingest.py measures beside the worker: plain iteration, and for
+each event one pipeline of HINCRBY, for the four groupings in the four periods. It counts no
+identity, keeps no rank and no history, rolls nothing: it is the least that such an agent does."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+import faust
+from redis.asyncio import Redis
+
+PREFIX = os.environ["REDIS_PREFIX"]
+GROUPINGS = ("offerId", "creativeId", "channelId", "customerId")
+
+app = faust.App(
+    os.environ["CONSUMER_GROUP"],
+    broker=f"kafka://{os.environ['KAFKA_BOOTSTRAP_SERVERS']}",
+    web_enabled=False,
+    topic_disable_leader=True,
+    topic_allow_declare=False,
+    broker_session_timeout=10.0,
+    broker_rebalance_timeout=10.0,
+    consumer_auto_offset_reset="earliest",
+)
+topic = app.topic(os.environ["INTERACTIONS_TOPIC"], value_serializer="json")
+redis = Redis.from_url(os.environ["REDIS_URL"])
+
+
+@app.agent(topic)
+async def count(stream: faust.StreamT) -> None:
+    async for event in stream:
+        payload = event["payload"]
+        moment = datetime.fromisoformat(payload["timestamp"])
+        outcome = payload["outcomeTypeKey"]
+        pipeline = redis.pipeline(transaction=False)
+        for grouping in GROUPINGS:
+            group = f"{PREFIX}:{payload['tenantId']}:{grouping}:{payload.get(grouping)}"
+            for period in (f"{moment:%Y-%m-%d}", f"{moment:%G-W%V}", f"{moment:%Y-%m}", "all"):
+                pipeline.hincrby(f"{group}:{period}", outcome, 1)
+        pipeline.incr(f"{PREFIX}:counted")
+        await pipeline.execute()
+
+
+if __name__ == "__main__":
+    app.main()
