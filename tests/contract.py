@@ -19,6 +19,7 @@ from store.counters import (
     Generation,
     Refused,
     Rolled,
+    TenantOverview,
 )
 from store.model import GROUPINGS, CounterPage, Event, Grouping, Incomplete, Question
 from store.windows import DAY_MS, PERIODS, Calendar, Period, Window, exact_window, window_of
@@ -130,6 +131,11 @@ class CounterStoreContract:
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def open_limited_store(self) -> Callable[[int], AbstractAsyncContextManager[CounterStore]]:
+        """Opens a store with so many groups at most in each grouping of a tenant."""
         raise NotImplementedError
 
     def check(self, open_store: OpenStore, body: Callable[[CounterStore], Awaitable[None]]) -> None:
@@ -407,3 +413,87 @@ class CounterStoreContract:
                 assert await store.read(asked) == Incomplete("no_period")
 
         self.check(open_store, body)
+
+    # ---- limits
+
+    def test_groups_beyond_the_limit_count_as_one_and_are_not_answered(
+        self, open_limited_store: Callable[[int], AbstractAsyncContextManager[CounterStore]]
+    ) -> None:
+        """The store grows by one group, whatever comes. The grouping is no longer answered, for
+        every other answer would be wrong; the others are, and those counted before go on."""
+
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            batch = [make_event(customer=f"C-{i % 3}", offer=f"off_{i % 2}") for i in range(6)]
+            assert await writer.commit(batch) == Committed()
+            await assert_counts(store, batch, TODAY)
+            more = [make_event(customer=f"C-{i}", offer="off_0", outcome="click") for i in range(9)]
+            assert await writer.commit(more) == Committed([("customer", 6)])
+            more += (late := [make_event(customer="C-1"), make_event(customer="C-8")])
+            assert await writer.commit(late) == Committed([("customer", 1)])
+            for period in PERIODS:
+                assert await store.read(question("customer", period)) == Incomplete("capped")
+            assert await store.read(exact_question("customer", 5)) == Incomplete("capped")
+            await self._assert_answers(store, [*batch, *more], ("action", "treatment", "channel"))
+            overview = await self._overview(store)
+            assert overview.groups == {"action": 3, "treatment": 1, "channel": 1, "customer": 4}
+            assert overview.over == {"customer": 7}
+
+        self.check(lambda: open_limited_store(3), body)
+
+    def test_with_actions_beyond_the_limit_customers_are_not_answered_either(
+        self, open_limited_store: Callable[[int], AbstractAsyncContextManager[CounterStore]]
+    ) -> None:
+        """The offers of a customer are counted too: some would be one."""
+
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            batch = [make_event(offer=f"off_{i}", creative=f"cr_{i % 2}") for i in range(2_000)]
+            for i in range(0, 2_000, 500):
+                await writer.commit(batch[i : i + 500])
+            assert await store.read(question("action", "alltime")) == Incomplete("capped")
+            assert await store.read(question("customer", "alltime")) == Incomplete("capped")
+            await self._assert_answers(store, batch, ("treatment", "channel"))
+            overview = await self._overview(store)
+            assert overview.groups == {"action": 6, "treatment": 2, "channel": 1, "customer": 1}
+            assert overview.over == {"action": 1_995}
+
+        self.check(lambda: open_limited_store(5), body)
+
+    def test_a_limit_that_was_reached_stays_told_in_its_generation_only(
+        self, open_limited_store: Callable[[int], AbstractAsyncContextManager[CounterStore]]
+    ) -> None:
+        """A generation built again after the limit was raised is whole."""
+
+        async def body(store: CounterStore) -> None:
+            writer = await start(store)
+            batch = [make_event(channel=f"ch_{i}") for i in range(3)]
+            assert await writer.commit(batch) == Committed([("channel", 1)])
+            await writer.roll(TODAY + 40)
+            today = question("channel", "alltime", today=TODAY + 40)
+            assert await store.read(today) == Incomplete("capped")
+            building = await store.build(
+                "acme", day=TODAY + 40, timezone="UTC", token="t", watermarks=[]
+            )
+            rebuilt = Writer(store, building)
+            assert await rebuilt.commit(batch[:2]) == Committed()
+            assert await store.swap(building)
+            await assert_counts(store, batch[:2], TODAY + 40)
+
+        self.check(lambda: open_limited_store(2), body)
+
+    @staticmethod
+    async def _assert_answers(
+        store: CounterStore, counted: Sequence[Event], groupings: Sequence[Grouping]
+    ) -> None:
+        for group_by in groupings:
+            for period in PERIODS:
+                groups = groups_of(counted, group_by, window_of(period, TODAY), UTC)
+                answer = await store.read(question(group_by, period))
+                assert isinstance(answer, CounterPage), (answer, group_by, period)
+                assert answer.page == page_of(groups, 100, 0)
+
+    @staticmethod
+    async def _overview(store: CounterStore) -> TenantOverview:
+        (overview,) = await store.overview()
+        return overview

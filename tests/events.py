@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from store.model import Event, SourcedEvent
 from store.windows import DAY_MS
 
-#: Midday of a Tuesday, UTC.
-NOW_MS = 1_795_521_600_000 + 12 * 3_600_000
+#: Midday of Tuesday, 24 November 2026, UTC.
+NOW_MS = 1_795_478_400_000 + 12 * 3_600_000
 TODAY = NOW_MS // DAY_MS
 
 _serial = itertools.count()

@@ -203,8 +203,8 @@ class Program:
             if process.alive():
                 process.kill()
         for path in dict.fromkeys(process.log_path for process in self._processes):
-            print(f"--- end of {path}")  # pytest shows it where the test fails
-            print("\n".join(path.read_text(errors="replace").splitlines()[-25:]))
+            last = path.read_text(errors="replace").splitlines()[-25:]
+            print("\n".join([f"--- end of {path}", *last]))  # noqa: T201 - shown where a test fails
 
 
 async def _counted(settings: Settings) -> int:

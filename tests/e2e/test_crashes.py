@@ -13,11 +13,14 @@ from tests.e2e.harness import Process, Program, read_topic
 from tests.services.base import Services
 from tests.waiting import eventually
 
+#: More by the environment; with much fewer the worker is done before it can be killed.
 EVENTS = int(os.environ.get("CRASH_EVENTS") or 200_000)
 #: At least so many events are counted when the worker is killed, and not yet in history: the next
 #: one reads them again.
 REDELIVERED = EVENTS // 100
 TENANT = "acme"
+#: With no identities remembered, only the watermarks keep a redelivered event from counting twice.
+NOT_REMEMBERED = {"DEDUP_HORIZON_H": "0"}
 
 
 @pytest.mark.timeout(600)
@@ -27,13 +30,13 @@ def test_events_redelivered_through_two_kills_count_once(
     options = ("--tenant", TENANT, "--customers", "800", "--late", "0.2", "--seed", "11")
     said = program.run("load", "--events", str(EVENTS), *options, timeout_s=240)
     assert said.startswith(f"{EVENTS} events acknowledged"), said
-    worker = program.worker()
+    worker = program.worker(**NOT_REMEMBERED)
     for reached in (EVENTS // 8, EVENTS // 2):
         counted = killed_ahead_of_history(services, program, worker, reached)
         assert counted < EVENTS, "it had counted all already when it was killed"
-        worker = program.worker()
-        starts = eventually(lambda w=worker: started_from(w), timeout_s=60, message="assigned")
-        assert counted - sum(starts.values()) >= REDELIVERED, (counted, starts)
+        worker = program.worker(**NOT_REMEMBERED)
+        read_again = counted - started_from(worker)
+        assert read_again >= REDELIVERED, read_again
     program.wait_for(counted=EVENTS, stored=EVENTS, timeout_s=180, alive=[worker])
 
     api = program.api()
@@ -56,7 +59,8 @@ def killed_ahead_of_history(
     before = program.counted()
     # The worker says twice a second how far it is, so what is read first may be from before the
     # freeze; and the transaction under way may still end well.
-    frozen_at = eventually(lambda: changed(program.counted(), before), message="a word of it")
+    eventually(lambda: program.counted() > before, message="a word of it")
+    frozen_at = program.counted()
     target = frozen_at + program.settings.history_batch_events + REDELIVERED
     eventually(lambda: program.counted() >= target, message=f"{target} counted")
     worker.kill()
@@ -64,11 +68,11 @@ def killed_ahead_of_history(
     return program.counted()
 
 
-def changed(now: int, before: int) -> int | None:
-    return now if now != before else None
+def started_from(worker: Process) -> int:
+    """The offsets that the worker first read from, all partitions together, once it says so."""
 
+    def said() -> list[dict[str, int]]:
+        lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
+        return [line["starts"] for line in lines if line["event"] == "partitions assigned"]
 
-def started_from(worker: Process) -> dict[str, int] | None:
-    """Partition -> the offset that the worker first read from, once it says so."""
-    lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
-    return next((x["starts"] for x in lines if x["event"] == "partitions assigned"), None)
+    return sum(eventually(said, timeout_s=60, message="partitions assigned")[0].values())

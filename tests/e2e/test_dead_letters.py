@@ -77,7 +77,7 @@ BROKEN: dict[str, tuple[bytes | None, str]] = {
     "not JSON": (b"not json at all", "malformed"),
     "cut off": (encoded(0)[:-20], "malformed"),
     "not UTF-8": (b'\xff\xfe{"customerId": 1}', "malformed"),
-    "UTF-8 cut in a string": (encoded(0, customerId="C").replace(b'"C"', b'"\xe2\x82"'), "malformed"),
+    "cut UTF-8": (encoded(0, customerId="C").replace(b'"C"', b'"\xe2\x82"'), "malformed"),
     "a list": (b"[1, 2, 3]", "malformed"),
     "null": (b"null", "malformed"),
     "a number": (b"42", "malformed"),

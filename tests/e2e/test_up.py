@@ -114,7 +114,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     try:
         yield started
     finally:
-        print(started.up.tail(60))
+        print(started.up.tail(60))  # noqa: T201 - shown where the test fails
         started.up.kill()
         started.go_on()  # a process that is held does not end
         try:
@@ -185,7 +185,7 @@ def totals(api: Api) -> dict[str, int]:
 
 def answers(client: httpx.Client) -> bool:
     try:
-        return client.get("/readyz").json()["stores"]["postgres"] == "ok"
+        return bool(client.get("/readyz").json()["stores"]["postgres"] == "ok")
     except httpx.TransportError:
         return False
 

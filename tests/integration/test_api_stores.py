@@ -180,7 +180,7 @@ def test_an_exact_window_equals_the_period_of_that_many_days(stores):
     assert weekly.text == exact.text
     sizes = [sum(row["total"] for row in r.json()["summary"]) for r in (shorter, exact, longer)]
     assert sizes == sorted(set(sizes))
-    assert shorter.headers["x-summary-source"] == "history"
+    assert shorter.headers["x-summary-source"] == "materialized"
 
 
 def test_an_imported_catalog_is_seen_by_the_next_request(stores):

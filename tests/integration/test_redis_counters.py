@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import hypothesis
 import pytest
@@ -18,11 +18,11 @@ from tests.protocol import Protocol
 
 
 @asynccontextmanager
-async def open_redis(redis_url: str) -> AsyncIterator[CounterStore]:
+async def open_redis(redis_url: str, **options: int) -> AsyncIterator[CounterStore]:
     client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
     try:
         await client.flushdb()
-        yield RedisCounters(client, "is")
+        yield RedisCounters(client, "is", **options)
     finally:
         await client.aclose()
 
@@ -31,6 +31,12 @@ class TestRedisCounters(CounterStoreContract):
     @pytest.fixture
     def open_store(self, redis_url: str) -> OpenStore:
         return lambda: open_redis(redis_url)
+
+    @pytest.fixture
+    def open_limited_store(
+        self, redis_url: str
+    ) -> Callable[[int], AbstractAsyncContextManager[CounterStore]]:
+        return lambda groups_max: open_redis(redis_url, groups_max=groups_max)
 
 
 def test_the_commit_protocol_keeps_its_invariant_in_any_interleaving(redis_url: str) -> None:

@@ -42,5 +42,7 @@ def test_a_letter_refused_again_tells_of_the_last_time() -> None:
 
 def test_other_headers_are_no_dead_letter() -> None:
     assert parse(OWN) is None
-    broken = [(n, b"\xff" if n == "dlq.time" else v) for n, v in headers("a", "b", "t", LOG, 0, 1, 0)]
+    broken = [
+        (n, b"\xff" if n == "dlq.time" else v) for n, v in headers("a", "b", "t", LOG, 0, 1, 0)
+    ]
     assert parse(broken) is None

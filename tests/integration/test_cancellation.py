@@ -1,0 +1,49 @@
+"""Whoever cancels a task that uses a store sees it end, at whatever moment that is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from store.settings import Settings
+from tests.contract import question
+from tests.events import make_event
+from tests.twins import Tenant, Twins, open_twins
+
+Use = Callable[[Twins, Tenant], Awaitable[object]]
+
+USES: dict[str, Use] = {
+    "a counter read": lambda twins, tenant: twins.counters.read(question("action", "weekly")),
+    "a generation": lambda twins, tenant: twins.counters.generation(tenant.name),
+    "positions in history": lambda twins, tenant: twins.history.positions(
+        "0b0c3a52-8b1e-4a53-9d1f-0d7a4a1f0c11"
+    ),
+    "a request": lambda twins, tenant: tenant.ask("days=7"),
+    "a fallback": lambda twins, tenant: tenant.ask("days=7", of=twins.historic),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_cancelled_task_ends(redis_url: str, database_url: str, use: str):
+    stores = Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
+
+    async def run() -> None:
+        async with open_twins(stores) as twins:
+            tenant = await twins.tenant("acme", "UTC")
+            await tenant.commit([make_event()])
+
+            async def for_long() -> None:
+                for _ in range(300):
+                    await USES[use](twins, tenant)
+
+            for steps in range(80):
+                task = asyncio.create_task(for_long())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait({task})
+                assert task.cancelled(), f"cancelled after {steps} steps, it went on"
+
+    asyncio.run(run())

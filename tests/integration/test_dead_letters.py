@@ -1,0 +1,416 @@
+"""Dead letters on a real broker: each is in the topic once, whatever happens to who sends them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from store.model import StoreUnavailable
+from store.redis.client import make_client
+from store.redis.owners import PartitionOwners
+from store.settings import Settings
+from store.windows import DAY_MS
+from streams import dead_letters
+from streams.decode import Reason, rejected
+from streams.letters import KafkaDeadLetters
+from streams.pipeline import DeadLetter
+from tests.chaos import encode
+from tests.e2e.harness import PROGRAM, Program, read_topic
+from tests.e2e.rig import make_events, now_ms, rig_of
+from tests.events import make_event
+from tests.waiting import eventually_async
+
+pytestmark = pytest.mark.anyio
+MEBIBYTE = 1_048_576
+
+
+class Record(NamedTuple):
+    """What a dead letter needs of a record."""
+
+    offset: int
+    value: bytes | None
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def letters(*offsets: int, partition: int = 0) -> list[DeadLetter]:
+    why = rejected(Reason.MALFORMED, "of a test")
+    return [DeadLetter(partition, Record(o, b"p%d-o%d" % (partition, o)), why) for o in offsets]
+
+
+def in_topic(settings: Settings) -> list[tuple[str, int, int]]:
+    """Log, partition and offset of every letter that is there, repeats included."""
+    found = []
+    for record in read_topic(settings, settings.dead_letter_topic):
+        letter = dead_letters.parse(record.headers)
+        assert letter is not None
+        assert record.value.startswith(b"p%d-o%d" % (letter.partition, letter.offset))
+        found.append((letter.log, letter.partition, letter.offset))
+    return found
+
+
+@asynccontextmanager
+async def sender(settings: Settings) -> AsyncIterator[KafkaDeadLetters]:
+    """What one worker has."""
+    client: Any = make_client(settings, timeout_s=5, retries=0)
+    sink = KafkaDeadLetters(
+        settings, PartitionOwners(client, settings.redis_prefix), now_ms=lambda: 1_795_521_600_000
+    )
+    try:
+        yield sink
+    finally:
+        await sink.close()
+        await client.aclose()
+
+
+@pytest.fixture
+def log_id() -> str:
+    return str(uuid.uuid4())
+
+
+async def test_a_worker_that_takes_over_sends_only_what_is_not_there(
+    settings: Settings, log_id: str
+) -> None:
+    """The batch in hand may be there in part; all before it is there, however much it is."""
+    settings = settings.model_copy(update={"commit_batch_events": 5})
+    async with sender(settings) as first:
+        await first.assign(log_id, [0, 1])
+        for i in range(0, 20, 4):
+            await first.send(letters(*range(i, i + 4)))
+            await first.send(letters(*range(i, i + 4), partition=1))
+        await first.send(letters(20, 22))
+    for round_ in range(2):  # the second is read from the beginning once more
+        async with sender(settings) as second:
+            await second.assign(log_id, [0, 1])
+            for i in range(0, 25, 5):
+                await second.send(letters(*range(i, i + 5)))
+            await second.send(letters(3, 19, 40, partition=1))
+        found = await asyncio.to_thread(in_topic, settings)
+        assert sorted(found) == sorted(
+            [(log_id, 0, o) for o in range(25)] + [(log_id, 1, o) for o in (*range(20), 40)]
+        ), round_
+
+
+async def test_letters_of_another_log_are_others(settings: Settings, log_id: str) -> None:
+    """A topic that is made again has the same offsets; its letters are new."""
+    async with sender(settings) as sink:
+        for log in (log_id, "another", log_id):
+            await sink.assign(log, [0])
+            await sink.send(letters(1, 2))
+    found = await asyncio.to_thread(in_topic, settings)
+    assert sorted(found) == sorted((log, 0, o) for log in (log_id, "another") for o in (1, 2))
+
+
+async def test_what_was_sent_of_a_batch_that_failed_is_not_sent_again(
+    settings: Settings, log_id: str
+) -> None:
+    """Kafka takes the first ones and refuses one in the middle."""
+    async with sender(settings) as sink:
+        await sink.assign(log_id, [0])
+        await sink.send(letters(1))
+        why = rejected(Reason.TOO_LARGE, "of a test")
+        larger = DeadLetter(0, Record(4, b"p0-o4" + b"x" * 17 * MEBIBYTE), why)
+        with pytest.raises(StoreUnavailable, match="MessageSizeTooLarge"):
+            await sink.send([*letters(2, 3), larger, *letters(5)])
+        await sink.send(letters(2, 3, 5))
+        await sink.send(letters(6))
+    found = await asyncio.to_thread(in_topic, settings)
+    assert [offset for _, _, offset in found] == [1, 2, 3, 5, 6]
+
+
+async def test_a_worker_that_slept_through_its_replacement_sends_nothing(
+    settings: Settings, log_id: str
+) -> None:
+    """It knows of nothing when it wakes; what it was about to send the other has sent."""
+    settings = settings.model_copy(update={"kafka_session_timeout_s": 0.5})
+    async with sender(settings) as sleeper, sender(settings) as other:
+        await sleeper.assign(log_id, [0, 1])
+        await sleeper.send(letters(1))
+        await sleeper.send(letters(1, partition=1))
+        await other.assign(log_id, [0])
+        awake = asyncio.create_task(sleeper.send(letters(2, 3)))
+        await sleeper.send(letters(2, partition=1))  # still its own
+        await other.send(letters(1, 2, 3, 4))
+        # Nobody tells it to stop, so in the end it takes the partition for its own, and looks.
+        await awake
+        await sleeper.send(letters(4, 5))
+    found = await asyncio.to_thread(in_topic, settings)
+    assert sorted(found) == [
+        *((log_id, 0, o) for o in (1, 2, 3, 4, 5)),
+        *((log_id, 1, o) for o in (1, 2)),
+    ]
+
+
+async def test_who_sends_is_not_forgotten_with_redis(settings: Settings, log_id: str) -> None:
+    client: Any = make_client(settings, timeout_s=5, retries=0)
+    async with sender(settings) as sink:
+        await sink.assign(log_id, [0])
+        await client.flushdb()
+        await sink.send(letters(1))
+        await sink.send(letters(2))
+    await client.aclose()
+    assert [o for _, _, o in await asyncio.to_thread(in_topic, settings)] == [1, 2]
+
+
+async def test_letters_are_there_once_after_a_kill_before_their_batch_is_stored(
+    settings: Settings,
+) -> None:
+    """The worker sends the letters of what it reads, cannot store the rest, and is killed; the next
+    one begins before them."""
+    async with rig_of(settings) as rig:
+        await rig.send(make_events(20), partition=0)
+        await rig.wait_stored(20)
+        async with await psycopg.AsyncConnection.connect(settings.database_url) as holder:
+            await holder.execute("LOCK TABLE history_watermarks IN SHARE ROW EXCLUSIVE MODE")
+            await send_raw(settings, [b"no json %d" % i for i in range(30)])
+            await rig.send(make_events(20), partition=0)
+            await rig.wait_counted(40)
+            await wait_for_letters(settings, 30)
+            rig.worker.kill()
+        rig.worker.start()
+        await send_raw(settings, [b"no json either"])
+        await rig.wait_stored(40)
+        await wait_for_letters(settings, 31)
+        await rig.wait_counted(40)
+        assert rig.worker.stop() == 0
+    there = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
+    values = [letter.value for letter in there]
+    assert sorted(values) == sorted([*(b"no json %d" % i for i in range(30)), b"no json either"])
+
+
+# ---- the commands
+
+
+@pytest.fixture
+def program(settings: Settings, tmp_path: Path) -> Iterator[Program]:
+    started = Program(settings, tmp_path)
+    yield started
+    started.close()
+
+
+def unregistered(n: int) -> list[bytes]:
+    """Events of a type that is not registered; the first is 60 days old."""
+    return [
+        encode(
+            make_event(
+                customer=f"C-{i}",
+                outcome="saved",
+                occurred_ms=now_ms() - (60 * DAY_MS if i == 0 else 0),
+            )
+        )
+        for i in range(n)
+    ]
+
+
+def register(program: Program, key: str, *, tenant: str = "acme") -> None:
+    own = {"key": key, "name": key, "classification": "positive", "category": "response"}
+    document = json.dumps({"tenant": tenant, "outcomeTypes": [own]}).encode()
+    program.run("catalog", "import", "-", stdin=document)
+
+
+async def test_redriven_events_count_once_however_often_and_wherever_it_is_cut_off(
+    settings: Settings, program: Program
+) -> None:
+    """A redrive is killed after Kafka has the events and before that is noted; it is run again
+    before anybody counted them, and again after; its notes are lost, and it is run again."""
+    values = unregistered(5)
+    async with rig_of(settings) as rig:
+        await send_raw(settings, [*values, b"no json", b"{}"])
+        await wait_for_letters(settings, 7)
+        assert program.run("dlq", "redrive").splitlines()[0] == (
+            "0 sent, 0 counted already, 0 redriven before, 7 left"
+        )
+        register(program, "saved")
+        assert rig.worker.stop() == 0
+        async with await psycopg.AsyncConnection.connect(settings.database_url) as holder:
+            await holder.execute("LOCK TABLE redriven_letters IN SHARE ROW EXCLUSIVE MODE")
+            cut_off = program.start("redrive", "dlq", "redrive")
+            await wait_for_records(settings, 7 + 5)
+            cut_off.kill()
+        again = await asyncio.to_thread(program.run, "dlq", "redrive")
+        assert again.startswith("5 sent, 0 counted already, 0 redriven before, 2 left")
+        rig.worker.start()
+        await rig.wait_counted(5)
+        await rig.wait_stored(5)
+        assert program.run("dlq", "redrive").startswith(
+            "0 sent, 0 counted already, 5 redriven before, 2 left"
+        )
+        async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:
+            await connection.execute("DELETE FROM redriven_letters")
+        assert program.run("dlq", "redrive").startswith(
+            "0 sent, 5 counted already, 0 redriven before, 2 left"
+        )
+        await send_raw(settings, [encode(make_event(occurred_ms=now_ms()))])
+        await rig.wait_counted(6)
+        await rig.wait_stored(6)
+    records = await asyncio.to_thread(read_topic, settings, settings.interactions_topic)
+    assert len(records) == 7 + 5 + 5 + 1
+    redriven = [r for r in records if r.value in values]
+    assert [r.value for r in redriven] == values * 3
+    assert {(r.key, r.headers, r.partition) for r in redriven} == {(b"k", (("own", b"\xff"),), 0)}
+    listed = json.loads(program.run("dlq", "list", "--json"))
+    assert listed["byReason"] == {"bad_field": 1, "malformed": 1, "unregistered_type": 5}
+    for letter in listed["letters"]:
+        assert (letter["redriven"] is None) == (letter["reason"] != "unregistered_type"), letter
+
+
+async def test_a_redrive_takes_only_what_it_is_asked_to(
+    settings: Settings, program: Program
+) -> None:
+    async with rig_of(settings) as rig:
+        others = [encode(make_event(tenant="b", outcome="other")) for _ in range(2)]
+        await send_raw(settings, [*unregistered(3), *others, b"no json"])
+        await wait_for_letters(settings, 6)
+        assert rig.worker.stop() == 0
+    register(program, "saved")
+    register(program, "other", tenant="b")
+
+    def redrive(*arguments: str) -> str:
+        return program.run("dlq", "redrive", *arguments).splitlines()[0].partition(",")[0]
+
+    assert redrive("--dry-run") == "5 would be sent"
+    assert redrive("--reason", "malformed") == "0 sent"
+    assert redrive("--tenant", "c") == "0 sent"
+    assert redrive("0:4", "0:0") == "2 sent"
+    assert redrive("--tenant", "b", "--dry-run") == "1 would be sent"
+    assert redrive("--tenant", "b") == "1 sent"
+    assert redrive("--reason", "unregistered_type") == "2 sent"
+    assert redrive() == "0 sent"
+    assert failed(program, "dlq", "redrive", "0:0", "0:6").endswith(
+        f"no dead letter at 0:6 of {settings.dead_letter_topic}"
+    )
+    assert failed(program, "dlq", "show", "7", "0").endswith(
+        f"no dead letter at 7:0 of {settings.dead_letter_topic}"
+    )
+    records = await asyncio.to_thread(read_topic, settings, settings.interactions_topic)
+    assert len(records) == 6 + 5
+
+
+async def test_letters_are_shown_whole_and_repeats_once(
+    settings: Settings, program: Program
+) -> None:
+    """Whatever bytes they are. A repeat has another place in the topic, and the same source."""
+    event = encode(make_event(outcome="saved", occurred_ms=now_ms()))
+    async with AIOKafkaProducer(bootstrap_servers=settings.brokers) as producer:
+        for offset, value, reason in ((7, b"\xff\x1b[31m", "malformed"), (8, event, "bad_field")):
+            headers = dead_letters.headers(
+                reason, "of a [red]test", settings.interactions_topic, "log-1", 3, offset,
+                1_795_521_600_000 + offset, [("trace", b"\x00id")],
+            )  # fmt: skip
+            for _ in range(offset - 6):
+                await producer.send_and_wait(settings.dead_letter_topic, value, headers=headers)
+        await producer.send_and_wait(settings.dead_letter_topic, b"none of ours")
+    listed = json.loads(program.run("dlq", "list", "--json"))
+    assert (listed["total"], listed["repeats"]) == (2, 1)
+    assert [(x["offset"], x["repeats"]) for x in listed["letters"]] == [(1, 1), (0, 0)]
+    assert listed["letters"][0]["source"] == {
+        "topic": settings.interactions_topic, "log": "log-1", "partition": 3, "offset": 8,
+    }  # fmt: skip
+    assert json.loads(program.run("dlq", "list", "--json", "--limit", "1"))["total"] == 2
+    only = json.loads(program.run("dlq", "list", "--json", "--reason", "malformed"))
+    assert [x["offset"] for x in only["letters"]] == [0]
+    table = program.run("dlq", "list")
+    assert "2 dead letters: 1 bad_field, 1 malformed" in table
+    assert "of a [red]test" in table
+    assert "1 repeats of them are in the topic" in table
+    broken = program.run("dlq", "show", "0", "0")
+    assert "value    6 bytes\n\\xff\\x1b[31m\n" in broken
+    assert "key      (null)" in broken
+    assert "header   trace = \\x00id" in broken
+    assert "header   dlq.source.offset = 7" in broken
+    whole = program.run("dlq", "show", "0", "1")
+    assert '    "outcomeTypeKey": "saved",\n' in whole
+    assert failed(program, "dlq", "show", "0", "3").endswith(
+        f"at 0:3 of {settings.dead_letter_topic}"
+    )
+    register(program, "saved")
+    assert program.run("dlq", "redrive").startswith("1 sent, 0 counted already")
+    records = await asyncio.to_thread(read_topic, settings, settings.interactions_topic)
+    assert [(r.value, r.headers, r.partition) for r in records] == [
+        (event, (("trace", b"\x00id"),), 3)
+    ]
+
+
+def test_letters_are_listed_also_while_postgres_is_away(program: Program) -> None:
+    done = command(program, "dlq", "list", DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert (done.returncode, done.stdout.decode()) == (0, "0 dead letters\n")
+    assert done.stderr.startswith(b"note: what was redriven is not known (Postgres: ")
+    done = command(program, "dlq", "redrive", DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert (done.returncode, done.stdout) == (
+        0,
+        b"0 sent, 0 counted already, 0 redriven before, 0 left\n",
+    )
+
+
+def test_without_the_topic_or_kafka_it_says_so(program: Program) -> None:
+    done = command(program, "dlq", "list", DEAD_LETTER_TOPIC="never-made")
+    assert done.returncode == 1
+    assert b"'never-made' is not there (run `migrate` first)" in done.stderr
+    for arguments in (("list",), ("show", "0", "0"), ("redrive",)):
+        done = command(program, "dlq", *arguments, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+        assert done.returncode == 1
+        (line,) = done.stderr.decode().splitlines()
+        assert line.startswith("error: Kafka: ")
+
+
+def command(
+    program: Program, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [str(PROGRAM), *arguments],
+        env=program.env | environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def failed(program: Program, *arguments: str) -> str:
+    """The one line that says why."""
+    done = command(program, *arguments)
+    assert done.returncode == 1, done
+    (line,) = done.stderr.decode().splitlines()
+    return line
+
+
+# ---- what is sent and read
+
+
+async def send_raw(settings: Settings, values: Sequence[bytes]) -> None:
+    """To partition 0; returns when Kafka has all."""
+    async with AIOKafkaProducer(bootstrap_servers=settings.brokers, acks="all") as producer:
+        for value in values:
+            await producer.send_and_wait(
+                settings.interactions_topic,
+                value,
+                key=b"k",
+                partition=0,
+                headers=[("own", b"\xff")],
+            )
+
+
+async def wait_for_letters(settings: Settings, n: int) -> None:
+    await _wait_for(settings, settings.dead_letter_topic, n)
+
+
+async def wait_for_records(settings: Settings, n: int) -> None:
+    await _wait_for(settings, settings.interactions_topic, n)
+
+
+async def _wait_for(settings: Settings, topic: str, n: int) -> None:
+    async def all_there() -> bool:
+        found = await asyncio.to_thread(read_topic, settings, topic)
+        assert len(found) >= n, f"{len(found)} records, not {n}"
+        return True
+
+    await eventually_async(all_there, timeout_s=60, message=f"{n} records in {topic}")

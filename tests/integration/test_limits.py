@@ -1,0 +1,334 @@
+"""Everything has a limit, and at each one the program says so and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import httpx
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from cli.server import free_port
+from cli.state import gather
+from store import metrics
+from store.catalog import CatalogCache
+from store.model import Event, Incomplete
+from store.postgres.catalog import load_catalog
+from store.postgres.history import HistoryWriter
+from store.postgres.pool import Pool, make_pool
+from store.redis.client import make_client
+from store.redis.counters import RedisCounters
+from store.settings import Settings
+from streams import dead_letters
+from streams.alarm import RatioAlarm
+from streams.decode import Decoder
+from streams.history import HistorySink
+from streams.ledger import Ledger
+from streams.pipeline import DeadLetter, Pipeline
+from streams.transport import Batch
+from tests.chaos import encode
+from tests.e2e.harness import read_topic
+from tests.e2e.rig import make_events, now_ms, rig_of
+from tests.events import make_event
+from tests.waiting import eventually, eventually_async
+
+pytestmark = pytest.mark.anyio
+BATCH_EVENTS = 10
+
+
+class Record(NamedTuple):
+    offset: int
+    value: bytes
+    timestamp: int
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class KeptLetters:
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.letters: list[DeadLetter] = []
+
+    async def send(self, letters: Sequence[DeadLetter]) -> None:
+        self.letters += letters
+
+
+class Bench:
+    """A pipeline on real stores, and one partition's batches handed to it as Kafka's are."""
+
+    def __init__(self, settings: Settings, pool: Pool, client: Any) -> None:
+        self.letters = KeptLetters()
+        self.acknowledged = 0
+        writer = HistoryWriter(pool)
+        counters = RedisCounters(client, settings.redis_prefix)
+        self.history = HistorySink(
+            writer,
+            topic=settings.interactions_topic,
+            buffer_events=settings.history_buffer_events,
+            batch_events=settings.history_batch_events,
+            buffer_bytes=settings.history_buffer_bytes,
+            on_behind=lambda behind: pytest.fail(str(behind)),
+        )
+        self.ledger = Ledger(
+            counters, writer, now_ms=now_ms, timezone_of=self._utc, tenants_max=settings.tenants_max
+        )
+        self.pipeline = Pipeline(
+            decoder=Decoder(future_tolerance_s=300, event_bytes_max=1_048_576),
+            catalogs=CatalogCache(
+                lambda tenant: load_catalog(pool, tenant), refresh_s=60, monotonic=lambda: 0.0
+            ),
+            ledger=self.ledger,
+            history=self.history,
+            dead_letters=self.letters,
+            now_ms=now_ms,
+            slice_events=settings.commit_batch_events,
+            queue_batches=settings.queue_batches,
+            alarm=RatioAlarm(ratio=0.1, window_events=100, bad_min=10),
+            idle_commit_s=3600,
+            on_lost=self._lost,
+            on_failure=lambda error: pytest.fail(repr(error)),
+        )
+
+    async def open(self) -> None:
+        log = str(uuid.uuid4())
+        self.ledger.open_log(log, {0: 0})
+        await self.history.open_log(log, {0: None})
+        await self.pipeline.assign({0: 0})
+
+    async def submit(self, number: int, values: Sequence[bytes]) -> None:
+        """The batch `number` of batches of this length."""
+        first = number * len(values)
+        records = [Record(first + i, value, now_ms()) for i, value in enumerate(values)]
+        await self.pipeline.submit(Batch(0, first, records, None, 0), self._acknowledge)
+
+    async def process(self, number: int, values: Sequence[bytes]) -> None:
+        """Returns when the batch is counted and stored."""
+        before = self.acknowledged
+        await self.submit(number, values)
+        await eventually_async(lambda: _is(self.acknowledged > before), message="a batch stored")
+
+    def _acknowledge(self) -> None:
+        self.acknowledged += 1
+
+    async def _utc(self, tenant: str) -> str:
+        return "UTC"
+
+    async def _lost(self, batch: Batch) -> None:
+        pytest.fail(f"{batch.lost} lost")
+
+
+@asynccontextmanager
+async def bench_of(settings: Settings, **changes: Any) -> AsyncIterator[Bench]:
+    settings = settings.model_copy(update=changes)
+    client: Any = make_client(settings, timeout_s=5, retries=0)
+    async with make_pool(settings, max_size=3) as pool:
+        bench = Bench(settings, pool, client)
+        await bench.open()
+        writing = asyncio.create_task(bench.history.run())
+        try:
+            yield bench
+        finally:
+            await bench.pipeline.abandon()
+            writing.cancel()
+            await client.aclose()
+
+
+def values_of(events: Sequence[Event], padding: int = 0) -> list[bytes]:
+    values = [encode(event) for event in events]
+    if padding:
+        ends = b', "filler": "' + b"x" * padding + b'"}}'
+        values = [value.removesuffix(b"}}") + ends for value in values]
+    return values
+
+
+@asynccontextmanager
+async def history_held(settings: Settings) -> AsyncIterator[None]:
+    """Nothing can be stored, though everything can be read."""
+    async with await psycopg.AsyncConnection.connect(settings.database_url) as holder:
+        await holder.execute("LOCK TABLE history_watermarks IN SHARE ROW EXCLUSIVE MODE")
+        yield
+        await holder.rollback()
+
+
+@pytest.mark.parametrize("limit", ["events", "bytes"])
+@pytest.mark.parametrize("queue_batches", [1, 3])
+async def test_what_waits_for_history_and_in_front_of_it_is_bounded(
+    settings: Settings, limit: str, queue_batches: int
+) -> None:
+    """With Postgres held, counting stops at the buffer's limit, and taking batches at the queue's;
+    all goes on, and nothing is missing, when it is let go."""
+    # Either makes room for five batches of ten events: the fifth one reaches the limit.
+    padding = 0 if limit == "events" else 3_000
+    values = values_of(make_events(BATCH_EVENTS), padding)
+    size = sum(map(len, values))
+    changes = {
+        "events": {"history_buffer_events": 5 * BATCH_EVENTS},
+        "bytes": {"history_buffer_bytes": 5 * size},
+    }[limit]
+    async with bench_of(settings, queue_batches=queue_batches, **changes) as bench:
+        # In the buffer; one more, counted, which waits to be put there; the queue.
+        most = 5 + 1 + queue_batches
+        async with history_held(settings):
+            await asyncio.gather(
+                *(bench.submit(n, fresh(values, n)) for n in range(most)),
+            )
+            await eventually_async(
+                lambda: _is(bench.pipeline.positions[0] == 6 * BATCH_EVENTS),
+                message="six batches counted",
+            )
+            one_more = asyncio.create_task(bench.submit(most, fresh(values, most)))
+            await round_trips(settings)
+            assert not one_more.done(), "a queue that is full took a batch"
+            assert bench.pipeline.positions[0] == 6 * BATCH_EVENTS, "counted past the buffer"
+            assert bench.acknowledged == 0
+        await one_more
+        await bench.pipeline.close()
+        assert bench.acknowledged == most + 1
+    stored = (most + 1) * BATCH_EVENTS
+    async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:
+        rows = await (
+            await connection.execute("SELECT count(*) FROM interaction_history")
+        ).fetchone()
+    assert rows == (stored,)
+
+
+def fresh(values: Sequence[bytes], number: int) -> list[bytes]:
+    """The same events as others, for a batch of their own."""
+    return [
+        re.sub(rb'"interactionId": "\w+"', b'"interactionId": "b%d-%d"' % (number, i), value)
+        for i, value in enumerate(values)
+    ]
+
+
+async def round_trips(settings: Settings) -> None:
+    """Time enough for whatever can go on to go on: more than it takes to count a batch."""
+    client: Any = make_client(settings, timeout_s=5, retries=0)
+    for _ in range(200):
+        await client.ping()
+    await client.aclose()
+
+
+async def _is(fact: bool) -> bool:
+    return fact
+
+
+async def test_tenants_beyond_the_limit_are_dead_letters(settings: Settings) -> None:
+    """Those that were there go on; the letters say what to do. With a higher limit they count."""
+    async with bench_of(settings, tenants_max=2) as bench:
+        names = ["a", "b", "c", "a", "d", "b", "c", "a"]
+        await bench.process(
+            0, values_of([make_event(tenant=t, occurred_ms=now_ms()) for t in names])
+        )
+        refused = [
+            (x.record.offset, x.why.reason, x.why.detail.split()[1]) for x in bench.letters.letters
+        ]
+        assert refused == [
+            (2, "too_many_tenants", "c"),
+            (4, "too_many_tenants", "d"),
+            (6, "too_many_tenants", "c"),
+        ]
+        assert "TENANTS_MAX" in bench.letters.letters[0].why.detail
+        assert sorted(bench.ledger.tenants) == ["a", "b"]
+        bench.ledger.tenants_max = 3
+        await bench.process(
+            1, values_of([make_event(tenant=t, occurred_ms=now_ms()) for t in names])
+        )
+        assert [x.record.offset for x in bench.letters.letters[3:]] == [8 + 4]
+        assert sorted(bench.ledger.tenants) == ["a", "b", "c"]
+
+
+async def test_workers_together_take_no_more_tenants_than_one(settings: Settings) -> None:
+    """Many ask at once, each for names of its own and for the same: the room is taken once."""
+    clients: list[Any] = [make_client(settings, timeout_s=5, retries=0) for _ in range(4)]
+    stores = [RedisCounters(client, settings.redis_prefix) for client in clients]
+    answers = await asyncio.gather(
+        *(
+            store.refused([f"{i}-{n}", f"shared-{n}"], 20)
+            for i, store in enumerate(stores)
+            for n in range(25)
+        )
+    )
+    tenants = await stores[0].tenants()
+    assert len(tenants) == 20
+    refused = {name for answer in answers for name in answer}
+    assert refused.isdisjoint(tenants)
+    assert len(refused) == 5 * 25 - 20
+    assert await stores[1].refused(tenants, 1) == [], "those that are in stay in"
+    for client in clients:
+        await client.aclose()
+
+
+async def test_the_alarm_is_told_once_when_it_starts_and_once_when_it_ends(
+    settings: Settings,
+) -> None:
+    def alarm() -> float | None:
+        return metrics.DEAD_LETTER_ALARM._value.get()
+
+    def told() -> list[str]:
+        return [line["event"] for line in lines if "are dead letters" in line["event"]]
+
+    with capture_logs() as lines:
+        async with bench_of(settings) as bench:
+            good = values_of(make_events(20))
+            await bench.process(0, fresh(good, 0))
+            assert alarm() == 0
+            await bench.process(1, [*fresh(good[:8], 1), *(b"no json %d" % i for i in range(12))])
+            assert alarm() == 1
+            await bench.process(2, [b"no json again"] * 20)
+            assert (alarm(), len(told())) == (1, 1)
+            for n in range(3, 9):
+                await bench.process(n, fresh(good, n))
+            assert alarm() == 0
+    assert told() == ["too many events are dead letters", "few events are dead letters again"]
+    assert len(bench.letters.letters) == 32
+
+
+async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) -> None:
+    """Groups beyond the limit are counted as one and reported; history answers, exactly. A tenant
+    too many is a dead letter, and many of these are an alarm. Fetches of a few bytes carry all."""
+    port = free_port()
+    async with rig_of(
+        settings,
+        keys_per_grouping_max=10,
+        tenants_max=1,
+        dead_letter_alarm_ratio=0.1,
+        dead_letter_alarm_min=5,
+        fetch_bytes_max=2_048,
+        queue_batches=1,
+        stream_batches=1,
+        worker_metrics_port=port,
+    ) as rig:
+        events = make_events(200, customers=50)
+        await rig.send(events)
+        await rig.wait_counted(200)
+        await rig.wait_stored(200)
+        await rig.send([make_event(tenant="other", occurred_ms=now_ms()) for _ in range(60)])
+
+        def alarmed() -> bool:
+            text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+            assert "interaction_summary_dead_letter_alarm 1.0" in text
+            over = re.search(r'over_limit_total\{grouping="customer"\} (\S+)', text)
+            assert over is not None and float(over[1]) > 100
+            return True
+
+        await asyncio.to_thread(eventually, alarmed, 30, "the alarm")
+        await rig.wait_counted(200)
+        asked = rig.question()._replace(group_by="customer")
+        assert await rig.counters.read(asked) == Incomplete("capped")
+        page = await rig.history.read(asked)
+        assert (page.total, sum(group.total for group in page.groups)) == (50, 200)
+        (state,) = (await gather(rig.settings)).tenants
+        assert (state.groups["customer"], list(state.over)) == (11, ["customer"])
+        assert "too many groups" in rig.worker.log_tail(400)
+    there = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
+    reasons = [dead_letters.parse(letter.headers) for letter in there]
+    assert [r.reason for r in reasons if r] == ["too_many_tenants"] * 60
+    assert {json.loads(letter.value)["payload"]["tenantId"] for letter in there} == {"other"}

@@ -1,0 +1,92 @@
+"""A cancellation that a driver loses is found again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from store.cancellation import cancellable
+
+
+async def lose() -> str:
+    """As `asyncio.wait_for` of Python 3.11 may."""
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        return "done after all"
+    return "not cancelled"
+
+
+async def lose_and_fail() -> None:
+    await lose()
+    raise ValueError("the connection is gone")
+
+
+@pytest.mark.parametrize("work", [lose, lose_and_fail])
+def test_what_is_cancelled_ends(work):
+    async def run() -> None:
+        async def inside() -> None:
+            with cancellable():
+                await work()
+
+        task = asyncio.create_task(inside())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+    asyncio.run(run())
+
+
+def test_a_timeout_around_it_stays_a_timeout():
+    async def run() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                with cancellable():
+                    await lose()
+
+    asyncio.run(run())
+
+
+def test_a_timeout_within_it_is_no_cancellation():
+    async def run() -> str:
+        with cancellable():
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await asyncio.sleep(60)
+            return "went on"
+
+    assert asyncio.run(run()) == "went on"
+
+
+def test_who_was_cancelled_before_may_still_clean_up():
+    async def run() -> list[str]:
+        cleaned: list[str] = []
+
+        async def inside() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                with cancellable():
+                    await asyncio.sleep(0)
+                    cleaned.append("cleaned")
+
+        task = asyncio.create_task(inside())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        return cleaned
+
+    assert asyncio.run(run()) == ["cleaned"]
+
+
+def test_without_a_cancellation_results_and_errors_pass():
+    async def run() -> None:
+        with cancellable():
+            await asyncio.sleep(0)
+        with pytest.raises(ValueError, match="as it is"), cancellable():
+            raise ValueError("as it is")
+
+    asyncio.run(run())
