@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -122,7 +123,7 @@ async def rig_of(settings: Settings, *, start: bool = True, **changes: Any) -> A
     try:
         yield rig
     except BaseException:
-        print(rig.worker.log_tail(40))
+        sys.stderr.write(rig.worker.log_tail(40))
         raise
     finally:
         if rig.worker.process is not None:

@@ -147,7 +147,7 @@ def test_counting_goes_on_without_postgres_up_to_the_buffer_and_history_catches_
                 return isinstance(counted, int) and counted >= 1_000 + 5_000
 
             await eventually_async(waits, timeout_s=60, message="the buffer fills")
-            # Each of the 4 partitions may have a slice of 500 counted and one in the buffer over it.
+            # Each of 4 partitions may have a slice of 500 counted, and one in the buffer above it.
             assert await rig.counted() <= 1_000 + 5_000 + 4 * 2 * 500  # type: ignore[operator]
             services.postgres.start()
             await rig.wait_counted(16_000)

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,8 +111,11 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    started = Machine(tmp_path)
+def machine() -> Iterator[Machine]:
+    # Not pytest's own folder: PostgreSQL runs as another user there, when we are root.
+    folder = Path(tempfile.mkdtemp(prefix="interaction-summary-up-"))
+    folder.chmod(0o755)
+    started = Machine(folder)
     try:
         yield started
     finally:
@@ -122,6 +127,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         finally:
             for pid in started.left():
                 os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(folder)
 
 
 @pytest.mark.timeout(400)

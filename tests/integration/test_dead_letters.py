@@ -268,7 +268,9 @@ async def test_a_redrive_takes_only_what_it_is_asked_to(
     settings: Settings, program: Program
 ) -> None:
     async with rig_of(settings) as rig:
-        others = [encode(make_event(tenant="b", outcome="other")) for _ in range(2)]
+        others = [
+            encode(make_event(tenant="b", outcome="other", occurred_ms=now_ms())) for _ in range(2)
+        ]
         await send_raw(settings, [*unregistered(3), *others, b"no json"])
         await wait_for_letters(settings, 6)
         assert rig.worker.stop() == 0

@@ -26,8 +26,8 @@ COMMITS_MAX = 190
 PERIODS = ("days=7", "days=30", "days=365", "days=3&window=exact", "days=20&window=exact")
 #: Windows that hold the first day's events after as many midnights as there may be.
 LONG_PERIODS = ("days=30", "days=365", "days=20&window=exact", "days=25&window=exact")
-#: Each so many commits, where midnights pass; at half of them the roll is done.
-COMMITS_A_DAY = 10
+#: Where midnights pass: one each so many commits, and from which of them on it is rolled.
+COMMITS_A_DAY, ROLL_FROM = 10, 5
 PAGES = ((500, 0), (3, 0), (4, 3), (1, 7))
 
 
@@ -97,12 +97,12 @@ class Load:
             await self._tenant.store(events)
             if self._rolling and number % COMMITS_A_DAY == 0:
                 self._twins.now_ms += DAY_MS
-            if self._rolling and number % COMMITS_A_DAY < COMMITS_A_DAY // 2:
+            if self._rolling and number % COMMITS_A_DAY >= ROLL_FROM:
                 # As a worker rolls, a part at a time; here commits come in between.
                 writer = self._tenant.writer
                 today = self._tenant.calendar.day_of(self._twins.now_ms)
                 await self._twins.counters.roll(
-                    writer.generation, today, now_ms=self._twins.now_ms, records_max=5 * number
+                    writer.generation, today, now_ms=self._twins.now_ms, records_max=2 * number
                 )
                 writer.generation = writer.generation._replace(day=today)
             if self._is_enough:

@@ -1,0 +1,305 @@
+"""Forty days of three tenants, by a clock that is passed in: the counters, history and a plain count
+are equal on every one of them.
+
+Two workers count what two partitions each bring: the program's own, with its stores and its way of
+finding where to start; only the records are handed to them here, where Kafka's client would. Two of
+the zones set their clocks back in these weeks. Around each midnight events come late, ahead of time
+and again; workers end at midnight, one orderly, one in the middle of its batches."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, date, datetime
+from typing import Any, NamedTuple
+
+import pytest
+
+from store.catalog_document import CatalogDocument, OutcomeTypeItem
+from store.model import GROUPINGS, CounterPage, Event, Question
+from store.postgres.catalog import import_catalog
+from store.postgres.history import PostgresHistory
+from store.postgres.pool import make_pool
+from store.redis.client import make_client
+from store.redis.counters import RedisCounters
+from store.settings import Settings
+from store.windows import DAY_MS, PERIODS, Calendar, date_of, exact_window, window_of
+from streams.transport import Batch
+from streams.worker import CountingWorker
+from tests.chaos import encode
+from tests.events import make_event
+from tests.oracle import groups_of, page_of
+from tests.waiting import eventually_async
+
+ZONES = {"york": "America/New_York", "berlin": "Europe/Berlin", "kolkata": "Asia/Kolkata"}
+FIRST_DAY = (date(2026, 10, 12) - date(1970, 1, 1)).days
+DAYS = 40
+#: Berlin's clock goes back on 25 October, New York's on 1 November.
+EVENTS_A_STEP = 14
+PARTITIONS_OF = ((0, 1), (2, 3))
+MINUTE_MS = 60_000
+OWN_TYPE = "saved_for_later"
+OUTCOMES = ("impression",) * 6 + ("click", "click", "dismiss", "accept", "convert", OWN_TYPE)
+
+
+class Record(NamedTuple):
+    """What a fetch gives of one record."""
+
+    offset: int
+    key: bytes
+    value: bytes
+    headers: tuple[()]
+    timestamp: int
+
+
+class Moment(NamedTuple):
+    at_ms: int
+    midnight_of: str | None = None
+    """The tenant whose day begins."""
+
+
+def moments(start_ms: int) -> Iterator[Moment]:
+    """The moments of one day (24 hours of UTC), in order: before, at and after each midnight, and
+    some in between."""
+    found = [Moment(start_ms + hour * 60 * MINUTE_MS) for hour in (3, 9, 15, 21)]
+    for tenant, zone in ZONES.items():
+        calendar = Calendar(zone)
+        day = calendar.day_of(start_ms) + 1
+        midnight_ms = calendar.midnight_ms(day)
+        if midnight_ms >= start_ms + DAY_MS:
+            continue  # a day of 25 hours: it is tomorrow's
+        found.append(Moment(midnight_ms - 2 * MINUTE_MS))
+        found.append(Moment(midnight_ms, tenant))
+        found.append(Moment(midnight_ms + MINUTE_MS))
+    yield from sorted(found)
+
+
+class Traffic:
+    """The log of four partitions, and what of it has to be counted."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw = random.Random(seed)
+        self.log: list[list[Record]] = [[] for _ in range(4)]
+        self.events: dict[str, list[Event]] = {tenant: [] for tenant in ZONES}
+        self._sent: list[tuple[int, bytes]] = []
+
+    def produce(self, now_ms: int, count: int) -> None:
+        for _ in range(count):
+            event = self._event(now_ms)
+            self.events[event.tenant].append(event)
+            value = encode(event)
+            self._append(now_ms, event.customer.encode(), value)
+            self._sent.append((now_ms, value))
+        # A producer that got no answer sends again, to wherever the key leads it then.
+        self._sent = [(at_ms, value) for at_ms, value in self._sent if now_ms - at_ms < DAY_MS]
+        if self._sent and self._draw.random() < 0.5:
+            _, value = self._draw.choice(self._sent)
+            self._append(now_ms, b"again", value)
+
+    def _append(self, now_ms: int, key: bytes, value: bytes) -> None:
+        records = self.log[self._draw.randrange(4)]
+        records.append(Record(len(records), key, value, (), now_ms))
+
+    def _event(self, now_ms: int) -> Event:
+        draw = self._draw
+        late = draw.random()
+        if late < 0.1:
+            occurred_ms = now_ms - draw.randrange(45 * DAY_MS)
+        elif late < 0.3:
+            occurred_ms = now_ms + draw.randrange(5 * MINUTE_MS + 1)
+        else:
+            occurred_ms = now_ms - draw.randrange(2 * MINUTE_MS)
+        offer = draw.randrange(8)
+        return make_event(
+            tenant=draw.choice(tuple(ZONES)),
+            # Some customers come once and are gone, others come back when their month is over.
+            customer=f"C-{draw.randrange(6)}" if draw.random() < 0.5 else f"D-{now_ms // DAY_MS}",
+            offer=f"off_{offer}",
+            creative=None if draw.random() < 0.1 else f"cr_{offer % 3}",
+            channel=None if draw.random() < 0.1 else f"ch_{draw.randrange(3)}",
+            outcome=draw.choice(OUTCOMES),
+            occurred_ms=occurred_ms,
+        )
+
+
+class Shift:
+    """One worker, from its start to its end. It reads `traffic` where it has to."""
+
+    def __init__(
+        self, settings: Settings, traffic: Traffic, partitions: Sequence[int], clock: Clock
+    ) -> None:
+        self._traffic, self._partitions = traffic, partitions
+        self._worker = CountingWorker(settings, clock_ms=lambda: clock.now_ms)
+        self._handed: dict[int, int] = {}
+
+    async def start(self) -> None:
+        worker = self._worker
+        worker._failed = asyncio.get_running_loop().create_future()
+        worker._open_stores()
+        await worker._pool.open()
+        self._history = asyncio.create_task(worker._history.run())
+        self._handed = dict(await worker._find_start(self._partitions))
+
+    async def read(self, batch_records: int) -> None:
+        """Hands over what the log has, in batches; they are worked on meanwhile."""
+        for partition in self._partitions:
+            records = self._traffic.log[partition]
+            while (base := self._handed[partition]) < len(records):
+                batch = records[base : base + batch_records]
+                self._handed[partition] = base + len(batch)
+                await self._worker._pipeline.submit(
+                    Batch(partition, base, batch, len(records), 0), lambda: None
+                )
+
+    async def roll(self) -> None:
+        await self._worker._roll_tenants()
+
+    async def finish(self) -> None:
+        """Returns when both stores have all that was handed over."""
+
+        async def all_done() -> bool:
+            self.check()
+            positions = self._worker._pipeline.positions
+            return all(positions[p] >= self._handed[p] for p in self._partitions)
+
+        await eventually_async(all_done, message="the batches are counted")
+        await self._worker._history.drain()
+        self.check()
+
+    def check(self) -> None:
+        failed = self._worker._failed
+        assert failed is not None
+        assert not failed.done(), failed.result()
+        assert not self._history.done()
+
+    async def end(self) -> None:
+        """At once, whatever it has in hand: what it acknowledged to nobody is read again."""
+        self.check()
+        await self._worker._pipeline.abandon()
+        self._history.cancel()
+        await asyncio.gather(self._history, return_exceptions=True)
+        await self._worker._client.aclose()
+        await self._worker._pool.close()
+
+
+class Clock:
+    now_ms = FIRST_DAY * DAY_MS
+
+
+class Simulation:
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self._settings = settings
+        self._draw = random.Random(seed)
+        self.clock = Clock()
+        self.traffic = Traffic(seed)
+        self.shifts: list[Shift] = []
+        self.restarts = 0
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        client: Any = make_client(settings, timeout_s=10, retries=0)
+        stack.push_async_callback(client.aclose)
+        self.counters = RedisCounters(client, settings.redis_prefix)
+        self._pool = await stack.enter_async_context(make_pool(settings, max_size=2))
+        self.history = PostgresHistory(self._pool)
+        for tenant, zone in ZONES.items():
+            own = OutcomeTypeItem(OWN_TYPE, "positive")
+            document = CatalogDocument(tenant=tenant, timezone=zone, outcome_types=[own])
+            await import_catalog(self._pool, document)
+        stack.push_async_callback(self.end)
+        for partitions in PARTITIONS_OF:
+            self.shifts.append(Shift(settings, self.traffic, partitions, self.clock))
+            await self.shifts[-1].start()
+
+    async def end(self) -> None:
+        for shift in self.shifts:
+            await shift.end()
+        self.shifts.clear()
+
+    async def day(self, day: int) -> None:
+        for moment in moments(day * DAY_MS):
+            self.clock.now_ms = moment.at_ms
+            self.traffic.produce(moment.at_ms, EVENTS_A_STEP)
+            if moment.midnight_of is not None:
+                await self._at_midnight()
+            # Whoever comes first at midnight, an event or the roll.
+            works = [shift.read(self._draw.choice((3, 7, 50))) for shift in self.shifts]
+            works.append(self._draw.choice(self.shifts).roll())
+            self._draw.shuffle(works)
+            await asyncio.gather(*works)
+            if moment.midnight_of is not None:
+                await self.settle()
+                await self.check(moment.midnight_of)
+        await self.settle()
+
+    async def _at_midnight(self) -> None:
+        """One worker ends and another takes its place, now and then in the middle of its work."""
+        place = self._draw.randrange(3)
+        if place == 2:
+            return
+        ending = self.shifts[place]
+        await ending.read(self._draw.choice((1, 5, 50)))
+        if self._draw.random() < 0.3:
+            await ending.finish()
+        for _ in range(self._draw.randrange(30)):
+            await asyncio.sleep(0)
+        await ending.end()
+        self.shifts[place] = Shift(self._settings, self.traffic, PARTITIONS_OF[place], self.clock)
+        await self.shifts[place].start()
+        self.restarts += 1
+
+    async def settle(self) -> None:
+        for shift in self.shifts:
+            await shift.read(50)
+            await shift.finish()
+        await self._draw.choice(self.shifts).roll()
+
+    async def check(self, tenant: str) -> None:
+        """Every grouping and period, and some exact windows: the three agree."""
+        zone = ZONES[tenant]
+        calendar = Calendar(zone)
+        today = calendar.day_of(self.clock.now_ms)
+        events = self.traffic.events[tenant]
+        days = self._draw.sample([n for n in range(2, 31) if n != 7], 2)
+        windows = [(period, window_of(period, today)) for period in PERIODS]
+        windows += [(None, exact_window(n, today)) for n in days]
+        for group_by in GROUPINGS:
+            for period, window in windows:
+                asked = Question(tenant, group_by, period, window, today, zone, 500, 0)
+                expected = page_of(groups_of(events, group_by, window, calendar), 500, 0)
+                counted = await self.counters.read(asked)
+                assert isinstance(counted, CounterPage), (counted, asked)
+                assert counted.page == expected, (date_of(today), asked)
+                assert await self.history.read(asked) == expected, (date_of(today), asked)
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_counters_history_and_a_plain_count_agree_on_each_of_forty_days(settings, seed):
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            simulation = Simulation(settings, seed)
+            await simulation.open(stack)
+            for day in range(FIRST_DAY, FIRST_DAY + DAYS):
+                await simulation.day(day)
+                for tenant in ZONES:
+                    await simulation.check(tenant)
+            assert simulation.restarts >= DAYS
+            assert all(len(events) > 30 * DAYS for events in simulation.traffic.events.values())
+
+    asyncio.run(run())
+
+
+def test_the_clocks_change_in_these_weeks():
+    """Else the simulation would show less than it says."""
+    span = range(FIRST_DAY, FIRST_DAY + DAYS)
+    hours = {
+        tenant: {
+            (calendar.midnight_ms(day + 1) - calendar.midnight_ms(day)) / (60 * MINUTE_MS)
+            for day in span
+        }
+        for tenant, calendar in ((t, Calendar(zone)) for t, zone in ZONES.items())
+    }
+    assert hours == {"york": {24, 25}, "berlin": {24, 25}, "kolkata": {24}}
+    assert datetime.fromtimestamp(FIRST_DAY * 86_400, UTC).date() == date(2026, 10, 12)
