@@ -1,9 +1,11 @@
-"""Events per second of the worker, beside a stock Faust agent on the same topic in the same run.
+"""Events per second of the worker, beside a stock Faust agent: same topic, same run, in turn.
 
     python -m bench.ingest [--events 100000] [--rounds 3] [--json]
 
-The worker is measured as it ships: exact counters, ranks, identities, and history in Postgres. The
-time runs from the first event counted to the last, so start and group join are left out.
+The worker is measured as it ships: exact counters, ranks, remembered identities, and history in
+PostgreSQL. The agent is bench/stock_agent.py. Time runs from the first events counted to the last,
+so start and group join are left out. Also shown: the rate until history has all as well, and what
+each process spent.
 """
 
 from __future__ import annotations
@@ -11,137 +13,186 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import psycopg
 import redis
-from aiokafka import AIOKafkaProducer
 
-from cli.migrate import migrate_topics
-from cli.stack import Stack
+from bench.servers import TENANT, Bench, Process, cpu_s, produce, servers, wait_until
 from store.postgres.migrate import migrate
-from store.settings import Settings
-from streams.synthetic import Traffic
+from store.redis.keys import Keys
 
-ROOT = Path(__file__).parent.parent
-DEADLINE_S = 600.0
-
-
-async def produce(settings: Settings, events: int, customers: int) -> int:
-    """Fills the topic, once for all rounds; returns how many records it holds."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.brokers, acks="all", linger_ms=20)
-    traffic = Traffic(seed=1, customers=customers, tenants=("acme",))
-    await producer.start()
-    now_ms = time.time_ns() // 1_000_000
-    try:
-        for first in range(0, events, 2_000):
-            sent = []
-            for _ in range(min(2_000, events - first)):
-                record = traffic.record(now_ms)
-                sent.append(
-                    await producer.send(settings.interactions_topic, record.value, key=record.key)
-                )
-            await asyncio.gather(*sent)
-    finally:
-        await producer.stop()
-    return events
+DEADLINE_S = 900.0
+DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 
 
-def measure(
-    command: list[str], env: Mapping[str, str], counted: Callable[[], int], events: int, log: Path
-) -> float:
-    """Runs the process until all is counted; events per second."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=dict(env), stdout=out, stderr=out, stdin=subprocess.DEVNULL
-        )
-    try:
-        first_s, first_n = 0.0, 0
-        deadline_s = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline_s:
-            n, now_s = counted(), time.monotonic()
-            if n and not first_n:
-                first_s, first_n = now_s, n
-            if n >= events:
-                return (n - first_n) / (now_s - first_s)
-            if process.poll() is not None:
-                raise SystemExit(f"{command} ended:\n{log.read_text()[-2000:]}")
-            time.sleep(0.02)
-        raise SystemExit(f"{command}: not done in {DEADLINE_S} s")
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
+class Measured(NamedTuple):
+    events_s: float
+    stored_s: float
+    """Events per second until history has them too; 0 where there is none."""
+    cost_us: dict[str, float]
+    """Processor time of each process, per event."""
+    script_ms: dict[str, float]
+    """Of the scripts that Redis ran: mean, p99, max, as Redis measured them."""
+
+
+class Meter:
+    """The rate of a growing count, from its first value over 0 on."""
+
+    def __init__(self, count: Callable[[], int], events: int) -> None:
+        self._count, self._events = count, events
+        self._first: tuple[float, int] | None = None
+        self.rate_s = 0.0
+
+    def done(self) -> bool:
+        if self.rate_s:
+            return True
+        n, now_s = self._count(), time.monotonic()
+        if n and self._first is None:
+            self._first = (now_s, n)
+        if n >= self._events and self._first is not None:
+            began_s, began_n = self._first
+            if n == began_n:
+                raise SystemExit("all was counted between two looks: ask for more --events")
+            self.rate_s = (n - began_n) / (now_s - began_s)
+        return bool(self.rate_s)
+
+
+def measure_stock(bench: Bench, client: redis.Redis, events: int, n: int) -> Measured:
+    client.flushall()
+    client.config_resetstat()
+    env = bench.env | {
+        "CONSUMER_GROUP": f"stock-{n}",
+        "REDIS_PREFIX": "stock",
+        "INTERACTIONS_TOPIC": bench.settings.interactions_topic,
+    }
+    arguments = ["bench.stock_agent", "worker", "-l", "error"]
+    meter = Meter(lambda: int(client.get("stock:counted") or 0), events)  # type: ignore[arg-type]
+    with Process(arguments, env, bench.folder / f"stock-{n}.log") as agent:
+        wait_until(lambda: bool(client.exists("stock:counted")), agent, 60.0, "the first event")
+        before = _spent(bench, agent)
+        wait_until(meter.done, agent, DEADLINE_S, "all events counted")
+        return Measured(meter.rate_s, 0.0, _cost(before, _spent(bench, agent), events), {})
+
+
+def measure_worker(bench: Bench, client: redis.Redis, events: int, n: int) -> Measured:
+    client.flushall()
+    client.config_resetstat()
+    client.slowlog_reset()
+    with _database(bench, n) as url, psycopg.connect(url, autocommit=True) as connection:
+        env = bench.env | {"CONSUMER_GROUP": f"worker-{n}", "DATABASE_URL": url}
+        meta = Keys(bench.settings.redis_prefix).meta(TENANT, 1)
+
+        def counted() -> int:
+            marks: dict[bytes, bytes] = client.hgetall(meta)  # type: ignore[assignment]
+            return sum(int(value) for name, value in marks.items() if name.startswith(b"w:"))
+
+        def stored() -> int:
+            query = "SELECT coalesce(sum(next_offset), 0)::bigint FROM history_watermarks"
+            return int(connection.execute(query).fetchone()[0])  # type: ignore[index]
+
+        counters, history = Meter(counted, events), Meter(stored, events)
+        with Process(["cli.main", "worker"], env, bench.folder / f"worker-{n}.log") as worker:
+            wait_until(lambda: counted() > 0, worker, 60.0, "the first event")
+            before = _spent(bench, worker)
+            counters_done, history_done = False, False
+            deadline_s = time.monotonic() + DEADLINE_S
+            while not (counters_done and history_done):
+                counters_done, history_done = counters.done(), history.done()
+                worker.check()
+                if time.monotonic() > deadline_s:
+                    raise SystemExit(f"not all counted and stored within {DEADLINE_S:.0f} s")
+                time.sleep(0.02)
+            cost = _cost(before, _spent(bench, worker), events)
+        return Measured(counters.rate_s, history.rate_s, cost, _scripts(client))
+
+
+@contextmanager
+def _database(bench: Bench, n: int) -> Iterator[str]:
+    """An empty history of its own for one round."""
+    with psycopg.connect(bench.settings.database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE bench_{n}".encode())
+    url = bench.settings.database_url.rpartition("/")[0] + f"/bench_{n}"
+    asyncio.run(migrate(url))
+    yield url
+
+
+def _spent(bench: Bench, process: Process) -> dict[str, float]:
+    return {
+        "python": process.cpu_s(),
+        "valkey": cpu_s(bench.stack.valkey.pid),
+        "postgres": cpu_s(bench.stack.postgres.pid, family=True),
+        "broker": cpu_s(bench.stack.broker.pid),
+    }
+
+
+def _cost(before: dict[str, float], after: dict[str, float], events: int) -> dict[str, float]:
+    return {name: (after[name] - before[name]) / events * 1e6 for name in before}
+
+
+def _scripts(client: redis.Redis) -> dict[str, float]:
+    stats: Any = client.info("commandstats")
+    latency: Any = client.info("latencystats")
+    slow: Any = client.slowlog_get(128)
+    longest = [entry["duration"] for entry in slow if entry["command"].startswith(b"EVAL")]
+    return {
+        "mean": stats["cmdstat_evalsha"]["usec_per_call"] / 1e3,
+        "p99": float(latency["latency_percentiles_usec_evalsha"]["p99"]) / 1e3,
+        "max": max(longest, default=0) / 1e3,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--customers", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.ingest", description=DESCRIPTION, epilog=DETAILS
+    )
+    parser.add_argument("--events", type=int, default=100_000, help="events in the topic")
+    parser.add_argument("--customers", type=int, default=20_000, help="customers they are of")
+    parser.add_argument("--rounds", type=int, default=3, help="each measures both, in turn")
+    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--worker-only", action="store_true", help="leave the stock agent out")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="bench-ingest-"))
-    folder.chmod(0o755)
-    results: list[tuple[float, float]] = []
-    with Stack(folder) as stack:
-        base = os.environ | stack.environment() | {"KAFKA_SESSION_TIMEOUT_S": "10"}
-        settings = Settings(
-            kafka_bootstrap_servers=base["KAFKA_BOOTSTRAP_SERVERS"],
-            redis_url=base["REDIS_URL"],
-            database_url=base["DATABASE_URL"],
-        )
-        migrate_topics(settings)
-        events = asyncio.run(produce(settings, options.events, options.customers))
-        client = redis.Redis.from_url(settings.redis_url)
+    rounds: list[dict[str, Measured]] = []
+    with servers(topic_partitions=options.partitions) as bench:
+        client = redis.Redis.from_url(bench.settings.redis_url)
+        client.config_set("slowlog-log-slower-than", 5_000)
+        asyncio.run(produce(bench.settings, options.events, options.customers))
         for n in range(options.rounds):
-            client.flushall()
-            env = base | {"INTERACTIONS_TOPIC": settings.interactions_topic}
-            stock = measure(
-                [sys.executable, "-m", "bench.stock_agent", "worker", "-l", "error"],
-                env | {"CONSUMER_GROUP": f"stock-{n}", "REDIS_PREFIX": "stock"},
-                lambda: int(client.get("stock:counted") or 0),  # type: ignore[arg-type]
-                events,
-                folder / f"stock-{n}.log",
-            )
-            client.flushall()
-            with psycopg.connect(settings.database_url, autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE bench_{n}".encode())
-            database = settings.database_url.rpartition("/")[0] + f"/bench_{n}"
-            asyncio.run(migrate(database))
-
-            def counted() -> int:
-                marks = client.hgetall("is:progress").values()  # type: ignore[union-attr]
-                return sum(int(mark.split(b",")[0]) for mark in marks)
-
-            ours = measure(
-                [sys.executable, "-m", "cli.main", "worker"],
-                env | {"CONSUMER_GROUP": f"ours-{n}", "DATABASE_URL": database},
-                counted,
-                events,
-                folder / f"worker-{n}.log",
-            )
-            results.append((stock, ours))
+            done = {}
+            if not options.worker_only:
+                done["stock agent"] = measure_stock(bench, client, options.events, n)
+            done["worker"] = measure_worker(bench, client, options.events, n)
+            rounds.append(done)
             if not options.json:
-                print(
-                    f"round {n + 1}: stock agent {stock:8.0f} events/s   worker {ours:8.0f} "
-                    f"events/s   ratio {ours / stock:4.1f}",
-                    flush=True,
-                )
-    ratio = statistics.median(ours / stock for stock, ours in results)
+                _print_round(n, done)
+        client.close()
+    ratios = [r["worker"].events_s / r["stock agent"].events_s for r in rounds if len(r) == 2]
     if options.json:
-        print(json.dumps({"rounds": results, "ratio": ratio}))
-    else:
-        print(f"median ratio {ratio:.1f}")
+        table = [{name: m._asdict() for name, m in done.items()} for done in rounds]
+        ratio = statistics.median(ratios) if ratios else None
+        print(json.dumps({"events": options.events, "rounds": table, "ratio": ratio}))
+        return
+    for name in rounds[0]:
+        rate = statistics.median(done[name].events_s for done in rounds)
+        print(f"median {name:12} {rate:8.0f} events/s")
+    if ratios:
+        print(f"median ratio {statistics.median(ratios):.1f}")
+
+
+def _print_round(n: int, done: dict[str, Measured]) -> None:
+    for name, m in done.items():
+        costs = ", ".join(f"{part} {us:.0f}" for part, us in m.cost_us.items())
+        print(f"round {n + 1}: {name:12} {m.events_s:8.0f} events/s   (µs of CPU/event: {costs})")
+        if m.stored_s:
+            print(f"         {'':12} {m.stored_s:8.0f} events/s until history has them too")
+        if m.script_ms:
+            parts = ", ".join(f"{part} {ms:.1f}" for part, ms in m.script_ms.items())
+            print(f"         {'':12} scripts, ms: {parts}", flush=True)
 
 
 if __name__ == "__main__":

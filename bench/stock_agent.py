@@ -1,10 +1,11 @@
 """The stock Faust agent that bench/ingest.py measures beside the worker: plain iteration, and for
-each event one pipeline of HINCRBY, for the four groupings in the four periods. It counts no
+each event one pipeline of HINCRBY, for the four groupings in the four periods. It knows no
 identity, keeps no rank and no history, rolls nothing: it is the least that such an agent does."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from datetime import datetime
 
 import faust
@@ -16,6 +17,7 @@ GROUPINGS = ("offerId", "creativeId", "channelId", "customerId")
 app = faust.App(
     os.environ["CONSUMER_GROUP"],
     broker=f"kafka://{os.environ['KAFKA_BOOTSTRAP_SERVERS']}",
+    datadir=tempfile.gettempdir(),
     web_enabled=False,
     topic_disable_leader=True,
     topic_allow_declare=False,

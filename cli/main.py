@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from cli import api, catalog, load, migrate, rebuild, status, up, worker
+from cli import api, catalog, dlq, load, migrate, rebuild, status, up, worker
 from cli.console import report
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("api")(api.api)
 app.add_typer(catalog.app, name="catalog")
 app.command("load")(load.load)
 app.command("rebuild")(rebuild.rebuild)
+app.add_typer(dlq.app, name="dlq")
 app.command("status")(status.status)
 
 

@@ -43,7 +43,10 @@ async def _rebuild(
 
     client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=3)
     counters = RedisCounters(
-        client, settings.redis_prefix, dedup_horizon_h=settings.dedup_horizon_h
+        client,
+        settings.redis_prefix,
+        dedup_horizon_h=settings.dedup_horizon_h,
+        groups_max=settings.keys_per_grouping_max,
     )
     try:
         if rollback:
@@ -121,7 +124,10 @@ async def heal(settings: Settings) -> list[str]:
 
     client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=3)
     counters = RedisCounters(
-        client, settings.redis_prefix, dedup_horizon_h=settings.dedup_horizon_h
+        client,
+        settings.redis_prefix,
+        dedup_horizon_h=settings.dedup_horizon_h,
+        groups_max=settings.keys_per_grouping_max,
     )
     pool = make_pool(settings, max_size=1)
     await pool.open()

@@ -70,6 +70,8 @@ class TenantState(Struct, rename="camel"):
     """Period -> {start, end}; alltime has neither."""
     groups: Mapping[str, int]
     """Grouping -> ids ever seen."""
+    over: Mapping[str, int]
+    """Grouping -> interactions of ids beyond the limit, which count as one: history answers."""
 
 
 class Sizes(Struct, rename="camel"):
@@ -204,6 +206,7 @@ def _tenant(of: TenantOverview, zones: Mapping[str, str] | None) -> TenantState:
         rolled,
         windows,
         {str(grouping): groups for grouping, groups in of.groups.items()},
+        {str(grouping): interactions for grouping, interactions in of.over.items()},
     )
 
 

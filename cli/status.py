@@ -88,6 +88,7 @@ def _tenants(state: State) -> object:
             end,
             *(
                 _number(tenant.groups.get(grouping))
+                + (" [yellow](full: history answers)[/]" if tenant.over.get(grouping) else "")
                 for grouping in ("action", "treatment", "channel", "customer")
             ),
         )

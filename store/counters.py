@@ -19,7 +19,7 @@ class Deltas(NamedTuple):
     types: Sequence[str] = ()
     """Outcome type keys; the deltas below name them by place."""
     identities: Sequence[Any] = ()
-    """slot, [identity, ...], slot, ...: see `streams.aggregate.identity_of`."""
+    """slot, identities end to end as bytes, slot, ...: see `streams.aggregate.identity_of`."""
     actions: Sequence[Any] = ()
     """id, [day, type, count, ...] in order of day, id, ..."""
     treatments: Sequence[Any] = ()
@@ -55,6 +55,9 @@ class Generation(NamedTuple):
 class Committed(NamedTuple):
     """The batch is counted."""
 
+    over: Sequence[tuple[Grouping, int]] = ()
+    """Interactions of groups beyond the limit of their grouping, which count as one group."""
+
 
 class Duplicates(NamedTuple):
     """Nothing changed: these identities (by place in the batch) are counted already."""
@@ -86,6 +89,8 @@ class TenantOverview(NamedTuple):
     timezone: str
     groups: Mapping[Grouping, int]
     """Groups ever seen, per grouping."""
+    over: Mapping[Grouping, int] = {}
+    """Interactions of groups beyond the limit, per grouping that has some: history answers it."""
 
 
 class PartitionProgress(NamedTuple):
@@ -113,6 +118,11 @@ class CounterStore(CounterReader, Protocol):
     async def generation(self, tenant: str) -> Generation | None: ...
 
     async def tenants(self) -> Sequence[str]: ...
+
+    async def refused(self, tenants: Sequence[str], tenants_max: int) -> Sequence[str]:
+        """Of these tenants those that shall have no counters, as there are `tenants_max` others.
+        The room for those that are not refused is theirs from now on."""
+        ...
 
     async def create(
         self,
@@ -177,3 +187,7 @@ class CounterStore(CounterReader, Protocol):
     async def roll(
         self, generation: Generation, target_day: int, *, now_ms: int, records_max: int
     ) -> Rolled | Refused: ...
+
+    async def overview(self) -> Sequence[TenantOverview]:
+        """Every tenant's generation at a glance."""
+        ...

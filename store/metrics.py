@@ -147,6 +147,18 @@ DEAD_LETTERS: Final = _counter(
     "`interaction-summary dlq list` shows them; mend the producer or the catalog, then redrive.",
     ("reason",),
 )
+DEAD_LETTER_ALARM: Final = _gauge(
+    "interaction_summary_dead_letter_alarm",
+    "1 while more than DEAD_LETTER_ALARM_RATIO of the last events are dead letters, else 0.",
+    "1: a producer or the catalog is broken; `interaction-summary dlq list` shows how.",
+)
+OVER_LIMIT: Final = _counter(
+    "interaction_summary_over_limit_total",
+    "Interactions of groups beyond KEYS_PER_GROUPING_MAX, counted as one group, by grouping.",
+    "History answers for that grouping, exactly but slowly: raise the limit and rebuild, or find "
+    "out who makes up so many ids.",
+    ("grouping",),
+)
 SKIPPED: Final = _counter(
     "interaction_summary_skipped_total",
     "Events of another type than interaction.recorded.v1, left alone.",

@@ -134,7 +134,8 @@ class Page(NamedTuple):
 
 class Incomplete(NamedTuple):
     """The counters cannot answer. `why`: no_generation | not_complete | rolling | other_day |
-    other_timezone | no_period | too_many_groups."""
+    other_timezone | no_period | too_many_groups | capped (of the grouping's groups some are counted
+    as one)."""
 
     why: str
 

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         description="events counted but not yet in history that a worker holds "
         "before it waits for Postgres",
     )
+    history_buffer_bytes: int = Field(
+        128 * 1_048_576,
+        ge=1_048_576,
+        description="the same, in bytes of their records; whichever is reached first",
+    )
     history_batch_events: int = Field(
         5_000, ge=1, le=100_000, description="most events of one history transaction"
     )
@@ -86,6 +91,32 @@ class Settings(BaseSettings):
         5_000_000,
         ge=1,
         description="distinct ids per tenant and grouping; past it, events count under `__other__`",
+    )
+    tenants_max: int = Field(
+        10_000,
+        ge=1,
+        description="tenants that may have counters; events of others are dead letters",
+    )
+    fetch_bytes_max: int = Field(
+        4 * 1_048_576,
+        ge=1_024,
+        description="bytes of one fetch of one partition, a batch; a larger record comes alone",
+    )
+    queue_batches: int = Field(
+        2, ge=1, le=64, description="batches of one partition that wait while one is counted"
+    )
+    stream_batches: int = Field(
+        16, ge=1, le=1_024, description="batches of all partitions that wait in front of those"
+    )
+    dead_letter_alarm_ratio: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="share of dead letters among the last events above which the alarm is on",
+    )
+    dead_letter_alarm_window: int = Field(10_000, ge=1, description="how many last events that is")
+    dead_letter_alarm_min: int = Field(
+        20, ge=1, description="fewer dead letters than this among them are no alarm"
     )
     watchdog_s: float = Field(
         120.0, ge=5, description="a worker with lag that counts nothing for this long ends itself"

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     BAD_TIMESTAMP = "bad_timestamp"
     FUTURE_TIMESTAMP = "future_timestamp"
     UNREGISTERED_TYPE = "unregistered_type"
+    TOO_MANY_TENANTS = "too_many_tenants"
 
 
 class Skipped(NamedTuple):
@@ -83,6 +84,15 @@ def unregistered_type(event: Event) -> Rejected:
         Reason.UNREGISTERED_TYPE,
         f"outcomeTypeKey {event.outcome!r} is not a registered outcome type of tenant "
         f"{event.tenant}",
+    )
+
+
+def too_many_tenants(event: Event, tenants_max: int) -> Rejected:
+    """For a valid event of a tenant that there is no room for."""
+    return rejected(
+        Reason.TOO_MANY_TENANTS,
+        f"tenant {event.tenant} is new, and there are {tenants_max} tenants already; TENANTS_MAX "
+        "says how many there may be",
     )
 
 

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from store import metrics
 from store.logs import get_logger
@@ -22,6 +23,9 @@ from streams.retry import retried
 
 log = get_logger("history")
 
+#: Bytes of records that one transaction stores at most, but for a single chunk that has more.
+BATCH_BYTES_MAX: Final = 16 * 1_048_576
+
 
 @dataclasses.dataclass
 class Chunk:
@@ -29,6 +33,8 @@ class Chunk:
     next_offset: int
     done: Callable[[], None]
     """Called when the chunk is in history."""
+    size: int = 0
+    """Bytes of the records that the events came in."""
 
 
 class HistorySink:
@@ -39,6 +45,7 @@ class HistorySink:
         topic: str,
         buffer_events: int,
         batch_events: int,
+        buffer_bytes: int,
         on_behind: Callable[[SeekBack], None],
     ) -> None:
         """`on_behind`: told when history has less than this worker read."""
@@ -46,11 +53,13 @@ class HistorySink:
         self._topic = topic
         self._buffer_events = buffer_events
         self._batch_events = batch_events
+        self._buffer_bytes = buffer_bytes
         self._on_behind = on_behind
         self._log = ""
         self._positions: dict[int, int | None] = {}
         self._chunks: dict[int, deque[Chunk]] = {}
         self._buffered = 0
+        self._bytes = 0
         self._changed = asyncio.Condition()
         self._epoch = 0
 
@@ -60,22 +69,24 @@ class HistorySink:
             self._epoch += 1
             self._log, self._positions = log_id, dict(positions)
             self._chunks = {partition: deque() for partition in positions}
-            self._buffered = 0
+            self._buffered = self._bytes = 0
             self._changed.notify_all()
 
     async def put(self, partition: int, chunk: Chunk) -> None:
         """Takes the chunk over; waits while the buffer is full."""
         async with self._changed:
             epoch = self._epoch
-            await self._changed.wait_for(
-                lambda: self._buffered < self._buffer_events or self._epoch != epoch
-            )
+            await self._changed.wait_for(lambda: self._has_room() or self._epoch != epoch)
             if self._epoch != epoch or partition not in self._chunks:
                 return  # not ours any more: whoever has it reads it again
             self._chunks[partition].append(chunk)
             self._buffered += len(chunk.events)
+            self._bytes += chunk.size
             metrics.HISTORY_BUFFER.set(self._buffered)
             self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return self._buffered < self._buffer_events and self._bytes < self._buffer_bytes
 
     async def drain(self) -> None:
         """Returns when nothing waits."""
@@ -99,6 +110,7 @@ class HistorySink:
             async with self._changed:
                 if self._epoch == epoch:
                     self._buffered -= sum(len(c.events) for c in chunks)
+                    self._bytes -= sum(c.size for c in chunks)
                     for _ in chunks:
                         self._chunks[partition].popleft()
                     self._changed.notify_all()
@@ -106,12 +118,13 @@ class HistorySink:
 
     def _take(self, waiting: deque[Chunk]) -> list[Chunk]:
         taken: list[Chunk] = []
-        size = 0
+        events = size = 0
         for chunk in waiting:
-            if taken and size + len(chunk.events) > self._batch_events:
+            events += len(chunk.events)
+            size += chunk.size
+            if taken and (events > self._batch_events or size > BATCH_BYTES_MAX):
                 break
             taken.append(chunk)
-            size += len(chunk.events)
         return taken
 
     async def _write(self, partition: int, chunks: Sequence[Chunk], epoch: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from store import metrics
@@ -22,7 +22,7 @@ from store.counters import (
     Position,
 )
 from store.logs import get_logger
-from store.model import SourcedEvent, StoreUnavailable
+from store.model import Grouping, SourcedEvent, StoreUnavailable
 from store.windows import Calendar
 from streams.aggregate import aggregate, by_slot, distinct
 from streams.retry import retried
@@ -66,8 +66,10 @@ class Ledger:
         *,
         now_ms: Callable[[], int],
         timezone_of: Callable[[str], Awaitable[str]],
+        tenants_max: int = 10_000,
     ) -> None:
-        """`timezone_of(tenant)`: its IANA name."""
+        """`timezone_of(tenant)`: its IANA name. `tenants_max`: how many may have counters."""
+        self.tenants_max = tenants_max
         self._store = store
         self._history = history
         self._now_ms = now_ms
@@ -76,6 +78,7 @@ class Ledger:
         self._opening: dict[str, asyncio.Lock] = {}
         self._log = ""
         self._starts: dict[int, int] = {}
+        self._over: set[tuple[str, Grouping]] = set()
 
     def open_log(self, log_id: str, starts: Mapping[int, int]) -> None:
         """Forgets all beliefs. `starts`: the offset that each partition of the log is known to be
@@ -83,10 +86,18 @@ class Ledger:
         self._log = log_id
         self._starts = dict(starts)
         self._accounts.clear()
+        self._over.clear()
 
     @property
     def tenants(self) -> Sequence[str]:
         return list(self._accounts)
+
+    async def refused(self, tenants: Iterable[str]) -> set[str]:
+        """Of these tenants those that are new, and one too many. They must not be counted."""
+        new = [tenant for tenant in tenants if tenant not in self._accounts]
+        if not new:
+            return set()
+        return set(await retried("counters", lambda: self._store.refused(new, self.tenants_max)))
 
     async def account(self, tenant: str) -> Account:
         """The tenant's account; creates its first generation where the store has none."""
@@ -179,6 +190,8 @@ class Ledger:
             if isinstance(answer, Committed):
                 account.watermarks[partition] = next_offset
                 metrics.COUNTED.inc(len(events))
+                if answer.over:
+                    self._tell_over(tenant, answer.over)
                 return
             if isinstance(answer, Duplicates):
                 places = set(answer.places)
@@ -206,6 +219,18 @@ class Ledger:
                         f"{partition}, not at {believed}"
                     )
                 account.watermarks[partition] = answer.watermark
+
+    def _tell_over(self, tenant: str, over: Sequence[tuple[Grouping, int]]) -> None:
+        for grouping, interactions in over:
+            metrics.OVER_LIMIT.labels(grouping).inc(interactions)
+            if (tenant, grouping) not in self._over:
+                self._over.add((tenant, grouping))
+                log.warning(
+                    "too many groups: new ones are counted as one, and history answers for this "
+                    "grouping until KEYS_PER_GROUPING_MAX is raised and the counters are rebuilt",
+                    tenant=tenant,
+                    grouping=grouping,
+                )
 
     async def reset(self, partition: int, offset: int) -> None:
         """Takes the watermarks of all tenants back to `offset` where they are after it: the log

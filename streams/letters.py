@@ -138,8 +138,8 @@ class KafkaDeadLetters:
         if failed:
             self._sent.pop(partition, None)  # some may be there: look before sending again
             self._retire(producer)
-            error = failed[0]
-            raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+            first = failed[0]
+            raise StoreUnavailable(f"Kafka: {type(first).__name__}: {first}") from first
 
     def _headers(self, letter: DeadLetter) -> dead_letters.Headers:
         return dead_letters.headers(
@@ -202,7 +202,7 @@ class KafkaDeadLetters:
 
     def _retire(self, producer: AIOKafkaProducer) -> None:
         """Its state is unknown after an error. What others have on their way with it, it ends."""
-        if producer is self._producer:
+        if self._producer is producer is not None:
             self._producer = None
             task = asyncio.create_task(producer.stop())
             self._retired.add(task)
@@ -240,9 +240,8 @@ async def start_producer(settings: Settings) -> AIOKafkaProducer:
             return await _start(AIOKafkaProducer(enable_idempotence=True, **options))
         except KafkaConnectionError:
             raise
-        except KafkaError as error:
+        except KafkaError:
             # Some compatible brokers give no producer ids, and say so in no certain terms.
-            log.info("no idempotent producer here", error=repr(error))
             return await _start(AIOKafkaProducer(**options))
     except (KafkaError, OSError) as error:
         raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error

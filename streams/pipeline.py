@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from store import metrics
 from store.catalog import CatalogCache
 from store.logs import get_logger
 from store.model import Catalog, Event, SourcedEvent
-from streams.decode import Decoder, Rejected, Skipped, unregistered_type
+from streams.alarm import RatioAlarm
+from streams.decode import Decoder, Rejected, Skipped, too_many_tenants, unregistered_type
 from streams.history import Chunk, HistorySink
 from streams.ledger import Ledger
 from streams.retry import retried
 from streams.transport import Batch
 
 log = get_logger("pipeline")
-
-#: Batches that wait in front of a partition's task; more is fetched only when they are worked on.
-QUEUE_BATCHES: Final = 2
 
 
 class DeadLetter(NamedTuple):
@@ -44,7 +42,10 @@ class Slice(NamedTuple):
     events: Mapping[str, list[SourcedEvent]]
     """By tenant."""
     letters: Sequence[DeadLetter]
+    """In the order of their offsets."""
     next_offset: int
+    size: int
+    """Bytes of the records."""
 
 
 class Pipeline:
@@ -58,12 +59,15 @@ class Pipeline:
         dead_letters: DeadLetterSink,
         now_ms: Callable[[], int],
         slice_events: int,
+        queue_batches: int,
+        alarm: RatioAlarm,
         idle_commit_s: float,
         on_lost: Callable[[Batch], Awaitable[None]],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`on_lost` is told of batches that begin with offsets that retention took; `on_failure`
-        of what ended a partition's task, SeekBack among them."""
+        """`queue_batches`: batches that wait in front of a partition's task; more is fetched only
+        when they are worked on. `on_lost` is told of batches that begin with offsets that retention
+        took; `on_failure` of what ended a partition's task, SeekBack among them."""
         self._decoder = decoder
         self._catalogs = catalogs
         self._ledger = ledger
@@ -71,6 +75,8 @@ class Pipeline:
         self._dead_letters = dead_letters
         self._now_ms = now_ms
         self._slice_events = slice_events
+        self._queue_batches = queue_batches
+        self._alarm = alarm
         self._idle_commit_s = idle_commit_s
         self._on_lost = on_lost
         self._on_failure = on_failure
@@ -85,7 +91,7 @@ class Pipeline:
         await self.abandon()
         self.positions = dict(starts)
         for partition in starts:
-            self._queues[partition] = asyncio.Queue(QUEUE_BATCHES)
+            self._queues[partition] = asyncio.Queue(self._queue_batches)
             task = asyncio.create_task(self._run(partition), name=f"partition-{partition}")
             task.add_done_callback(self._ended)
             self._tasks[partition] = task
@@ -173,7 +179,7 @@ class Pipeline:
         self.positions[partition] = part.next_offset
         events = [e for of_tenant in part.events.values() for e in of_tenant]
         events.sort(key=lambda e: e.offset)
-        await self._history.put(partition, Chunk(events, part.next_offset, done))
+        await self._history.put(partition, Chunk(events, part.next_offset, done, part.size))
 
     async def _decode(self, partition: int, records: Sequence[Any]) -> Slice:
         now_ms = self._now_ms()
@@ -204,9 +210,31 @@ class Pipeline:
                 by_tenant[tenant] = registered
                 if not registered:
                     del by_tenant[tenant]
+        for tenant in await self._ledger.refused(by_tenant):
+            letters += [
+                DeadLetter(
+                    partition,
+                    by_offset[e.offset],
+                    too_many_tenants(e.event, self._ledger.tenants_max),
+                )
+                for e in by_tenant.pop(tenant)
+            ]
+        letters.sort(key=lambda letter: letter.record.offset)
+        self._tell(len(records), letters)
+        size = sum(len(record.value or b"") for record in records)
+        return Slice(by_tenant, letters, records[-1].offset + 1, size)
+
+    def _tell(self, events: int, letters: Sequence[DeadLetter]) -> None:
+        """Metrics of the letters, and the alarm where they are too many of the last events."""
         for letter in letters:
             metrics.DEAD_LETTERS.labels(letter.why.reason).inc()
-        return Slice(by_tenant, letters, records[-1].offset + 1)
+        if self._alarm.note(events, len(letters)):
+            metrics.DEAD_LETTER_ALARM.set(self._alarm.is_on)
+            found = {"dead_letters": self._alarm.bad, "of_the_last": self._alarm.events}
+            if self._alarm.is_on:
+                log.error("too many events are dead letters", last=letters[-1].why.detail, **found)
+            else:
+                log.info("few events are dead letters again", **found)
 
     async def _registered(self, tenant: str, events: list[SourcedEvent]) -> list[SourcedEvent]:
         """The events whose outcome type the tenant has registered."""

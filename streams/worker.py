@@ -35,6 +35,7 @@ from store.redis.counters import RedisCounters  # noqa: E402
 from store.redis.owners import PartitionOwners  # noqa: E402
 from store.settings import Settings  # noqa: E402
 from store.windows import DAY_MS, Calendar, date_of  # noqa: E402
+from streams.alarm import RatioAlarm  # noqa: E402
 from streams.decode import Decoder  # noqa: E402
 from streams.history import HistorySink  # noqa: E402
 from streams.ledger import Ledger, SeekBack  # noqa: E402
@@ -70,8 +71,10 @@ class RolledTo(NamedTuple):
 class CountingWorker:
     """Everything that one worker process runs, around one Faust app."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, clock_ms: Callable[[], int] = now_ms) -> None:
+        """`clock_ms`: decides what day it is, and what is ahead of time."""
         self.settings = settings
+        self._now_ms = clock_ms
         self._topic = settings.interactions_topic
         self._log_id = ""
         self._rewinding: asyncio.Task[None] | None = None
@@ -100,7 +103,7 @@ class CountingWorker:
             topic_disable_leader=True,
             topic_allow_declare=False,
             stream_wait_empty=False,  # the pipeline ends what it has in hand, in bounded time
-            stream_buffer_maxsize=16,  # batches
+            stream_buffer_maxsize=settings.stream_batches,
             stream_processing_timeout=86_400.0,  # our watchdog looks at what is counted instead
             broker_commit_interval=1.0,
             broker_commit_livelock_soft_timeout=86_400.0,
@@ -112,7 +115,7 @@ class CountingWorker:
             broker_request_timeout=max(90.0, settings.kafka_session_timeout_s),
             broker_max_poll_interval=86_400.0,
             consumer_auto_offset_reset="earliest",
-            consumer_max_fetch_size=4 * 1024 * 1024,
+            consumer_max_fetch_size=settings.fetch_bytes_max,
             consumer_metadata_max_age_ms=10_000,  # partitions that are added are soon seen
         )
         transport = batch_transport(settings.interactions_topic, self._find_start, self._on_shrunk)
@@ -132,7 +135,10 @@ class CountingWorker:
         self._pool = make_pool(settings, max_size=4)
         self._client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=0)
         self._counters = RedisCounters(
-            self._client, settings.redis_prefix, dedup_horizon_h=settings.dedup_horizon_h
+            self._client,
+            settings.redis_prefix,
+            dedup_horizon_h=settings.dedup_horizon_h,
+            groups_max=settings.keys_per_grouping_max,
         )
         self._writer = HistoryWriter(self._pool)
         self._catalogs = CatalogCache(
@@ -141,17 +147,22 @@ class CountingWorker:
             monotonic=time.monotonic,
         )
         self._ledger = Ledger(
-            self._counters, self._writer, now_ms=now_ms, timezone_of=self._timezone_of
+            self._counters,
+            self._writer,
+            now_ms=self._now_ms,
+            timezone_of=self._timezone_of,
+            tenants_max=settings.tenants_max,
         )
         self._history = HistorySink(
             self._writer,
             topic=settings.interactions_topic,
             buffer_events=settings.history_buffer_events,
             batch_events=settings.history_batch_events,
+            buffer_bytes=settings.history_buffer_bytes,
             on_behind=self._on_failure,
         )
         self._letters = KafkaDeadLetters(
-            settings, PartitionOwners(self._client, settings.redis_prefix), now_ms=now_ms
+            settings, PartitionOwners(self._client, settings.redis_prefix), now_ms=self._now_ms
         )
         self._pipeline = Pipeline(
             decoder=Decoder(
@@ -162,8 +173,14 @@ class CountingWorker:
             ledger=self._ledger,
             history=self._history,
             dead_letters=self._letters,
-            now_ms=now_ms,
+            now_ms=self._now_ms,
             slice_events=settings.commit_batch_events,
+            queue_batches=settings.queue_batches,
+            alarm=RatioAlarm(
+                ratio=settings.dead_letter_alarm_ratio,
+                window_events=settings.dead_letter_alarm_window,
+                bad_min=settings.dead_letter_alarm_min,
+            ),
             idle_commit_s=IDLE_COMMIT_S,
             on_lost=self._on_lost,
             on_failure=self._on_failure,
@@ -232,7 +249,7 @@ class CountingWorker:
         if self._log_id and found.id != self._log_id:
             metrics.LOG_CHANGES.labels("recreated").inc()
             log.warning("the topic is a new log", before=self._log_id, now=found.id)
-            await self._counters.note_log_change("recreated", found.id, now_ms())
+            await self._counters.note_log_change("recreated", found.id, self._now_ms())
             self._start_rewind(self._rewind())
 
     def _on_shrunk(self, partition: int, end: int) -> None:
@@ -244,11 +261,11 @@ class CountingWorker:
         read again, which the remembered identities allow."""
         found = await retried("kafka", lambda: describe(self.settings, self._topic))
         if found.id == self._log_id:
-            since = await self._offset_at(partition, now_ms() - DAY_MS)
+            since = await self._offset_at(partition, self._now_ms() - DAY_MS)
             start = min(end, since) if self.settings.dedup_horizon_h >= 24 else end
             metrics.LOG_CHANGES.labels("cut").inc()
             log.error("the log was cut", partition=partition, end=end, reading_from=start)
-            await self._counters.note_log_change("cut", found.id, now_ms())
+            await self._counters.note_log_change("cut", found.id, self._now_ms())
             await retried("counters", lambda: self._ledger.reset(partition, start))
             stored = (await retried("history", lambda: self._writer.positions(found.id))).get(
                 partition, 0
@@ -346,7 +363,7 @@ class CountingWorker:
         """Rolls what midnight has made due. Any worker may; each script does a bounded part."""
         for tenant in await self._counters.tenants():
             rolled = self._rolled.get(tenant)
-            if rolled is None or rolled.calendar.day_of(now_ms()) > rolled.day:
+            if rolled is None or rolled.calendar.day_of(self._now_ms()) > rolled.day:
                 await self._roll(tenant)
 
     async def _roll(self, tenant: str) -> None:
@@ -354,11 +371,11 @@ class CountingWorker:
         if generation is None:
             return
         calendar = self._calendars.setdefault(generation.timezone, Calendar(generation.timezone))
-        today = calendar.day_of(now_ms())
+        today = calendar.day_of(self._now_ms())
         behind = max(today, generation.day) > (generation.rolled or 0)
         while behind:
             answer = await self._counters.roll(
-                generation, today, now_ms=now_ms(), records_max=ROLL_RECORDS
+                generation, today, now_ms=self._now_ms(), records_max=ROLL_RECORDS
             )
             if not isinstance(answer, Rolled):
                 return
@@ -377,7 +394,7 @@ class CountingWorker:
 
     async def _report(self) -> None:
         await self._check_counters()
-        at_ms = now_ms()
+        at_ms = self._now_ms()
         ends = self._ends()
         marks = [
             PartitionProgress(self._log_id, p, position, ends.get(p), at_ms)
@@ -417,7 +434,7 @@ class CountingWorker:
         return ends
 
     async def _make_partitions(self) -> None:
-        await ensure_partitions(self._pool, date_of(Calendar("UTC").day_of(now_ms())))
+        await ensure_partitions(self._pool, date_of(Calendar("UTC").day_of(self._now_ms())))
 
     async def _watch(self) -> None:
         """A consumer can fall silent after an outage of its broker. With lag and nothing counted

@@ -12,6 +12,7 @@ from psycopg import AsyncConnection, IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool
 
+from store.cancellation import cancellable
 from store.model import StoreUnavailable
 from store.settings import Settings
 
@@ -124,7 +125,7 @@ async def transaction(
     `snapshot`: all its statements see the database as of the first one. Raises StoreUnavailable
     when Postgres cannot be reached, gives up a statement, or says nothing for `timeout_s`."""
     level = IsolationLevel.REPEATABLE_READ if snapshot else IsolationLevel.READ_COMMITTED
-    with postgres_errors():
+    with postgres_errors(), cancellable():
         async with asyncio.timeout(timeout_s), pool.connection() as connection:
             # Attributes of the client: they go with the BEGIN, at no round trip of their own.
             await connection.set_isolation_level(level)

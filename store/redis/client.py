@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
+from store.cancellation import cancellable
 from store.model import StoreUnavailable
 from store.settings import Settings
 
@@ -45,7 +46,8 @@ def make_client(settings: Settings, *, timeout_s: float, retries: int) -> Client
 async def redis_errors() -> AsyncIterator[None]:
     """Turns what the driver raises when Redis cannot be used into StoreUnavailable."""
     try:
-        yield
+        with cancellable():
+            yield
     except (RedisError, OSError) as error:
         raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
 

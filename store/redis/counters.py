@@ -36,6 +36,7 @@ _PERIOD_LETTERS: Final[dict[Period, str]] = {
     "monthly": "m",
     "alltime": "a",
 }
+_GROUPINGS: Final[dict[bytes, Grouping]] = {v.encode(): k for k, v in LETTERS.items()}
 #: A window that no period has.
 _EXACT_LETTER: Final = "x"
 _WINDOW_OF_PERIOD: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
@@ -47,14 +48,24 @@ _unpack = msgspec.msgpack.decode
 class RedisCounters:
     """A `store.counters.CounterStore` in Redis."""
 
-    def __init__(self, client: Client, prefix: str, *, dedup_horizon_h: int = 48) -> None:
-        """`dedup_horizon_h`: how long an identity is remembered at least; 0 = never."""
+    def __init__(
+        self,
+        client: Client,
+        prefix: str,
+        *,
+        dedup_horizon_h: int = 48,
+        groups_max: int = 5_000_000,
+    ) -> None:
+        """`dedup_horizon_h`: how long an identity is remembered at least; 0 = never. `groups_max`:
+        groups of one grouping, before the next ones count as one."""
         self._client: Any = client  # the driver's types are of both kinds of answers, str and bytes
         self._keys = Keys(prefix)
+        self._groups_max = groups_max
         self._slots_back = -(-dedup_horizon_h // 24)
         self._commit = Script("commit")
         self._roll = Script("roll")
         self._create = Script("create")
+        self._admit = Script("admit")
         self._swap = Script("swap")
         self._rollback = Script("rollback")
         self._drop = Script("drop")
@@ -147,6 +158,10 @@ class RedisCounters:
         async with redis_errors():
             names = await self._client.smembers(self._keys.tenants)
         return sorted(name.decode() for name in names)
+
+    async def refused(self, tenants: Sequence[str], tenants_max: int) -> Sequence[str]:
+        answer = await self._admit(self._client, self._keys.tenants, tenants_max, *tenants)
+        return [name.decode() for name in answer]
 
     async def create(
         self,
@@ -279,16 +294,18 @@ class RedisCounters:
             _pack(
                 {
                     "types": deltas.types,
-                    "ids": deltas.identities if self._slots_back else (),
                     "a": deltas.actions,
                     "t": deltas.treatments,
                     "c": deltas.channels,
                     "u": deltas.customers,
                 }
             ),
+            self._groups_max,
+            *(deltas.identities if self._slots_back else ()),
         )
         if answer[0] == b"ok":
-            return Committed()
+            over = zip(answer[1::2], answer[2::2], strict=True)
+            return Committed([(_GROUPINGS[letter], n) for letter, n in over] if answer[1:] else ())
         if answer[0] == b"duplicates":
             return Duplicates(sorted(set(answer[1:])))
         return Refused(*(int(v) if v else None for v in answer[1:4]))
@@ -372,7 +389,8 @@ class RedisCounters:
             groups: dict[Grouping, int] = {}
             async with redis_errors():
                 meta = self._keys.meta(tenant, generation.number)
-                rolled = await self._client.hget(meta, "rolled")
+                fields = ["rolled", *(f"over:{LETTERS[grouping]}" for grouping in GROUPINGS)]
+                rolled, *over = await self._client.hmget(meta, fields)
                 for grouping in GROUPINGS:
                     groups[grouping] = await self._client.zcard(
                         self._keys.rank(tenant, generation.number, grouping, "a")
@@ -386,6 +404,7 @@ class RedisCounters:
                     int(rolled),
                     generation.timezone,
                     groups,
+                    {g: int(n) for g, n in zip(GROUPINGS, over, strict=True) if n},
                 )
             )
         return found

@@ -16,6 +16,10 @@ LETTERS: Final[dict[Grouping, str]] = {
 }
 
 
+#: The group that counts for all those beyond the limit of a grouping.
+OTHER: Final = "__other__"
+
+
 class Keys(NamedTuple):
     prefix: str
 
@@ -35,7 +39,8 @@ class Keys(NamedTuple):
         return self._base(tenant) + "catalog"
 
     def meta(self, tenant: str, generation: int) -> str:
-        """A generation's hash: day, rolled, timezone, complete, types, building, w:*, f:*, d:*."""
+        """A generation's hash: day, rolled, timezone, complete, types, building, w:*, f:*, d:*,
+        over:<grouping letter> (interactions counted as OTHER)."""
         return f"{self._base(tenant)}{generation}:meta"
 
     def rank(self, tenant: str, generation: int, grouping: Grouping, period: str) -> str:

@@ -173,9 +173,12 @@ def clocks(draw: st.DrawFn, zone: str) -> int:
 def instants(draw: st.DrawFn, calendar: Calendar, now_ms: int) -> int:
     """When an event happened that arrives now: near a midnight up to 45 days ago, this moment, or a
     few minutes ahead."""
+    today = calendar.day_of(now_ms)
+    tomorrow_ms = calendar.midnight_ms(today + 1)
+    if tomorrow_ms - now_ms < AHEAD_MAX_MS and draw(st.booleans()):
+        return tomorrow_ms + draw(st.sampled_from((-1, 0, 1)))
     if draw(st.booleans()):
         return now_ms + draw(st.sampled_from((0, 0, -1, -DAY_MS, 1, AHEAD_MAX_MS)))
-    today = calendar.day_of(now_ms)
     midnight_ms = calendar.midnight_ms(today - draw(st.sampled_from(AGES)))
     return min(midnight_ms + draw(st.sampled_from(MOMENTS_MS)), now_ms + AHEAD_MAX_MS)
 

@@ -3,12 +3,14 @@
 -- ARGV: 1 generation, 2 window day, 3 watermark field, 4 watermark believed ('' = none),
 --       5 next watermark, 6 build token ('' = the generation is the active one),
 --       7 slots of identities to look back,
---       8 msgpack {types, ids, a, t, c, u}:
+--       8 msgpack {types, a, t, c, u}:
 --         types  outcome type keys; the deltas name them by place, from 0
---         ids    flat {slot, {identity, ...}, ...}: signed 64-bit integers as text
 --         a,t,c  flat {id, deltas, ...}; deltas flat {day, type, count, ...} in order of day
 --         u      flat {id, deltas, offers, ...}; offers flat {offer id, day, ...}
--- Answers {'ok'}, {'fenced', generation, day, watermark} or {'duplicates', place in ids, ...};
+--       9 most groups of a grouping; those that come after are counted as one, OTHER
+--      10.. slot, identities end to end, ...
+-- Answers {'ok', grouping letter, interactions counted as OTHER, ...},
+-- {'fenced', generation, day, watermark} or {'duplicates', place among the identities, ...};
 -- anything but 'ok' has changed nothing.
 local token, wfield, first, next_watermark = ARGV[6], ARGV[3], ARGV[4], ARGV[5]
 local state = redis.call('HMGET', meta, 'day', wfield, 'building', 'types')
@@ -29,10 +31,21 @@ end
 local today = tonumber(state[1])
 local batch = cmsgpack.unpack(ARGV[8])
 
--- 1. Identities. A slot's identities are in integer sets of about LOAD members (8 bytes each),
--- grown one at a time by linear hashing; meta's d:<slot> is 'identities buckets'.
-local LOAD = 200
+-- 1. Identities. A slot of them is one hash: bucket -> identities, ID_BYTES each, end to end. It has
+-- one bucket for every LOAD identities and grows by linear hashing, a bucket at a time; meta's
+-- d:<slot> is how many identities it holds.
+local LOAD, ID_BYTES = 12, 8
 local look_back = tonumber(ARGV[7])
+
+-- unpack() takes a few thousand values at most, so long lists go in parts.
+local PART = 2000
+local function in_parts(list, first, call)
+  for i = first, #list, PART do call(unpack(list, i, math.min(i + PART - 1, #list))) end
+end
+
+local function slot_key(slot) return home .. 'ids:' .. slot end
+
+local function buckets_for(identities) return math.max(1, math.ceil(identities / LOAD)) end
 
 local function half_of(buckets)
   local half = 1
@@ -41,55 +54,52 @@ local function half_of(buckets)
 end
 
 local function bucket_of(identity, buckets, half)
-  local b = tonumber(string.sub(identity, -9)) % (half * 2)
-  if b >= buckets then b = b - half end
-  return b
+  local b1, b2, b3, b4 = string.byte(identity, 1, 4)
+  local b = (b1 + b2 * 256 + b3 * 65536 + b4 * 16777216) % (half * 2)
+  return b < buckets and b or b - half
 end
 
-local function slot_key(slot, bucket)
-  return home .. 'ids:' .. slot .. ':' .. bucket
+-- What the slot's buckets hold, in the order asked for.
+local function contents_of(slot, buckets)
+  local key, found = slot_key(slot), {}
+  in_parts(buckets, 1, function(...)
+    for _, held in ipairs(redis.call('HMGET', key, ...)) do found[#found + 1] = held or '' end
+  end)
+  return found
 end
 
-local slots = {} -- slot -> {identities, buckets}, for those that exist
-local function slot_state(slot)
-  if slots[slot] == nil then
-    local text = redis.call('HGET', meta, 'd:' .. slot)
-    if text then
-      local n, b = string.match(text, '(%d+) (%d+)')
-      slots[slot] = {tonumber(n), tonumber(b)}
-    else
-      slots[slot] = false
-    end
+local function is_in(held, identity)
+  local at = string.find(held, identity, 1, true)
+  while at and at % ID_BYTES ~= 1 do at = string.find(held, identity, at + 1, true) end
+  return at ~= nil
+end
+
+local held_by = {} -- slot -> identities, of the slots that exist
+local function identities_in(slot)
+  if held_by[slot] == nil then
+    held_by[slot] = tonumber(redis.call('HGET', meta, 'd:' .. slot) or 0)
   end
-  return slots[slot]
+  return held_by[slot]
 end
 
-local function by_bucket(ids, buckets)
-  local groups, half = {}, half_of(buckets)
-  for i = 1, #ids do
-    local b = bucket_of(ids[i], buckets, half)
-    local group = groups[b]
-    if group then
-      group[1][#group[1] + 1] = ids[i]
-      group[2][#group[2] + 1] = i
-    else
-      groups[b] = {{ids[i]}, {i}}
-    end
-  end
-  return groups
+local arrived = {} -- {slot, {identity, ...}} of the batch
+for k = 10, #ARGV, 2 do
+  local packed, ids = ARGV[k + 1], {}
+  for i = 1, #packed, ID_BYTES do ids[#ids + 1] = string.sub(packed, i, i + ID_BYTES - 1) end
+  arrived[#arrived + 1] = {tonumber(ARGV[k]), ids}
 end
 
 local duplicates, place = {}, 0
-for k = 1, #batch.ids, 2 do
-  local slot, ids = batch.ids[k], batch.ids[k + 1]
+for _, group in ipairs(arrived) do
+  local slot, ids = group[1], group[2]
   for seen_slot = slot - look_back, slot + look_back do
-    local known = slot_state(seen_slot)
-    if known then
-      for b, group in pairs(by_bucket(ids, known[2])) do
-        local found = redis.call('SMISMEMBER', slot_key(seen_slot, b), unpack(group[1]))
-        for i = 1, #found do
-          if found[i] == 1 then duplicates[#duplicates + 1] = place + group[2][i] - 1 end
-        end
+    local n = identities_in(seen_slot)
+    if n > 0 then
+      local buckets, half, wanted = buckets_for(n), half_of(buckets_for(n)), {}
+      for i = 1, #ids do wanted[i] = bucket_of(ids[i], buckets, half) end
+      local held = contents_of(seen_slot, wanted)
+      for i = 1, #ids do
+        if is_in(held[i], ids[i]) then duplicates[#duplicates + 1] = place + i - 1 end
       end
     end
   end
@@ -97,28 +107,43 @@ for k = 1, #batch.ids, 2 do
 end
 if #duplicates > 0 then return {'duplicates', unpack(duplicates)} end
 
-for k = 1, #batch.ids, 2 do
-  local slot, ids = batch.ids[k], batch.ids[k + 1]
-  local known = slot_state(slot) or {0, 1}
-  for b, group in pairs(by_bucket(ids, known[2])) do
-    redis.call('SADD', slot_key(slot, b), unpack(group[1]))
+for _, group in ipairs(arrived) do
+  local slot, ids = group[1], group[2]
+  local n = identities_in(slot)
+  local before, after = buckets_for(n), buckets_for(n + #ids)
+  local half = half_of(before)
+  local wanted = {}
+  for i = 1, #ids do wanted[i] = bucket_of(ids[i], before, half) end
+  for b = before, after - 1 do
+    local from = b - half_of(b)
+    if from < before then wanted[#wanted + 1] = from end
   end
-  known[1] = known[1] + #ids
-  while known[1] > known[2] * LOAD do
-    local from = slot_key(slot, known[2] - half_of(known[2]))
-    local to = slot_key(slot, known[2])
-    known[2] = known[2] + 1
-    local moved, half = {}, half_of(known[2])
-    for _, identity in ipairs(redis.call('SMEMBERS', from)) do
-      if bucket_of(identity, known[2], half) == known[2] - 1 then moved[#moved + 1] = identity end
+  local held, changed = {}, {}
+  for i, of_bucket in ipairs(contents_of(slot, wanted)) do held[wanted[i]] = of_bucket end
+  for b = before, after - 1 do
+    half = half_of(b)
+    local from, stay, move = held[b - half], {}, {}
+    for i = 1, #from, ID_BYTES do
+      local identity = string.sub(from, i, i + ID_BYTES - 1)
+      local list = bucket_of(identity, b + 1, half_of(b + 1)) == b and move or stay
+      list[#list + 1] = identity
     end
-    if #moved > 0 then
-      redis.call('SREM', from, unpack(moved))
-      redis.call('SADD', to, unpack(moved))
-    end
+    held[b - half], held[b] = table.concat(stay), table.concat(move)
+    changed[b - half], changed[b] = true, true
   end
-  slots[slot] = known
-  redis.call('HSET', meta, 'd:' .. slot, known[1] .. ' ' .. known[2])
+  half = half_of(after)
+  for i = 1, #ids do
+    local b = bucket_of(ids[i], after, half)
+    held[b], changed[b] = held[b] .. ids[i], true
+  end
+  local set = {}
+  for b in pairs(changed) do
+    set[#set + 1] = b
+    set[#set + 1] = held[b]
+  end
+  in_parts(set, 1, function(...) redis.call('HSET', slot_key(slot), ...) end)
+  held_by[slot] = n + #ids
+  redis.call('HSET', meta, 'd:' .. slot, n + #ids)
 end
 
 -- 2. Codes of the outcome types.
@@ -152,6 +177,16 @@ local function seen_field(offer, day)
   return (day > today and 'p' .. day .. ':' or 'o') .. offer
 end
 
+-- Groups beyond the limit. Whoever reads a grouping that has some is told so: see `over:` in meta.
+local OTHER, groups_max, NONE = '__other__', tonumber(ARGV[9]), {}
+local sizes, over, others = {}, {}, {a = {}, t = {}, c = {}, u = {}}
+local function is_full(kind)
+  local size = sizes[kind] or redis.call('ZCARD', rank_of(kind, 'a'))
+  local full = size >= groups_max
+  sizes[kind] = full and size or size + 1
+  return full
+end
+
 local function count(kind, id, deltas, offers)
   local key = home .. kind .. ':' .. id
   local ask, wanted = {'HMGET', key, 's'}, {}
@@ -169,6 +204,11 @@ local function count(kind, id, deltas, offers)
     ask[#ask + 1] = seen_field(offers[i], offers[i + 1])
   end
   local got = redis.call(unpack(ask))
+  if not got[1] and id ~= OTHER and is_full(kind) then
+    others[kind][id] = true
+    for i = 3, #deltas, 3 do over[kind] = (over[kind] or 0) + deltas[i] end
+    return count(kind, OTHER, deltas, NONE)
+  end
   local s = got[1] and cmsgpack.unpack(got[1]) or {0, {}, {}, {}}
   if s[1] > 0 and s[1] <= today then
     s = refresh(kind, id, key, today)
@@ -233,26 +273,33 @@ local function count(kind, id, deltas, offers)
   rank(kind, 'a', id, s[4])
 end
 
-local NONE = {}
 for _, kind in ipairs({'a', 't', 'c'}) do
   local list = batch[kind]
   for i = 1, #list, 2 do count(kind, list[i], list[i + 1], NONE) end
 end
-for i = 1, #batch.u, 3 do count('u', batch.u[i], batch.u[i + 1], batch.u[i + 2]) end
-
--- unpack() takes a few thousand values at most, so long lists go in parts.
-local PART = 2000
-for _, list in pairs(ranks) do
-  for i = 2, #list, PART do
-    redis.call('ZADD', list[1], unpack(list, i, math.min(i + PART - 1, #list)))
+for i = 1, #batch.u, 3 do
+  local offers = batch.u[i + 2]
+  if over.a then
+    for j = 1, #offers, 2 do
+      if others.a[offers[j]] then offers[j] = OTHER end
+    end
   end
+  count('u', batch.u[i], batch.u[i + 1], offers)
+end
+
+for _, list in pairs(ranks) do
+  in_parts(list, 2, function(...) redis.call('ZADD', list[1], ...) end)
 end
 for _, list in pairs(dues) do
-  for i = 3, #list, PART do
-    redis.call('SADD', list[2], unpack(list, i, math.min(i + PART - 1, #list)))
-  end
+  in_parts(list, 3, function(...) redis.call('SADD', list[2], ...) end)
 end
 
 -- 4. The watermark that all this brings.
 redis.call('HSET', meta, wfield, next_watermark)
-return {'ok'}
+local answer = {'ok'}
+for kind, n in pairs(over) do
+  redis.call('HINCRBY', meta, 'over:' .. kind, n)
+  answer[#answer + 1] = kind
+  answer[#answer + 1] = n
+end
+return answer

@@ -18,10 +18,7 @@ local day = 0
 for i = 1, #fields, 2 do
   if fields[i] == 'day' then day = tonumber(fields[i + 1]) end
   local slot = string.match(fields[i], '^d:(%d+)$')
-  if slot then
-    local buckets = tonumber(string.match(fields[i + 1], '%d+ (%d+)'))
-    for b = 0, buckets - 1 do redis.call('UNLINK', home .. 'ids:' .. slot .. ':' .. b) end
-  end
+  if slot then redis.call('UNLINK', home .. 'ids:' .. slot) end
 end
 for _, kind in ipairs({'a', 't', 'c', 'u'}) do
   redis.call('UNLINK', rank_of(kind, 'w'), rank_of(kind, 'm'))

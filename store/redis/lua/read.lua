@@ -12,10 +12,13 @@ local base = string.sub(KEYS[1], 1, -7)
 local active = redis.call('GET', KEYS[1])
 if not active then return {'no_generation'} end
 local home = base .. active .. ':'
-local meta = redis.call('HMGET', home .. 'meta', 'complete', 'day', 'rolled', 'timezone', 'types')
 local kind, period, today = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local meta = redis.call(
+  'HMGET', home .. 'meta', 'complete', 'day', 'rolled', 'timezone', 'types', 'over:' .. kind, 'over:a')
 local offset, limit, from = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 if meta[1] ~= '1' then return {'not_complete'} end
+-- Some groups are counted as one; and with some offers as one, those of a customer are not known.
+if meta[6] or kind == 'u' and meta[7] then return {'capped'} end
 if meta[4] ~= ARGV[4] then return {'other_timezone'} end
 if period ~= 'a' and meta[2] ~= ARGV[3] then return {'other_day'} end
 if period ~= 'a' and period ~= 'd' and meta[3] ~= meta[2] then return {'rolling'} end

@@ -24,22 +24,11 @@ end
 local left, done = tonumber(ARGV[4]), 0
 
 -- Identities that are no longer looked at.
-local fields = redis.call('HGETALL', meta)
-for i = 1, #fields, 2 do
-  local slot = tonumber(string.match(fields[i], '^d:(%d+)$') or '')
+for _, field in ipairs(redis.call('HKEYS', meta)) do
+  local slot = tonumber(string.match(field, '^d:(%d+)$') or '')
   if slot and slot < tonumber(ARGV[5]) then
-    local n, buckets = string.match(fields[i + 1], '(%d+) (%d+)')
-    buckets = tonumber(buckets)
-    while buckets > 0 and left > 0 do
-      buckets = buckets - 1
-      left = left - 1
-      redis.call('UNLINK', home .. 'ids:' .. slot .. ':' .. buckets)
-    end
-    if buckets == 0 then
-      redis.call('HDEL', meta, fields[i])
-    else
-      redis.call('HSET', meta, fields[i], n .. ' ' .. buckets)
-    end
+    redis.call('UNLINK', home .. 'ids:' .. slot)
+    redis.call('HDEL', meta, field)
   end
 end
 

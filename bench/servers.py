@@ -1,0 +1,160 @@
+"""What the benches share: servers of their own, processes of ours, and what those cost.
+
+All listens on 127.0.0.1 only, in a temporary folder, and is gone when a bench ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+
+from cli.migrate import migrate_all
+from cli.sender import Sender
+from cli.server import tail
+from cli.stack import Stack, Valkey
+from store.settings import Settings
+from streams.synthetic import Traffic
+
+ROOT = Path(__file__).parent.parent
+TENANT = "acme"
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Bench(NamedTuple):
+    """Running servers, with topics and tables, and where to find them."""
+
+    settings: Settings
+    env: Mapping[str, str]
+    """For processes of ours, which must not take the settings of whoever runs the bench."""
+    stack: Stack
+    folder: Path
+
+
+@contextlib.contextmanager
+def servers(**changes: Any) -> Iterator[Bench]:
+    """Broker, Valkey and PostgreSQL, migrated. `changes`: settings that differ from the default."""
+    with _folder() as folder, Stack(folder / "stack") as stack:
+        found = {name.lower(): value for name, value in stack.environment().items()}
+        settings = Settings(**{**_defaults(), **found, **changes})
+        asyncio.run(migrate_all(settings))
+        names = (*found, *changes)
+        env = _plain() | {name.upper(): str(getattr(settings, name)) for name in names}
+        yield Bench(settings, env, stack, folder)
+
+
+@contextlib.contextmanager
+def counters_only() -> Iterator[str]:
+    """A Valkey that keeps nothing on disk; its URL."""
+    with _folder() as folder:
+        valkey = Valkey(None, folder)
+        valkey.start()
+        try:
+            client = redis.Redis.from_url(valkey.url)
+            client.config_set("appendonly", "no")
+            client.close()
+            yield valkey.url
+        finally:
+            valkey.stop()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="interaction-summary-bench-"))
+    folder.chmod(0o755)  # PostgreSQL may have to run as a user of its own
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain() -> dict[str, str]:
+    ours = {name.upper() for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name.upper() not in ours}
+
+
+def _defaults() -> dict[str, Any]:
+    return {name: field.default for name, field in Settings.model_fields.items()}
+
+
+class Process:
+    """A Python process of ours. `with` ends it: SIGTERM, and SIGKILL when that takes too long."""
+
+    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        self._command = [sys.executable, "-m", *arguments]
+        self._env = dict(env)
+
+    def __enter__(self) -> Process:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def check(self) -> None:
+        """Raises SystemExit where it has ended."""
+        if self._process.poll() is not None:
+            raise SystemExit(f"{' '.join(self._command)} ended:\n{tail(self._log)}")
+
+    def cpu_s(self) -> float:
+        return cpu_s(self._process.pid)
+
+
+def cpu_s(pid: int | None, *, family: bool = False) -> float:
+    """Seconds of processor time that a process has taken so far; `family`: its children too, those
+    that have ended included. 0 where there is no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        fields = text.rpartition(")")[2].split()
+        spent = sum(int(field) for field in fields[11 : 15 if family else 13]) / _TICKS
+        if family:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            spent += sum(cpu_s(int(child)) for child in children)
+    except OSError:
+        return 0.0
+    return spent
+
+
+def wait_until(done: Callable[[], bool], process: Process, timeout_s: float, what: str) -> None:
+    """Polls every 20 ms. Raises SystemExit where the process ends, or the time does."""
+    deadline_s = time.monotonic() + timeout_s
+    while not done():
+        process.check()
+        if time.monotonic() > deadline_s:
+            raise SystemExit(f"{what}: not within {timeout_s:.0f} s")
+        time.sleep(0.02)
+
+
+async def produce(settings: Settings, events: int, customers: int) -> None:
+    """Fills the topic with synthetic events of one tenant, all of now."""
+    traffic = Traffic(seed=1, customers=customers, tenants=(TENANT,))
+    now_ms = time.time_ns() // 1_000_000
+    async with Sender(settings, settings.interactions_topic) as sender:
+        for _ in range(events):
+            record = traffic.record(now_ms)
+            await sender.send(record.key, record.value)

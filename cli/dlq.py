@@ -1,0 +1,290 @@
+"""`dlq list`, `dlq show` and `dlq redrive`: the dead letters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.console import CliError, UsageError, answer, err, load_settings, out, run, say
+
+if TYPE_CHECKING:
+    from store.settings import Settings
+    from streams.redrive import DeadLetterTopic, Letter, Listing, Report
+
+app = typer.Typer(
+    help="Events that could not be counted: what they are, and counting them after a fix.",
+    no_args_is_help=True,
+)
+
+ReasonOption = Annotated[
+    str | None, typer.Option("--reason", help="Only letters refused for this reason.")
+]
+#: Letters that a redrive leaves are shown up to this many.
+_LEFT_SHOWN = 10
+
+
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, the newest.")] = 20,
+    reason: ReasonOption = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="As one JSON document, with stable names.")
+    ] = False,
+) -> None:
+    """Shows the newest dead letters, each once, and how many there are of each reason.
+
+    An event that two workers found to be one, around a crash, may be in the topic twice: it is one
+    letter here."""
+    _check_reason(reason)
+    settings = load_settings()
+    listing = run(_list(settings, limit, reason))
+    if json:
+        import msgspec
+
+        document = msgspec.json.encode(_as_document(settings, listing))
+        answer(msgspec.json.format(document).decode())
+    else:
+        _show_list(settings, listing)
+
+
+@app.command("show")
+def show(
+    partition: Annotated[int, typer.Argument(min=0, help="Of the dead-letter topic.")],
+    offset: Annotated[int, typer.Argument(min=0, help="Of the dead-letter topic.")],
+) -> None:
+    """Shows one dead letter whole: why it is one, where it came from, its headers, key and value.
+
+    Bytes that are no text are shown escaped."""
+    settings = load_settings()
+    letter, redriven = run(_find(settings, partition, offset))
+    about = letter.about
+    from streams.instants import format_ms
+
+    lines = {
+        "letter": f"{letter.place} of {settings.dead_letter_topic}",
+        "reason": about.reason,
+        "detail": about.detail,
+        "source": f"{about.topic} partition {about.partition} offset {about.offset}",
+        "log": about.log,
+        "found": format_ms(about.time_ms),
+        "redriven": redriven,
+        "key": shown(letter.key),
+    }
+    for name, text in lines.items():
+        answer(f"{name:<9}{text}")
+    for name, value in letter.headers:
+        answer(f"header   {shown(name.encode())} = {shown(value)}")
+    answer(f"value    {0 if letter.value is None else len(letter.value)} bytes")
+    answer(shown(letter.value, pretty=True))
+
+
+@app.command("redrive")
+def redrive(
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PARTITION:OFFSET]...",
+            help="These letters, as `dlq list` names them; else all.",
+        ),
+    ] = None,
+    reason: ReasonOption = None,
+    tenant: Annotated[str | None, typer.Option(help="Only events of this tenant.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")
+    ] = False,
+) -> None:
+    """Sends dead letters to the source topic again, byte for byte, after what was wrong is mended.
+
+    Each event counts once, however often this is run and wherever it is cut off. What was redriven
+    before is left out, and so is what would be refused again: that is said."""
+    _check_reason(reason)
+    wanted = [_place(text) for text in places or ()]
+    settings = load_settings()
+    report = run(_redrive(settings, wanted, reason=reason, tenant=tenant, dry_run=dry_run))
+    would = "would be sent" if dry_run else "sent"
+    answer(
+        f"{report.sent} {would}, {report.stored} counted already, {report.before} redriven before, "
+        f"{len(report.left)} left"
+    )
+    for left in report.left[:_LEFT_SHOWN]:
+        answer(f"  {left.letter.place} would be refused again: {left.why}")
+    if len(report.left) > _LEFT_SHOWN:
+        answer(f"  and {len(report.left) - _LEFT_SHOWN} more")
+
+
+# ---- what the commands do
+
+
+async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
+    from cli.catalog import with_pool
+    from store.model import StoreUnavailable
+    from streams.redrive import list_letters, open_dead_letters, with_marks
+
+    async with open_dead_letters(settings) as topic:
+        listing = await list_letters(topic.all(), limit=limit, reason=reason)
+    try:
+        return await with_pool(settings, lambda pool: with_marks(listing, pool))
+    except StoreUnavailable as error:
+        say(f"note: what was redriven is not known ({error})")
+        return listing
+
+
+async def _find(settings: Settings, partition: int, offset: int) -> tuple[Letter, str]:
+    """The letter, and when it was redriven."""
+    from cli.catalog import with_pool
+    from store.model import StoreUnavailable
+    from store.postgres.redriven import RedrivenLetters
+    from streams.redrive import open_dead_letters
+
+    async with open_dead_letters(settings) as topic:
+        letter = await _letter_at(settings, topic, partition, offset)
+    source = letter.about.source
+    try:
+        marked = await with_pool(settings, lambda pool: RedrivenLetters(pool).marked([source]))
+    except StoreUnavailable as error:
+        return letter, f"not known ({error})"
+    return letter, f"{marked[0]:%Y-%m-%dT%H:%M:%SZ}" if marked else "no"
+
+
+async def _letter_at(
+    settings: Settings, topic: DeadLetterTopic, partition: int, offset: int
+) -> Letter:
+    letter = await topic.at(partition, offset)
+    if letter is None:
+        raise CliError(f"no dead letter at {partition}:{offset} of {settings.dead_letter_topic}")
+    return letter
+
+
+async def _redrive(
+    settings: Settings,
+    places: Sequence[tuple[int, int]],
+    *,
+    reason: str | None,
+    tenant: str | None,
+    dry_run: bool,
+) -> Report:
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    from cli.catalog import with_pool
+    from streams.redrive import Redrive, open_dead_letters
+
+    async with open_dead_letters(settings) as topic:
+        # Before anything is sent: a place that is not there is a mistake in all of the command.
+        named = [await _letter_at(settings, topic, *place) for place in places]
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True
+        ) as bar:
+            task = bar.add_task("reading")
+
+            def told(report: Report) -> None:
+                bar.update(task, description=f"{report.sent} sent, {len(report.left)} left")
+
+            async def work(pool: Any) -> Report:
+                drive = Redrive(
+                    settings, pool, now_ms=lambda: time.time_ns() // 1_000_000, dry_run=dry_run
+                )
+                letters = _each(named) if places else topic.all()
+                return await drive.run(letters, reason=reason, tenant=tenant, progress=told)
+
+            return await with_pool(settings, work)
+
+
+async def _each(letters: Sequence[Letter]) -> AsyncIterator[Letter]:
+    for letter in letters:
+        yield letter
+
+
+# ---- what they are asked, and what they show
+
+
+def _check_reason(reason: str | None) -> None:
+    from streams.decode import Reason
+
+    if reason is not None and reason not in list(Reason):
+        raise UsageError(f"--reason: {reason!r} is none of {', '.join(Reason)}")
+
+
+def _place(text: str) -> tuple[int, int]:
+    partition, colon, offset = text.partition(":")
+    if not (colon and partition.isdecimal() and offset.isdecimal()):
+        raise UsageError(f"{text!r}: a letter is named PARTITION:OFFSET, for example 0:17")
+    return int(partition), int(offset)
+
+
+def shown(data: bytes | None, *, pretty: bool = False) -> str:
+    """Bytes as text for a terminal: what is no UTF-8, and what a terminal would obey, escaped;
+    JSON with line breaks where `pretty`."""
+    if data is None:
+        return "(null)"
+    if pretty:
+        import msgspec
+
+        with suppress(msgspec.DecodeError, RecursionError):
+            data = msgspec.json.format(data, indent=2)
+    text = data.decode("utf-8", "backslashreplace")
+    allowed = "\n\t" if pretty else ""
+    return "".join(
+        c if c.isprintable() or c in allowed else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def _show_list(settings: Settings, listing: Listing) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from streams.instants import format_ms
+
+    if listing.newest:
+        table = Table(title=f"dead letters of {settings.dead_letter_topic}, the newest first")
+        for column in ("letter", "found", "reason", "source", "redriven", "detail"):
+            table.add_column(column, overflow="fold")
+        for letter, _, redriven in listing.newest:
+            about = letter.about
+            table.add_row(
+                letter.place,
+                format_ms(about.time_ms),
+                about.reason,
+                f"{about.partition}:{about.offset}",
+                "" if redriven is None else f"{redriven:%Y-%m-%d %H:%M}",
+                escape(shown(about.detail.encode())),
+            )
+        out.print(table)
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(listing.by_reason.items()))
+    total = sum(listing.by_reason.values())
+    answer(f"{total:,} dead letters" + (f": {reasons}" if reasons else ""))
+    if listing.repeats:
+        answer(f"{listing.repeats:,} repeats of them are in the topic, and not shown")
+
+
+def _as_document(settings: Settings, listing: Listing) -> dict[str, Any]:
+    from streams.instants import format_ms
+
+    return {
+        "topic": settings.dead_letter_topic,
+        "total": sum(listing.by_reason.values()),
+        "byReason": dict(sorted(listing.by_reason.items())),
+        "repeats": listing.repeats,
+        "letters": [
+            {
+                "partition": letter.partition,
+                "offset": letter.offset,
+                "reason": letter.about.reason,
+                "detail": letter.about.detail,
+                "found": format_ms(letter.about.time_ms),
+                "source": {
+                    "topic": letter.about.topic,
+                    "log": letter.about.log,
+                    "partition": letter.about.partition,
+                    "offset": letter.about.offset,
+                },
+                "key": None if letter.key is None else shown(letter.key),
+                "repeats": repeats,
+                "redriven": None if redriven is None else f"{redriven:%Y-%m-%dT%H:%M:%SZ}",
+            }
+            for letter, repeats, redriven in listing.newest
+        ],
+    }

@@ -1,0 +1,8 @@
+-- Dead letters that were sent to the source topic again, by the place that they came from.
+CREATE TABLE redriven_letters (
+    log         text COLLATE "C" NOT NULL,
+    partition   integer NOT NULL,
+    "offset"    bigint NOT NULL,
+    redriven_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (log, partition, "offset")
+);

@@ -1,0 +1,4 @@
+SELECT place, redriven_at
+FROM unnest(%(logs)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[])
+    WITH ORDINALITY AS given (log, partition, "offset", place)
+JOIN redriven_letters USING (log, partition, "offset")

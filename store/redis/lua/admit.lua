@@ -1,0 +1,13 @@
+-- Takes tenants into the set of those that have counters, while there is room.
+-- KEYS: 1 the set. ARGV: 1 most tenants, 2.. tenants. Answers the tenants that are refused.
+local refused, size = {}, redis.call('SCARD', KEYS[1])
+for i = 2, #ARGV do
+  if redis.call('SISMEMBER', KEYS[1], ARGV[i]) == 0 then
+    if size < tonumber(ARGV[1]) then
+      size = size + redis.call('SADD', KEYS[1], ARGV[i])
+    else
+      refused[#refused + 1] = ARGV[i]
+    end
+  end
+end
+return refused

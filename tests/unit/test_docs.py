@@ -1,0 +1,278 @@
+"""The documentation says what the code does: every setting, command, endpoint, metric and reason is
+in it, its tables are those that the code gives, and its links lead somewhere.
+
+`python -m tests.unit.test_docs` writes the tables anew."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import typer.main
+
+from api.app import create_app
+from cli.main import app as cli_app
+from store.metrics import METRICS
+from store.model import GROUPINGS, Catalog, GroupCounts
+from store.settings import Settings
+from store.summary import percent, row
+from streams.decode import Reason
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+OPERATIONS = ROOT / "docs/operations.md"
+ADRS = sorted((ROOT / "docs/adr").glob("*.md"))
+DOCS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+# --- tables that the code gives -------------------------------------------------------------------
+
+
+def settings_table() -> str:
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = str(field.default)
+        if isinstance(field.default, bool):
+            default = default.lower()
+        shown = f"`{default}`" if default else "empty"
+        assert field.description, name
+        lines.append(f"| `{name.upper()}` | {shown} | {_cell(field.description)} |")
+    return "\n".join(lines)
+
+
+def metrics_table() -> str:
+    lines = ["| metric | type, labels | meaning | what to do |", "|---|---|---|---|"]
+    for name, metric in METRICS.items():
+        labels = ", ".join((metric.type, *(f"`{label}`" for label in metric.labels)))
+        lines.append(f"| `{name}` | {labels} | {_cell(metric.meaning)} | {_cell(metric.remedy)} |")
+    return "\n".join(lines)
+
+
+def commands_table() -> str:
+    lines = ["| command | does |", "|---|---|"]
+    for name, command in commands().items():
+        words = [name, *(_parameter(p) for p in command.params if p.name != "help")]
+        lines.append(f"| `{' '.join(words)}` | {_cell(_first_sentence(command))} |")
+    return "\n".join(lines)
+
+
+def commands() -> dict[str, Any]:
+    """Command, as it is typed after `interaction-summary`, -> click's command."""
+    found: dict[str, Any] = {}
+    group: Any = typer.main.get_command(cli_app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found |= {f"{name} {sub}": inner for sub, inner in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
+def _parameter(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        metavar = str(parameter.metavar or parameter.name.upper())
+        return metavar if parameter.required or metavar.startswith("[") else f"[{metavar}]"
+    flag = parameter.opts[-1]
+    return f"[{flag}]" if parameter.is_flag else f"[{flag} {_value(flag)}]"
+
+
+def _value(flag: str) -> str:
+    return flag.removeprefix("--").rpartition("-")[2].upper()
+
+
+def _first_sentence(command: Any) -> str:
+    text = inspect.cleandoc(command.help).split("\n\n")[0].replace("\n", " ")
+    return text.removesuffix(".")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+TABLES: Final[dict[tuple[Path, str], Callable[[], str]]] = {
+    (README, "settings"): settings_table,
+    (README, "commands"): commands_table,
+    (OPERATIONS, "metrics"): metrics_table,
+}
+
+
+def _between(text: str, mark: str) -> re.Match[str]:
+    found = re.search(f"(<!-- {mark} -->\n)(.*?)(\n?<!-- /{mark} -->)", text, re.DOTALL)
+    assert found is not None, f"no <!-- {mark} --> … <!-- /{mark} -->"
+    return found
+
+
+@pytest.mark.parametrize(("path", "mark"), TABLES, ids=[mark for _, mark in TABLES])
+def test_a_table_is_what_the_code_gives(path: Path, mark: str) -> None:
+    written = _between(path.read_text(), mark)[2]
+    assert written == TABLES[path, mark](), "run: python -m tests.unit.test_docs"
+
+
+# --- what must be mentioned -----------------------------------------------------------------------
+
+
+def test_every_endpoint_is_in_the_readme() -> None:
+    stores: Any = object()
+    app = create_app(Settings(), counters=stores, history=stores, catalogs=stores, now_ms=int)
+    paths = {*app.openapi()["paths"], app.docs_url, app.openapi_url}
+    assert {"/api/v1/interaction-summary", "/healthz", "/readyz", "/metrics"} <= paths
+    text = README.read_text()
+    assert [path for path in sorted(paths) if f"`{path}`" not in text] == []
+
+
+def test_every_reason_of_a_dead_letter_is_explained() -> None:
+    text = OPERATIONS.read_text()
+    assert [reason for reason in Reason if f"| `{reason}` |" not in text] == []
+
+
+def test_every_reason_for_history_to_answer_is_explained() -> None:
+    """Those that a store gives, and those that the reader adds."""
+    given = set(re.findall(r"return \{'(\w+)'\}", (ROOT / "store/redis/lua/read.lua").read_text()))
+    for module in ("api/reader.py", "store/redis/counters.py"):
+        given |= set(re.findall(r'Incomplete\("(\w+)"\)', (ROOT / module).read_text()))
+    assert {"no_generation", "timeout", "no_period"} <= given
+    text = OPERATIONS.read_text()
+    assert [why for why in sorted(given) if f"`{why}`" not in text] == []
+
+
+def test_log_lines_that_ask_for_attention_are_in_the_operations_guide() -> None:
+    """Warnings and errors of the worker. By their beginning: some are long."""
+    lines = set(_log_lines("streams", {"warning", "error"}))
+    assert len(lines) > 10
+    text = OPERATIONS.read_text()
+    assert [line for line in sorted(lines) if line[:40] not in text] == []
+
+
+def test_log_lines_of_the_operations_guide_exist() -> None:
+    section = OPERATIONS.read_text().partition("## Log lines")[2].partition("\n## ")[0]
+    quoted = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    assert len(quoted) > 10
+    levels = {"debug", "info", "warning", "error", "exception"}
+    known = [line for part in ("streams", "api") for line in _log_lines(part, levels)]
+    gone = [q for q in quoted if not any(line.startswith(q.removesuffix("…")) for line in known)]
+    assert gone == []
+
+
+def _log_lines(package: str, levels: set[str]) -> Iterator[str]:
+    """The texts of all calls log.LEVEL("text", …) in a package."""
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in levels
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id.endswith("log")
+                and isinstance(node.args[0], ast.Constant)
+            ):
+                yield str(node.args[0].value)
+
+
+# --- answers that are shown -----------------------------------------------------------------------
+
+
+def test_the_readme_shows_an_answer_of_every_grouping_with_the_fields_there_are() -> None:
+    answers = [json.loads(block) for block in _blocks(README, "json") if '"groupBy"' in block]
+    assert {answer["groupBy"] for answer in answers} == set(GROUPINGS)
+    empty = GroupCounts("", {}, 0)
+    for answer in answers:
+        assert list(answer) == ["groupBy", "days", "summary", "total", "limit", "offset"]
+        for shown in answer["summary"]:
+            assert list(shown) == list(row(answer["groupBy"], empty, Catalog("default")))
+            if "ctr" in shown:
+                assert shown["ctr"] == percent(shown["click"], shown["impression"])
+            if "cvr" in shown:
+                assert shown["cvr"] == percent(shown["convert"], shown["impression"])
+            if "neutral" in shown:
+                rest = shown["impression"] - shown["positive"] - shown["negative"]
+                assert shown["neutral"] == rest
+
+
+def _blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_commands_that_are_shown_exist() -> None:
+    known = commands()
+    groups = {name.partition(" ")[0] for name in known if " " in name}
+    wrong = []
+    for path in DOCS:
+        for words in re.findall(r"interaction-summary ([a-z]+(?: [a-z]+)?)", path.read_text()):
+            first, _, second = words.partition(" ")
+            if first not in known and (first not in groups or (second and words not in known)):
+                wrong.append((path.name, words))
+    assert wrong == []
+
+
+def test_options_that_are_shown_exist() -> None:
+    known = {option for command in commands().values() for p in command.params for option in p.opts}
+    wrong = []
+    for path in DOCS:
+        for name, rest in re.findall(
+            r"interaction-summary ([a-z]+(?: (?:list|show|redrive|import|export))?)([^`\n]*)",
+            path.read_text(),
+        ):
+            wrong += [
+                (path.name, name, option)
+                for option in re.findall(r"--[a-z-]+", rest)
+                if option not in known
+            ]
+    assert wrong == []
+
+
+# --- links and decisions --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(path: Path) -> None:
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", _without_code(path.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (path.parent / name).resolve() if name else path
+        if not found.exists() or (anchor and anchor not in _anchors(found)):
+            wrong.append(target)
+    assert wrong == []
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors that a heading gets, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _without_code(path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_decisions_are_numbered_without_a_gap_and_each_has_its_parts() -> None:
+    assert [int(path.name[:4]) for path in ADRS] == list(range(1, len(ADRS) + 1))
+    for path in ADRS:
+        text = path.read_text()
+        for part in ("## Context", "## Decision", "## Consequences"):
+            assert part in text, (path.name, part)
+
+
+def test_the_picture_is_shown_and_asks_nobody_for_anything() -> None:
+    assert "](docs/picture.svg)" in README.read_text()
+    picture = (ROOT / "docs/picture.svg").read_text()
+    assert re.findall(r"(?:href|src|url\()[^>]*//", picture) == []
+
+
+def write_tables() -> None:
+    for (path, mark), table in TABLES.items():
+        text = path.read_text()
+        found = _between(text, mark)
+        end = f"\n<!-- /{mark} -->"
+        path.write_text(text[: found.start(2)] + table() + end + text[found.end(3) :])
+
+
+if __name__ == "__main__":
+    write_tables()
