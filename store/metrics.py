@@ -95,7 +95,8 @@ API_FALLBACKS: Final = _counter(
     "interaction_summary_api_fallbacks_total",
     "Questions that the counters did not answer, by reason.",
     "timeout, unreachable, breaker_open, error: look at Redis. no_generation, not_complete, "
-    "rolling, other_day, other_timezone: is a worker running? no_period (window=exact) is normal.",
+    "rolling, other_day, other_timezone: is a worker running? no_period, too_many_groups (both "
+    "window=exact) are normal.",
     ("reason",),
 )
 API_FALLBACK_REFUSED: Final = _counter(

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from store.counters import Committed, CounterStore, Deltas, Generation, Position
+from store.counters import Committed, CounterStore, Deltas, Duplicates, Generation, Position
 from store.model import Catalog
 from store.postgres.pool import Pool
 from store.postgres.replay import replay
@@ -64,14 +64,19 @@ async def rebuild_from_history(
             done = 0
             async for batch in history.batches:
                 deltas = _recent_identities(aggregate(by_slot(batch), calendar), oldest_slot)
-                answer = await counters.commit(
-                    building,
-                    log=BUILD_LOG,
-                    partition=0,
-                    believed=done,
-                    next_offset=done + len(batch),
-                    deltas=deltas,
-                )
+                while True:
+                    answer = await counters.commit(
+                        building,
+                        log=BUILD_LOG,
+                        partition=0,
+                        believed=done,
+                        next_offset=done + len(batch),
+                        deltas=deltas,
+                    )
+                    if not isinstance(answer, Duplicates):
+                        break
+                    # History knows that they are two, though their remembered halves are alike.
+                    deltas = _without_identities(deltas, set(answer.places))
                 if not isinstance(answer, Committed):
                     raise RebuildFailed(
                         f"tenant {tenant}: another rebuild or a roll came between ({answer}); "
@@ -100,6 +105,17 @@ def _recent_identities(deltas: Deltas, oldest_slot: int) -> Deltas:
     for i in range(0, len(flat), 2):
         if flat[i] >= oldest_slot:
             kept += flat[i : i + 2]
+    return deltas._replace(identities=kept)
+
+
+def _without_identities(deltas: Deltas, places: set[int]) -> Deltas:
+    kept: list[Any] = []
+    place = 0
+    flat: Sequence[Any] = deltas.identities
+    for i in range(0, len(flat), 2):
+        slot, identities = flat[i : i + 2]
+        kept += (slot, [x for j, x in enumerate(identities, place) if j not in places])
+        place += len(identities)
     return deltas._replace(identities=kept)
 
 

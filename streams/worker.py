@@ -16,7 +16,7 @@ import mode.loop
 mode.loop.use("uvloop")
 
 import faust  # noqa: E402 - Faust makes its loop when imported, so the loop is chosen before
-from aiokafka.errors import IllegalStateError  # noqa: E402
+from aiokafka.errors import IllegalStateError, KafkaError  # noqa: E402
 from faust.exceptions import ConsumerNotStarted  # noqa: E402
 from faust.types import TP  # noqa: E402
 from faust.types.enums import ProcessingGuarantee  # noqa: E402
@@ -51,6 +51,7 @@ ROLL_RECORDS: Final = 100  # records of one roll script: a few milliseconds
 TICK_S: Final = 0.5
 IDLE_COMMIT_S: Final = 5.0
 LOG_CHECK_S: Final = 5.0
+REJOINS_MAX: Final = 3
 FORGET_ROLLED_S: Final = 30.0
 STOP_S: Final = 7.0  # for the batches in hand
 STOP_MOST_S: Final = 9.5  # for all of a stop
@@ -82,6 +83,7 @@ class CountingWorker:
         self._failed: asyncio.Future[BaseException] | None = None
         self._closed = False
         self._instance = ""
+        self._rejoins = 0
         self._rolled: dict[str, RolledTo] = {}
         self._calendars: dict[str, Calendar] = {}
         self._reported: dict[int, int] = {}
@@ -203,13 +205,25 @@ class CountingWorker:
         await retried("counters", lambda: self._letters.assign(found.id, partitions))
         counted = await retried("counters", lambda: self._counted(found.id))
         stored = await retried("history", lambda: self._writer.positions(found.id))
-        known = {p: counted.get(p, 0) for p in range(found.partitions)}
+        # Where nothing is counted yet, counting begins where the log does: retention may have taken
+        # what was before, and counters that lack it must not pass for complete.
+        first = await retried("kafka", lambda: self._first_offsets(found.partitions))
+        known = {p: counted.get(p, first[p]) for p in range(found.partitions)}
         self._ledger.open_log(found.id, known)
         await self._history.open_log(found.id, {p: stored.get(p) for p in partitions})
-        starts = {p: min(known.get(p, 0), stored.get(p, 0)) for p in partitions}
+        starts = {p: min(known[p], stored.get(p, first[p])) for p in partitions}
         await self._pipeline.assign(starts)
         log.info("partitions assigned", log_id=found.id, starts=starts)
         return starts
+
+    async def _first_offsets(self, partitions: int) -> dict[int, int]:
+        """Partition -> the first offset that the log still has."""
+        tps = [TP(self._topic, p) for p in range(partitions)]
+        try:
+            earliest = await self.app.consumer.earliest_offsets(*tps)
+        except KafkaError as error:
+            raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+        return {tp.partition: int(offset) for tp, offset in earliest.items()}
 
     async def _counted(self, log_id: str) -> dict[int, int]:
         """Partition -> the offset up to which every tenant is counted."""
@@ -251,6 +265,23 @@ class CountingWorker:
             log.warning("the topic is a new log", before=self._log_id, now=found.id)
             await self._counters.note_log_change("recreated", found.id, self._now_ms())
             self._start_rewind(self._rewind())
+        await self._rejoin_if_idle()
+
+    async def _rejoin_if_idle(self) -> None:
+        """A group that was formed while the topic was away gives nobody a partition, and does not
+        always notice that it is back. A worker without partitions asks again, a few times: it may
+        also be one more than there are partitions."""
+        if self._pipeline.positions:
+            self._rejoins = 0
+        elif self._log_id and self._rejoins < REJOINS_MAX:
+            self._rejoins += 1
+            thread = self.app.consumer._thread
+
+            async def rejoin() -> None:
+                thread._ensure_consumer()._coordinator.request_rejoin()
+
+            log.info("no partitions; asking the group again", times=self._rejoins)
+            await thread.call_thread(rejoin)
 
     def _on_shrunk(self, partition: int, end: int) -> None:
         self._start_rewind(self._after_cut(partition, end))

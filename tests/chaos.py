@@ -157,7 +157,7 @@ class Worker:
             "worker_instance_id": name,
             "kafka_session_timeout_s": plan.session_timeout_s,
         }
-        self._env = os.environ | {k.upper(): str(v) for k, v in values.items()}
+        self.env = os.environ | {k.upper(): str(v) for k, v in values.items()}
         self.process: subprocess.Popen[bytes] | None = None
         self._mark = 0
 
@@ -166,7 +166,7 @@ class Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cli.main", "worker"],
                 cwd=ROOT,
-                env=self._env,
+                env=self.env,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

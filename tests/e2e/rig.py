@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import Calendar, window_of
-from tests.chaos import Plan, Worker, encode
+from tests.chaos import ROOT, Plan, Worker, encode
 from tests.events import make_event
 from tests.waiting import eventually_async
 
@@ -50,6 +51,20 @@ class Rig:
 
     def admin(self) -> KafkaAdminClient:
         return KafkaAdminClient(bootstrap_servers=self.settings.brokers)
+
+    def command(self, *words: str) -> str:
+        """Runs `interaction-summary WORDS` on this rig's servers; what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "cli.main", *words],
+            cwd=ROOT,
+            env=self.worker.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     async def send(self, events: Sequence[Event], *, partition: int | None = None) -> None:
         """Returns when Kafka has acknowledged all."""

@@ -124,6 +124,13 @@ class Traffic:
         )
 
 
+class Worker(CountingWorker):
+    """The program's own, without a consumer: the log is the simulation's, and has all its records."""
+
+    async def _first_offsets(self, partitions: int) -> dict[int, int]:
+        return dict.fromkeys(range(partitions), 0)
+
+
 class Shift:
     """One worker, from its start to its end. It reads `traffic` where it has to."""
 
@@ -131,7 +138,7 @@ class Shift:
         self, settings: Settings, traffic: Traffic, partitions: Sequence[int], clock: Clock
     ) -> None:
         self._traffic, self._partitions = traffic, partitions
-        self._worker = CountingWorker(settings, clock_ms=lambda: clock.now_ms)
+        self._worker = Worker(settings, clock_ms=lambda: clock.now_ms)
         self._handed: dict[int, int] = {}
 
     async def start(self) -> None:

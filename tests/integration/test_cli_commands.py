@@ -184,7 +184,8 @@ def test_status_shows_what_is_there(command: Command) -> None:
     assert "history lag" in shown
     state = json.loads(succeeded(command("status", "--json")))
     assert list(state) == [
-        "topic", "log", "lag", "historyLag", "partitions", "tenants", "sizes", "errors",
+        "topic", "log", "lag", "historyLag", "partitions", "lostOffsets",
+        "logChanges", "tenants", "sizes", "errors",
     ]  # fmt: skip
     assert len(state["partitions"]) == PARTITIONS
     assert sum(partition["end"] for partition in state["partitions"]) == 10

@@ -336,4 +336,4 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(redis_url, datab
             runner.run(stack.aclose())
     assert questions_asked >= 8 * WORLDS
     with capsys.disabled():
-        print(f"\nparity: {questions_asked} questions, one answer")
+        print(f"\nparity: {questions_asked} questions, one answer")  # noqa: T201 - the number asked for

@@ -53,19 +53,24 @@ local function half_of(buckets)
   return half
 end
 
-local function bucket_of(identity, buckets, half)
+local function hash_of(identity)
   local b1, b2, b3, b4 = string.byte(identity, 1, 4)
-  local b = (b1 + b2 * 256 + b3 * 65536 + b4 * 16777216) % (half * 2)
+  return b1 + b2 * 256 + b3 * 65536 + b4 * 16777216
+end
+
+local function bucket_of(hash, buckets, half)
+  local b = hash % (half * 2)
   return b < buckets and b or b - half
 end
 
--- What the slot's buckets hold, in the order asked for.
-local function contents_of(slot, buckets)
-  local key, found = slot_key(slot), {}
-  in_parts(buckets, 1, function(...)
-    for _, held in ipairs(redis.call('HMGET', key, ...)) do found[#found + 1] = held or '' end
-  end)
-  return found
+-- Adds to `held` what the slot's `wanted` buckets hold.
+local function load(slot, wanted, held)
+  local key = slot_key(slot)
+  for i = 1, #wanted, PART do
+    local last = math.min(i + PART - 1, #wanted)
+    local found = redis.call('HMGET', key, unpack(wanted, i, last))
+    for j = i, last do held[wanted[j]] = found[j - i + 1] or '' end
+  end
 end
 
 local function is_in(held, identity)
@@ -74,32 +79,36 @@ local function is_in(held, identity)
   return at ~= nil
 end
 
-local held_by = {} -- slot -> identities, of the slots that exist
-local function identities_in(slot)
-  if held_by[slot] == nil then
-    held_by[slot] = tonumber(redis.call('HGET', meta, 'd:' .. slot) or 0)
+local slots = {} -- slot -> {identities, the buckets known so far}
+local function slot_state(slot)
+  if not slots[slot] then
+    slots[slot] = {tonumber(redis.call('HGET', meta, 'd:' .. slot) or 0), {}}
   end
-  return held_by[slot]
+  return slots[slot]
 end
 
-local arrived = {} -- {slot, {identity, ...}} of the batch
+local arrived = {} -- {slot, {identity, ...}, {hash, ...}} of the batch
 for k = 10, #ARGV, 2 do
-  local packed, ids = ARGV[k + 1], {}
-  for i = 1, #packed, ID_BYTES do ids[#ids + 1] = string.sub(packed, i, i + ID_BYTES - 1) end
-  arrived[#arrived + 1] = {tonumber(ARGV[k]), ids}
+  local packed, ids, hashes = ARGV[k + 1], {}, {}
+  for i = 1, #packed / ID_BYTES do
+    ids[i] = string.sub(packed, i * ID_BYTES - ID_BYTES + 1, i * ID_BYTES)
+    hashes[i] = hash_of(ids[i])
+  end
+  arrived[#arrived + 1] = {tonumber(ARGV[k]), ids, hashes}
 end
 
 local duplicates, place = {}, 0
 for _, group in ipairs(arrived) do
-  local slot, ids = group[1], group[2]
+  local slot, ids, hashes = group[1], group[2], group[3]
   for seen_slot = slot - look_back, slot + look_back do
-    local n = identities_in(seen_slot)
+    local n, held = unpack(slot_state(seen_slot))
     if n > 0 then
-      local buckets, half, wanted = buckets_for(n), half_of(buckets_for(n)), {}
-      for i = 1, #ids do wanted[i] = bucket_of(ids[i], buckets, half) end
-      local held = contents_of(seen_slot, wanted)
+      local buckets = buckets_for(n)
+      local half, wanted = half_of(buckets), {}
+      for i = 1, #ids do wanted[i] = bucket_of(hashes[i], buckets, half) end
+      load(seen_slot, wanted, held)
       for i = 1, #ids do
-        if is_in(held[i], ids[i]) then duplicates[#duplicates + 1] = place + i - 1 end
+        if is_in(held[wanted[i]], ids[i]) then duplicates[#duplicates + 1] = place + i - 1 end
       end
     end
   end
@@ -107,33 +116,35 @@ for _, group in ipairs(arrived) do
 end
 if #duplicates > 0 then return {'duplicates', unpack(duplicates)} end
 
+-- Moves what belongs there from the bucket it is split from to the new bucket `b`.
+local function split(held, b)
+  local half = half_of(b)
+  local from, stay, move = held[b - half], {}, {}
+  for i = 1, #from, ID_BYTES do
+    local identity = string.sub(from, i, i + ID_BYTES - 1)
+    local list = hash_of(identity) % (half * 2) == b and move or stay
+    list[#list + 1] = identity
+  end
+  held[b - half], held[b] = table.concat(stay), table.concat(move)
+  return b - half
+end
+
 for _, group in ipairs(arrived) do
-  local slot, ids = group[1], group[2]
-  local n = identities_in(slot)
+  local slot, ids, hashes = group[1], group[2], group[3]
+  local state = slot_state(slot)
+  local n, held = state[1], state[2]
   local before, after = buckets_for(n), buckets_for(n + #ids)
-  local half = half_of(before)
-  local wanted = {}
-  for i = 1, #ids do wanted[i] = bucket_of(ids[i], before, half) end
-  for b = before, after - 1 do
-    local from = b - half_of(b)
-    if from < before then wanted[#wanted + 1] = from end
+  local wanted, changed = {}, {}
+  local function want(b)
+    if b < before and not held[b] then wanted[#wanted + 1] = b end
   end
-  local held, changed = {}, {}
-  for i, of_bucket in ipairs(contents_of(slot, wanted)) do held[wanted[i]] = of_bucket end
-  for b = before, after - 1 do
-    half = half_of(b)
-    local from, stay, move = held[b - half], {}, {}
-    for i = 1, #from, ID_BYTES do
-      local identity = string.sub(from, i, i + ID_BYTES - 1)
-      local list = bucket_of(identity, b + 1, half_of(b + 1)) == b and move or stay
-      list[#list + 1] = identity
-    end
-    held[b - half], held[b] = table.concat(stay), table.concat(move)
-    changed[b - half], changed[b] = true, true
-  end
-  half = half_of(after)
+  if n == 0 then want(0) end
+  for b = before, after - 1 do want(b - half_of(b)) end
+  load(slot, wanted, held)
+  for b = before, after - 1 do changed[split(held, b)], changed[b] = true, true end
+  local half = half_of(after)
   for i = 1, #ids do
-    local b = bucket_of(ids[i], after, half)
+    local b = bucket_of(hashes[i], after, half)
     held[b], changed[b] = held[b] .. ids[i], true
   end
   local set = {}
@@ -142,7 +153,7 @@ for _, group in ipairs(arrived) do
     set[#set + 1] = held[b]
   end
   in_parts(set, 1, function(...) redis.call('HSET', slot_key(slot), ...) end)
-  held_by[slot] = n + #ids
+  state[1] = n + #ids
   redis.call('HSET', meta, 'd:' .. slot, n + #ids)
 end
 
@@ -161,16 +172,15 @@ end
 if #types > n_types then redis.call('HSET', meta, 'types', cmsgpack.pack(types)) end
 
 -- 3. Records. Ranks are gathered and written once per sorted set.
-local ranks, dues = {}, {}
+local ranks, dues = {a = {}, t = {}, c = {}, u = {}}, {}
 local function rank(kind, period, id, window)
-  local name = kind .. ':' .. period
-  local list = ranks[name]
+  local list = ranks[kind][period]
   if not list then
-    list = {home .. 'r:' .. name}
-    ranks[name] = list
+    list = {key = rank_of(kind, period), n = 0}
+    ranks[kind][period] = list
   end
-  list[#list + 1] = -sum(window)
-  list[#list + 1] = id
+  local n = list.n
+  list[n + 1], list[n + 2], list.n = -sum(window), id, n + 2
 end
 
 local function seen_field(offer, day)
@@ -187,23 +197,27 @@ local function is_full(kind)
   return full
 end
 
+-- Used again for each record: to make tables and let them grow is much of what a record costs.
+local ask, set = {'HMGET'}, {'HSET'}
+
 local function count(kind, id, deltas, offers)
   local key = home .. kind .. ':' .. id
-  local ask, wanted = {'HMGET', key, 's'}, {}
-  local last
+  local asked, last = 3, nil
+  ask[2], ask[3] = key, 's'
   for i = 1, #deltas, 3 do
     local day = deltas[i]
     if day ~= last and day > today - TILE_DAYS then
-      ask[#ask + 1] = day
-      wanted[#wanted + 1] = day
+      asked = asked + 1
+      ask[asked] = day
     end
     last = day
   end
-  local offers_at = #ask - 1
+  local offers_at = asked - 1
   for i = 1, #offers, 2 do
-    ask[#ask + 1] = seen_field(offers[i], offers[i + 1])
+    asked = asked + 1
+    ask[asked] = seen_field(offers[i], offers[i + 1])
   end
-  local got = redis.call(unpack(ask))
+  local got = redis.call(unpack(ask, 1, asked))
   if not got[1] and id ~= OTHER and is_full(kind) then
     others[kind][id] = true
     for i = 3, #deltas, 3 do over[kind] = (over[kind] or 0) + deltas[i] end
@@ -212,34 +226,33 @@ local function count(kind, id, deltas, offers)
   local s = got[1] and cmsgpack.unpack(got[1]) or {0, {}, {}, {}}
   if s[1] > 0 and s[1] <= today then
     s = refresh(kind, id, key, today)
-    got = redis.call(unpack(ask))
+    got = redis.call(unpack(ask, 1, asked))
   end
 
-  local set = {'HSET', key}
-  local w, m, due = false, false, s[1]
+  set[2] = key
+  local n_set, w, m, due = 2, false, false, s[1]
   local tile, tile_n, i = nil, 0, 1
   while i <= #deltas do
-    local day, tile_day = deltas[i], nil
-    if day > today - TILE_DAYS then
+    local day = deltas[i]
+    local kept = day > today - TILE_DAYS
+    if kept then
       tile_n = tile_n + 1
-      tile_day = wanted[tile_n]
       tile = got[tile_n + 1] and cmsgpack.unpack(got[tile_n + 1]) or {}
       local next_due = due_of(day, today)
       if due == 0 or next_due < due then due = next_due end
     end
-    local monthly = tile_day and day <= today
+    local monthly = kept and day <= today
     local weekly = monthly and day > today - 7
     repeat
       local code, n = codes[deltas[i + 1]], deltas[i + 2]
-      if tile_day then add(tile, code, n) end
+      if kept then add(tile, code, n) end
       if weekly then add(s[2], code, n) end
       if monthly then add(s[3], code, n) end
       add(s[4], code, n)
       i = i + 3
     until deltas[i] ~= day
-    if tile_day then
-      set[#set + 1] = tile_day
-      set[#set + 1] = cmsgpack.pack(tile)
+    if kept then
+      set[n_set + 1], set[n_set + 2], n_set = day, cmsgpack.pack(tile), n_set + 2
       if day >= today then rank(kind, 'd' .. day, id, tile) end
     end
     w, m = w or weekly, m or monthly
@@ -248,26 +261,22 @@ local function count(kind, id, deltas, offers)
     s[1] = due
     local list = dues[due]
     if not list then
-      list = {'SADD', home .. 'due:' .. due}
+      list = {}
       dues[due] = list
     end
     list[#list + 1] = kind .. ':' .. id
   end
-  set[#set + 1] = 's'
-  set[#set + 1] = cmsgpack.pack(s)
+  set[n_set + 1], set[n_set + 2], n_set = 's', cmsgpack.pack(s), n_set + 2
   local latest = {} -- an offer may be in the batch more than once, its days in any order
   for j = 1, #offers, 2 do
-    local seen, day = got[offers_at + (j - 1) / 2], offers[j + 1]
-    local name = seen_field(offers[j], day)
-    if day > (latest[name] or seen and tonumber(seen) or -1) then
-      latest[name] = day
-    end
+    local at, day = offers_at + (j - 1) / 2, offers[j + 1]
+    local name, seen = ask[at + 2], got[at]
+    if day > (latest[name] or seen and tonumber(seen) or -1) then latest[name] = day end
   end
   for name, day in pairs(latest) do
-    set[#set + 1] = name
-    set[#set + 1] = day
+    set[n_set + 1], set[n_set + 2], n_set = name, day, n_set + 2
   end
-  redis.call(unpack(set))
+  redis.call(unpack(set, 1, n_set))
   if w then rank(kind, 'w', id, s[2]) end
   if m then rank(kind, 'm', id, s[3]) end
   rank(kind, 'a', id, s[4])
@@ -287,11 +296,13 @@ for i = 1, #batch.u, 3 do
   count('u', batch.u[i], batch.u[i + 1], offers)
 end
 
-for _, list in pairs(ranks) do
-  in_parts(list, 2, function(...) redis.call('ZADD', list[1], ...) end)
+for _, of_kind in pairs(ranks) do
+  for _, list in pairs(of_kind) do
+    in_parts(list, 1, function(...) redis.call('ZADD', list.key, ...) end)
+  end
 end
-for _, list in pairs(dues) do
-  in_parts(list, 3, function(...) redis.call('SADD', list[2], ...) end)
+for due, list in pairs(dues) do
+  in_parts(list, 1, function(...) redis.call('SADD', home .. 'due:' .. due, ...) end)
 end
 
 -- 4. The watermark that all this brings.
