@@ -14,6 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -143,9 +144,10 @@ def main() -> None:
     parser.add_argument(
         "--remembered", type=int, default=1_000_000, help="identities of each of three days"
     )
+    parser.add_argument("--redis-server", type=Path, help="this one, and not Valkey of the wheel")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with counters_only() as url:
+    with counters_only(options.redis_server) as url:
         found = asyncio.run(measure(url, options))
     if options.json:
         print(json.dumps(found))

@@ -54,10 +54,10 @@ def servers(**changes: Any) -> Iterator[Bench]:
 
 
 @contextlib.contextmanager
-def counters_only() -> Iterator[str]:
-    """A Valkey that keeps nothing on disk; its URL."""
+def counters_only(program: Path | None = None) -> Iterator[str]:
+    """A Valkey that keeps nothing on disk, or `program`, another server; its URL."""
     with _folder() as folder:
-        valkey = Valkey(None, folder)
+        valkey = Valkey(None, folder, program=program)
         valkey.start()
         try:
             client = redis.Redis.from_url(valkey.url)

@@ -66,10 +66,7 @@ def moments(start_ms: int) -> Iterator[Moment]:
     found = [Moment(start_ms + hour * 60 * MINUTE_MS) for hour in (3, 9, 15, 21)]
     for tenant, zone in ZONES.items():
         calendar = Calendar(zone)
-        day = calendar.day_of(start_ms) + 1
-        midnight_ms = calendar.midnight_ms(day)
-        if midnight_ms >= start_ms + DAY_MS:
-            continue  # a day of 25 hours: it is tomorrow's
+        midnight_ms = calendar.midnight_ms(calendar.day_of(start_ms) + 1)
         found.append(Moment(midnight_ms - 2 * MINUTE_MS))
         found.append(Moment(midnight_ms, tenant))
         found.append(Moment(midnight_ms + MINUTE_MS))
@@ -125,7 +122,7 @@ class Traffic:
 
 
 class Worker(CountingWorker):
-    """The program's own, without a consumer: the log is the simulation's, and has all its records."""
+    """The program's own, without a consumer: the log is the simulation's, with all its records."""
 
     async def _first_offsets(self, partitions: int) -> dict[int, int]:
         return dict.fromkeys(range(partitions), 0)
@@ -243,8 +240,7 @@ class Simulation:
                 await self.settle()
                 await self.check(moment.midnight_of)
         await self.settle()
-        for tenant in ZONES:
-            await self.check(tenant, exact=False)
+        await self.check(self._draw.choice(tuple(ZONES)))
 
     async def day_without_workers(self, day: int) -> None:
         for moment in moments(day * DAY_MS):
@@ -281,7 +277,7 @@ class Simulation:
             Question(tenant, "action", "daily", window_of("daily", today), today, zone, 10, 0)
         )
 
-    async def check(self, tenant: str, *, exact: bool = True) -> None:
+    async def check(self, tenant: str) -> None:
         """Every grouping and period, and some exact windows: the three agree."""
         zone = ZONES[tenant]
         calendar = Calendar(zone)
@@ -289,8 +285,7 @@ class Simulation:
         events = self.traffic.events[tenant]
         days = self._draw.sample([n for n in range(2, 31) if n != 7], 2)
         windows = [(period, window_of(period, today)) for period in PERIODS]
-        if exact:
-            windows += [(None, exact_window(n, today)) for n in days]
+        windows += [(None, exact_window(n, today)) for n in days]
         for group_by in GROUPINGS:
             for period, window in windows:
                 asked = Question(tenant, group_by, period, window, today, zone, 500, 0)
@@ -341,7 +336,7 @@ def test_workers_that_were_away_for_three_days_count_and_roll_all_of_it(settings
             await simulation.settle()
             for tenant in ZONES:
                 await simulation.check(tenant)
-            for day in (FIRST_DAY + 6, FIRST_DAY + 9, FIRST_DAY + 14, FIRST_DAY + 38):
+            for day in (FIRST_DAY + 6, FIRST_DAY + 12, FIRST_DAY + 38):
                 await simulation.day(day)
 
     asyncio.run(run())
