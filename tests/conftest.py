@@ -15,6 +15,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 import redis
+import structlog
 from psycopg.conninfo import make_conninfo
 
 from cli.server import StackError
@@ -39,6 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Plain tracebacks: the pretty ones take a good part of a second each, in which all that a test
+    # waits for stands still.
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(
+                colors=False, exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
+    )
     for folder in _FOLDERS:
         config.addinivalue_line("markers", f"{folder}: in tests/{folder}, set by the folder")
 

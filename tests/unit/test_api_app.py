@@ -500,7 +500,7 @@ def test_a_burst_queues_before_the_counters_and_does_not_eat_their_budget():
             running -= 1
             return counted(SAMPLE)
 
-        app = app_of(Store(read))
+        app = app_of(Store(read), read_budget_ms=10_000)
         answers = await asyncio.gather(*(_asgi_get(app, PATH) for _ in range(300)))
         assert {(s, h["x-summary-source"]) for s, h in answers} == {(200, "materialized")}
         assert peak == 32
