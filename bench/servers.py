@@ -1,6 +1,6 @@
 """What the benches share: servers of their own, processes of ours, and what those cost.
 
-All listens on 127.0.0.1 only, in a temporary folder, and is gone when a bench ends, however it does.
+All listens on 127.0.0.1 only, in a temporary folder, and is gone when a bench ends.
 """
 
 from __future__ import annotations
