@@ -250,7 +250,8 @@ class Storm:
             await self._settle()
             await self._compare()
             codes = [worker.stop() for worker in self.workers]
-            assert codes == [0] * len(codes), f"workers ended with {codes}"
+            # A worker killed at the very end may not have got as far as to handle SIGTERM.
+            assert set(codes) <= {0, -signal.SIGTERM}, f"workers ended with {codes}"
         except BaseException:
             for worker in self.workers:
                 self.say(f"--- {worker.name}\n{worker.log_tail()}")
