@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
@@ -33,13 +34,29 @@ def make_client(settings: Settings, *, timeout_s: float, retries: int) -> Client
             retry=retry,
             decode_responses=False,
         )
-    return Redis.from_url(
+    pool = ConnectionPool.from_url(
         settings.redis_url,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=retry,
         decode_responses=False,
     )
+    plain = pool.connection_class  # TCP, TLS or a Unix socket, as the URL says
+    pool.connection_class = type(plain.__name__, (_LeavesReplica, plain), {})
+    return Redis.from_pool(pool)
+
+
+class _LeavesReplica(AbstractConnection):
+    """A connection that is not used again once its server says that it only reads: what was the
+    primary is a replica now, and the next connection shall look who is it. Each connection leaves
+    by itself, on its release, as closing the whole pool would cut off others in mid-command."""
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except ReadOnlyError:
+            self.mark_for_reconnect()  # type: ignore[no-untyped-call]
+            raise
 
 
 @asynccontextmanager
@@ -70,11 +87,6 @@ class Script:
                 return await _answer(client.evalsha(self._sha, 1, key, *args))
             except NoScriptError:
                 return await _answer(client.eval(self._text, 1, key, *args))
-            except ReadOnlyError:
-                # What was the primary is a replica now: the next call shall look who is it.
-                if isinstance(client, Redis):
-                    await client.connection_pool.disconnect()
-                raise
 
 
 async def _answer(call: Any) -> list[Any]:
