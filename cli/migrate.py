@@ -81,7 +81,12 @@ def _options(settings: Settings) -> dict[str, dict[str, Any]]:
     return {
         settings.interactions_topic: {
             **size,
-            "configs": {"max.message.bytes": str(event_bytes_max)},
+            "configs": {
+                "max.message.bytes": str(event_bytes_max),
+                # Duplicates are looked for around a record's arrival: the broker's clock says when
+                # that was, and no producer's.
+                "message.timestamp.type": "LogAppendTime",
+            },
         },
         settings.dead_letter_topic: {
             **size,

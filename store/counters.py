@@ -173,6 +173,14 @@ class CounterStore(CounterReader, Protocol):
         """Partition -> the watermark that the generation was created with."""
         ...
 
+    async def note_lost(self, log: str, partition: int, first: int, offsets: int) -> None:
+        """Remembers that `offsets` offsets from `first` on were gone before they were counted."""
+        ...
+
+    async def last_lost(self, log: str) -> Mapping[int, int]:
+        """Partition -> the highest `first` that was noted of it; those without a loss left out."""
+        ...
+
     async def commit(
         self,
         generation: Generation,

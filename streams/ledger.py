@@ -151,6 +151,9 @@ class Ledger:
         starts = await self._store.first_watermarks(generation, self._log)
         if not await self._history.covers(tenant, self._log, starts):
             return False
+        lost = await self._store.last_lost(self._log)
+        if any(first >= starts.get(partition, 0) for partition, first in lost.items()):
+            return False  # history may have of them what reading did not meet
         counted = await self._store.watermarks(generation, self._log)
         stored = await self._history.positions(self._log)
         if all(counted.get(p, 0) >= offset for p, offset in stored.items()):

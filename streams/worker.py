@@ -29,7 +29,7 @@ from store.model import StoreUnavailable  # noqa: E402
 from store.postgres.catalog import load_catalog  # noqa: E402
 from store.postgres.history import HistoryWriter  # noqa: E402
 from store.postgres.migrate import ensure_partitions  # noqa: E402
-from store.postgres.pool import make_pool  # noqa: E402
+from store.postgres.pool import bounded, make_pool  # noqa: E402
 from store.redis.client import make_client  # noqa: E402
 from store.redis.counters import RedisCounters  # noqa: E402
 from store.redis.owners import PartitionOwners  # noqa: E402
@@ -55,6 +55,7 @@ REJOINS_MAX: Final = 3
 FORGET_ROLLED_S: Final = 30.0
 STOP_S: Final = 7.0  # for the batches in hand
 STOP_MOST_S: Final = 9.5  # for all of a stop
+POSITIONS_TIMEOUT_S: Final = 5.0  # for Postgres to say where history is
 PARTITIONS_EVERY_S: Final = 3_600.0
 
 
@@ -204,17 +205,34 @@ class CountingWorker:
         # Before the stores are asked: from here on, whoever had a partition before sends nothing.
         await retried("counters", lambda: self._letters.assign(found.id, partitions))
         counted = await retried("counters", lambda: self._counted(found.id))
-        stored = await retried("history", lambda: self._writer.positions(found.id))
+        stored = await self._stored(found.id)
         # Where nothing is counted yet, counting begins where the log does: retention may have taken
         # what was before, and counters that lack it must not pass for complete.
         first = await retried("kafka", lambda: self._first_offsets(found.partitions))
         known = {p: counted.get(p, first[p]) for p in range(found.partitions)}
         self._ledger.open_log(found.id, known)
-        await self._history.open_log(found.id, {p: stored.get(p) for p in partitions})
-        starts = {p: min(known[p], stored.get(p, first[p])) for p in partitions}
+        if stored is None:
+            starts = {p: known[p] for p in partitions}
+            await self._history.open_log(found.id, dict(starts))
+        else:
+            starts = {p: min(known[p], stored.get(p, first[p])) for p in partitions}
+            await self._history.open_log(found.id, {p: stored.get(p) for p in partitions})
         await self._pipeline.assign(starts)
         log.info("partitions assigned", log_id=found.id, starts=starts)
         return starts
+
+    async def _stored(self, log_id: str) -> Mapping[int, int] | None:
+        """Partition -> the offset up to which history has everything. None where Postgres is away:
+        counting need not wait for it. History is then taken to be where the counters are, and its
+        fence says so where it is not, as soon as something is written."""
+        try:
+            return await bounded(self._writer.positions(log_id), POSITIONS_TIMEOUT_S)
+        except StoreUnavailable as error:
+            log.warning(
+                "history does not answer; reading goes on from the counters' offsets",
+                error=str(error),
+            )
+            return None
 
     async def _first_offsets(self, partitions: int) -> dict[int, int]:
         """Partition -> the first offset that the log still has."""

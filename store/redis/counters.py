@@ -357,11 +357,21 @@ class RedisCounters:
         return sorted(found)
 
     async def note_lost(self, log: str, partition: int, first: int, offsets: int) -> None:
-        """Remembers that `offsets` offsets from `first` on were gone before they were counted."""
         async with redis_errors():
             await self._client.hset(
                 self._keys.incidents, f"lost:{log}:{partition}:{first}", offsets
             )
+
+    async def last_lost(self, log: str) -> Mapping[int, int]:
+        async with redis_errors():
+            fields: list[bytes] = await self._client.hkeys(self._keys.incidents)
+        last: dict[int, int] = {}
+        for name in fields:
+            kind, _, place = name.decode().partition(":")
+            if kind == "lost" and place.startswith(f"{log}:"):
+                _, partition, first = place.split(":")
+                last[int(partition)] = max(int(first), last.get(int(partition), 0))
+        return last
 
     async def note_log_change(self, kind: str, log: str, at_ms: int) -> None:
         """Remembers that `log` was recreated or cut."""

@@ -156,6 +156,40 @@ def test_counting_goes_on_without_postgres_up_to_the_buffer_and_history_catches_
     run(go())
 
 
+def test_counting_starts_again_without_postgres_and_history_catches_up(
+    services: Services, settings: Settings
+) -> None:
+    """Reading begins anew, here since Redis fell back to an older state, while nobody can say
+    where history is: counting does not wait for that, and history misses nothing by it."""
+
+    async def go() -> None:
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(1_000))
+            await rig.wait_counted(1_000)
+            await rig.wait_stored(1_000)
+            older = {key: await rig.client.dump(key) for key in await rig.client.keys("*")}
+            services.postgres.stop()
+            await rig.send(make_events(1_000))
+            await rig.wait_counted(2_000)
+            rig.worker.mark_log()
+            transaction = rig.client.pipeline(transaction=True)
+            transaction.flushall()
+            for key, value in older.items():
+                transaction.restore(key, 0, value)
+            await transaction.execute()
+            await rig.send(make_events(500))
+            await rig.wait_counted(2_500)
+            assert "history does not answer; reading goes on" in rig.worker.log_since_mark()
+            assert await rig.stored() is None
+            services.postgres.start()
+            await rig.wait_stored(2_500)
+            await rig.send(make_events(500))
+            await rig.wait_counted(3_000)
+            await rig.wait_stored(3_000)
+
+    run(go())
+
+
 def test_a_worker_that_counts_nothing_while_events_wait_ends_itself(
     services: Services, settings: Settings
 ) -> None:
