@@ -7,22 +7,24 @@ partition, a worker looks at what is there:
 - Letters of source partition p go to partition p % n of the dead-letter topic, in their order, and
   say in headers which log and offset they are of. The end of that partition tells what was sent.
 - After anything doubtful (a new assignment, a send that failed) it looks again.
-- A worker that was frozen, and does not know yet that its partition is another's, asks right before
-  it sends: see `store.redis.owners`.
+- Each source partition has a transactional id. Before a worker looks, it takes the id over, which
+  ends whatever an earlier worker has on its way: frozen ones that wake up send nothing.
 
-What remains: a worker frozen between that question and Kafka's receipt, and a broker that takes a
-request after it has answered a later one. `dlq list` shows such a repeat as one letter.
+Brokers without transactions: there a worker asks right before it sends whether the partition is
+still its own (see `store.redis.owners`). What remains is a worker frozen between that question and
+Kafka's receipt. `dlq list` shows such a repeat as one letter.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaError
 
 from store.logs import get_logger
 from store.model import StoreUnavailable
@@ -30,6 +32,7 @@ from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from streams import dead_letters
 from streams.pipeline import DeadLetter
+from streams.producers import start_fencing_producer, start_producer
 from streams.topic_reader import open_topic
 
 log = get_logger("letters")
@@ -61,6 +64,16 @@ def sent_of(newest: Iterable[int], batch_letters: int) -> Sent:
     return Sent(offsets, min(offsets) if len(offsets) >= batch_letters else 0)
 
 
+@dataclasses.dataclass
+class _Sender:
+    """Of the letters of one source partition."""
+
+    producer: AIOKafkaProducer
+    fences: bool
+    sent: Sent | None = None
+    """None = has to be looked up."""
+
+
 class KafkaDeadLetters:
     """A `streams.pipeline.DeadLetterSink`. For one event loop."""
 
@@ -72,16 +85,13 @@ class KafkaDeadLetters:
         self._now_ms = now_ms
         self._log = ""
         self._token = ""
-        self._sent: dict[int, Sent] = {}
-        self._producer: AIOKafkaProducer | None = None
-        self._starting = asyncio.Lock()
+        self._senders: dict[int, _Sender] = {}
         self._retired: set[asyncio.Task[None]] = set()
 
     async def assign(self, log_id: str, partitions: Sequence[int]) -> None:
         """From now on this worker sends the letters of these partitions of `log_id`. Nothing that
         was to be sent before is sent after. Raises StoreUnavailable."""
         await self._discard()
-        self._sent.clear()
         self._log, self._token = log_id, uuid.uuid4().hex
         await self._owners.claim(log_id, partitions, self._token)
 
@@ -100,24 +110,42 @@ class KafkaDeadLetters:
     # ---- one partition
 
     async def _send(self, partition: int, letters: Sequence[DeadLetter]) -> None:
-        producer = await self._started()
-        places = await _partitions(producer, self._settings.dead_letter_topic)
-        if partition not in self._sent:
-            self._sent[partition] = await self._read_back(partition, places)
-        if await self._was_taken_over(partition):
-            self._sent[partition] = await self._read_back(partition, places)
-        known = self._sent[partition]
+        sender = self._senders.get(partition)
+        if sender is None:
+            sender = self._senders[partition] = await self._open(partition)
+        places = await _partitions(sender.producer, self._settings.dead_letter_topic)
+        if not sender.fences and await self._was_taken_over(partition):
+            sender.sent = None
+        if sender.sent is None:
+            sender.sent = await self._read_back(partition, places)
+        known = sender.sent
         waiting = [x for x in letters if not known.has(x.record.offset)]
         if len(waiting) < len(letters):
             log.info("dead letters sent before", left_out=len(letters) - len(waiting))
         if waiting:
-            await self._deliver(producer, partition, partition % places, waiting)
+            try:
+                await self._deliver(sender, partition % places, waiting)
+            except KafkaError as error:
+                # Some may be there: the next sender looks before it sends.
+                del self._senders[partition]
+                self._retire(sender.producer)
+                raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
 
-    async def _deliver(
-        self, producer: AIOKafkaProducer, partition: int, place: int, letters: Sequence[DeadLetter]
-    ) -> None:
+    async def _open(self, partition: int) -> _Sender:
+        name = f"{self._settings.dead_letter_topic}-{self._log}-{partition}"
+        producer = await start_fencing_producer(self._settings, name)
+        if producer is not None:
+            return _Sender(producer, fences=True)
+        return _Sender(await start_producer(self._settings), fences=False)
+
+    async def _deliver(self, sender: _Sender, place: int, letters: Sequence[DeadLetter]) -> None:
+        """Returns when Kafka has all. Raises KafkaError; then it may have some, or, of a sender
+        that fences, all or none."""
+        producer = sender.producer
         on_their_way: list[asyncio.Future[Any]] = []
         failed: list[BaseException] = []
+        if sender.fences:
+            await producer.begin_transaction()
         try:
             for letter in letters:
                 on_their_way.append(
@@ -136,10 +164,9 @@ class KafkaDeadLetters:
         ended = await asyncio.gather(*on_their_way, return_exceptions=True)
         failed += [result for result in ended if isinstance(result, BaseException)]
         if failed:
-            self._sent.pop(partition, None)  # some may be there: look before sending again
-            self._retire(producer)
-            first = failed[0]
-            raise StoreUnavailable(f"Kafka: {type(first).__name__}: {first}") from first
+            raise failed[0]
+        if sender.fences:
+            await producer.commit_transaction()
 
     def _headers(self, letter: DeadLetter) -> dead_letters.Headers:
         return dead_letters.headers(
@@ -194,66 +221,30 @@ class KafkaDeadLetters:
 
     # ---- the producer
 
-    async def _started(self) -> AIOKafkaProducer:
-        async with self._starting:
-            if self._producer is None:
-                self._producer = await start_producer(self._settings)
-            return self._producer
-
     def _retire(self, producer: AIOKafkaProducer) -> None:
-        """Its state is unknown after an error. What others have on their way with it, it ends."""
-        if self._producer is producer is not None:
-            self._producer = None
-            task = asyncio.create_task(producer.stop())
-            self._retired.add(task)
-            task.add_done_callback(self._retired.discard)
+        """Its state is unknown after an error."""
+        task = asyncio.create_task(producer.stop())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
 
     async def _discard(self) -> None:
-        """Gives the producer up with what it was not yet asked to send; stopping it would first
-        deliver that."""
+        """Gives the producers up with what they were not yet asked to send; stopping them would
+        first deliver that."""
         for task in self._retired:
             task.cancel()
         self._retired.clear()
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            producer._closed = True
-            try:
-                async with asyncio.timeout(DISCARD_S):
-                    await producer._sender.close()
-            except (TimeoutError, KafkaError):
-                log.warning("letters on their way when their producer was given up")
-            await producer.client.close()
+        senders, self._senders = self._senders, {}
+        await asyncio.gather(*(_give_up(sender.producer) for sender in senders.values()))
 
 
-async def start_producer(settings: Settings) -> AIOKafkaProducer:
-    """A producer for events and letters of any size that the topics take: idempotent where the
-    broker can do that. Raises StoreUnavailable."""
-    # Also a value far over EVENT_BYTES_MAX got to us, and its headers come with it.
-    options: Mapping[str, Any] = {
-        "bootstrap_servers": settings.brokers,
-        "acks": "all",
-        "linger_ms": 5,
-        "max_request_size": max(16 * 1_048_576, 3 * settings.event_bytes_max),
-    }
+async def _give_up(producer: AIOKafkaProducer) -> None:
+    producer._closed = True
     try:
-        try:
-            return await _start(AIOKafkaProducer(enable_idempotence=True, **options))
-        except KafkaConnectionError:
-            raise
-        except KafkaError:
-            # Some compatible brokers give no producer ids, and say so in no certain terms.
-            return await _start(AIOKafkaProducer(**options))
-    except (KafkaError, OSError) as error:
-        raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
-
-
-async def _start(producer: AIOKafkaProducer) -> AIOKafkaProducer:
-    try:
-        await producer.start()
-    except BaseException:
-        await producer.stop()
-        raise
-    return producer
+        async with asyncio.timeout(DISCARD_S):
+            await producer._sender.close()
+    except (TimeoutError, KafkaError):
+        log.warning("letters on their way when their producer was given up")
+    await producer.client.close()
 
 
 async def _partitions(producer: AIOKafkaProducer, topic: str) -> int:

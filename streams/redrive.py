@@ -41,8 +41,8 @@ from store.settings import Settings
 from streams import dead_letters
 from streams.dead_letters import DeadLetter, Source
 from streams.decode import Decoder, Rejected, Skipped, unregistered_type
-from streams.letters import start_producer
 from streams.log import describe
+from streams.producers import start_producer
 from streams.topic_reader import TopicReader, open_topic
 
 #: Letters looked at, counted from the newest: what is remembered of each takes memory.

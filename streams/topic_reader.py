@@ -64,6 +64,7 @@ async def open_topic(settings: Settings, topic: str) -> AsyncIterator[TopicReade
         bootstrap_servers=settings.brokers,
         client_id="interaction-summary-reader",
         enable_auto_commit=False,
+        isolation_level="read_committed",  # what a worker that was replaced had begun is not there
         auto_offset_reset="earliest",  # where retention has taken what was asked for
         fetch_max_wait_ms=100,
     )

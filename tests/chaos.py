@@ -394,7 +394,9 @@ class Storm:
 
     async def _read(self, topic: str) -> dict[int, list[object]]:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.brokers, auto_offset_reset="earliest"
+            bootstrap_servers=self.settings.brokers,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
         )
         await consumer.start()
         try:

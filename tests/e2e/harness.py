@@ -238,6 +238,7 @@ async def _read_topic(settings: Settings, topic: str) -> list[Any]:
         topic,
         bootstrap_servers=settings.brokers,
         auto_offset_reset="earliest",
+        isolation_level="read_committed",
         max_partition_fetch_bytes=8 * 1_048_576,
     )
     records: list[Any] = []
@@ -249,5 +250,6 @@ async def _read_topic(settings: Settings, topic: str) -> list[Any]:
                 records += found
             # The end is what fetch answers say: asking for it is wrong on the embedded broker.
             ends = {tp: consumer.highwater(tp) for tp in partitions}
-            if None not in ends.values() and sum(ends.values()) == len(records):
+            read = {tp: await consumer.position(tp) for tp in partitions}
+            if all(end is not None and read[tp] >= end for tp, end in ends.items()):
                 return records

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from store.model import StoreUnavailable
 from store.redis.client import make_client
@@ -24,6 +25,8 @@ from streams import dead_letters
 from streams.decode import Reason, rejected
 from streams.letters import KafkaDeadLetters
 from streams.pipeline import DeadLetter
+from streams.producers import start_fencing_producer
+from streams.retry import retried
 from tests.chaos import encode
 from tests.e2e.harness import PROGRAM, Program, read_topic
 from tests.e2e.rig import make_events, now_ms, rig_of
@@ -138,17 +141,37 @@ async def test_a_worker_that_slept_through_its_replacement_sends_nothing(
         await sleeper.send(letters(1))
         await sleeper.send(letters(1, partition=1))
         await other.assign(log_id, [0])
-        awake = asyncio.create_task(sleeper.send(letters(2, 3)))
+        awake = asyncio.create_task(retried("kafka", lambda: sleeper.send(letters(2, 3))))
         await sleeper.send(letters(2, partition=1))  # still its own
-        await other.send(letters(1, 2, 3, 4))
+        await retried("kafka", lambda: other.send(letters(1, 2, 3, 4)))
         # Nobody tells it to stop, so in the end it takes the partition for its own, and looks.
         await awake
-        await sleeper.send(letters(4, 5))
+        await retried("kafka", lambda: sleeper.send(letters(4, 5)))
     found = await asyncio.to_thread(in_topic, settings)
     assert sorted(found) == [
         *((log_id, 0, o) for o in (1, 2, 3, 4, 5)),
         *((log_id, 1, o) for o in (1, 2)),
     ]
+
+
+async def test_a_worker_that_is_frozen_while_it_sends_is_as_if_it_had_not(
+    settings: Settings, log_id: str
+) -> None:
+    """Kafka has its letters already, and then another worker takes over: only a transaction can
+    take these back."""
+    frozen = await start_fencing_producer(settings, f"{settings.dead_letter_topic}-{log_id}-0")
+    if frozen is None:
+        pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
+    async with sender(settings) as other:
+        await frozen.begin_transaction()
+        await frozen.send_and_wait(settings.dead_letter_topic, b"p0-o1", partition=0)
+        await other.assign(log_id, [0])
+        await other.send(letters(1, 2))
+        with pytest.raises(KafkaError):
+            await frozen.commit_transaction()
+        await frozen.stop()
+    found = await asyncio.to_thread(in_topic, settings)
+    assert sorted(found) == [(log_id, 0, 1), (log_id, 0, 2)]
 
 
 async def test_who_sends_is_not_forgotten_with_redis(settings: Settings, log_id: str) -> None:
