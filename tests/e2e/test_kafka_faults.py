@@ -1,0 +1,122 @@
+"""Kafka stutters, restarts and deals the partitions anew; every event counts once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from store.settings import Settings
+from tests.chaos import Plan, Worker
+from tests.e2e.rig import make_events, rig_of
+from tests.services.base import Services
+from tests.waiting import eventually_async
+
+PAUSED_S, RUNNING_S = 0.3, 0.1
+
+
+def test_a_broker_that_stutters_is_slow_and_no_more(services: Services, settings: Settings) -> None:
+    """It answers for a tenth of a second, then not for three, for as long as events wait."""
+
+    async def go() -> None:
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(1_000))
+            await rig.wait_counted(1_000)
+            assert rig.worker.stop() == 0
+            await rig.send(make_events(20_000))
+            rig.worker.start()
+            stutters = 0
+            stuttering = asyncio.Event()
+
+            async def stutter() -> None:
+                nonlocal stutters
+                try:
+                    while True:
+                        services.kafka.pause()
+                        stutters += 1
+                        await asyncio.sleep(PAUSED_S)
+                        services.kafka.resume()
+                        stuttering.set()
+                        await asyncio.sleep(RUNNING_S)
+                finally:
+                    services.kafka.resume()
+
+            fault = asyncio.create_task(stutter())
+            try:
+                await stuttering.wait()
+                await rig.wait_counted(21_000, timeout_s=120)
+            finally:
+                fault.cancel()
+                await asyncio.gather(fault, return_exceptions=True)
+            assert stutters >= 3, "it was over before it stuttered"
+            await rig.send(make_events(500))
+            await rig.wait_counted(21_500)
+            await rig.wait_stored(21_500)
+
+    asyncio.run(go())
+
+
+def test_a_broker_that_is_killed_comes_back_to_a_worker_that_goes_on(
+    services: Services, settings: Settings
+) -> None:
+    async def go() -> None:
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(3_000))
+            await rig.wait_counted(3_000)
+            for total in (6_000, 9_000):
+                await rig.send(make_events(3_000))  # some of them wait while it is away
+                services.kafka.kill()
+                services.kafka.start()
+                await rig.wait_counted(total, timeout_s=120)
+            assert rig.worker.process is not None
+            assert rig.worker.process.poll() is None, "the worker ended"
+            await rig.wait_stored(9_000)
+
+    if services.kind == "wheels":
+        pytest.skip("the embedded broker keeps nothing; the real one is tested in CI")
+    asyncio.run(go())
+
+
+def test_rebalances_in_a_row_lose_and_double_nothing(
+    services: Services, settings: Settings, tmp_path: Path
+) -> None:
+    """Workers come and go while events flow, faster than a group settles."""
+
+    async def go() -> None:
+        async with rig_of(settings) as rig:
+            await rig.send(make_events(1_000))
+            await rig.wait_counted(1_000)
+            guests = [Worker(f"guest-{n}", settings, Plan(seed=0), tmp_path) for n in range(2)]
+            try:
+                for round_ in range(3):
+                    for guest in guests:
+                        guest.start()
+                        await rig.send(make_events(1_500))
+                        await until_it_reads(guest)
+                        await rig.send(make_events(1_500))
+                    for guest in guests:
+                        if round_ == 1:
+                            guest.kill()
+                        else:
+                            guest.stop()
+            finally:
+                for guest in guests:
+                    if guest.process is not None and guest.process.poll() is None:
+                        guest.kill()
+            await rig.wait_counted(19_000, timeout_s=120)
+            await rig.wait_stored(19_000)
+
+    if services.kind == "wheels":
+        pytest.skip("the embedded broker's groups settle slowly; the real one is tested in CI")
+    asyncio.run(go())
+
+
+async def until_it_reads(guest: Worker) -> None:
+    """Until the guest has been given partitions."""
+
+    async def reads() -> bool:
+        return "partitions assigned" in guest.log_since_mark()
+
+    await eventually_async(reads, timeout_s=90, message=f"{guest.name} has partitions")
+    guest.mark_log()
