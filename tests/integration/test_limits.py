@@ -168,7 +168,7 @@ async def test_what_waits_for_history_and_in_front_of_it_is_bounded(
     # Either makes room for five batches of ten events: the fifth one reaches the limit.
     padding = 0 if limit == "events" else 3_000
     values = values_of(make_events(BATCH_EVENTS), padding)
-    size = sum(map(len, values))
+    size = sum(map(len, fresh(values, 0)))
     changes = {
         "events": {"history_buffer_events": 5 * BATCH_EVENTS},
         "bytes": {"history_buffer_bytes": 5 * size},
