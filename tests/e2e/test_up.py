@@ -48,6 +48,9 @@ class Machine:
         arguments = ["up", "--demo", "--port", str(self.port), "--data-dir", str(self.data)]
         self.up = Process(arguments, dict(os.environ), self.folder / "up.log")
         eventually(self._is_up, timeout_s=READY_S, message="up")
+        self._look()
+
+    def _look(self) -> None:
         self.pids = descendants(self.up.pid)
         self.all_pids |= self.pids
 
@@ -63,8 +66,21 @@ class Machine:
 
     def child(self, command: str) -> int:
         """The process that runs this command of ours."""
-        (pid,) = (p for p in self.pids if f"cli.main\0{command}\0" in command_line(p) + "\0")
-        return pid
+        found = [p for p in self.pids if f"cli.main\0{command}\0" in command_line(p) + "\0"]
+        assert len(found) == 1, f"{command}: {found}"
+        return found[0]
+
+    def kill_worker(self) -> None:
+        """Returns when another one runs."""
+        killed = self.child("worker")
+        os.kill(killed, signal.SIGKILL)
+
+        def another_runs() -> bool:
+            self._look()
+            return self.child("worker") != killed
+
+        eventually(another_runs, timeout_s=20, message="another worker")
+        assert "worker was ended by SIGKILL; starting it again" in self.up.log()
 
     def status(self) -> dict[str, Any]:
         done = subprocess.run(
@@ -146,7 +162,9 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
     before = totals(machine.api())
     eventually(lambda: totals(machine.api()) != before, message="live traffic")
 
-    # At rest the counters, history and a plain count of the topic are one.
+    # A worker that crashes is replaced. At rest the counters, history and a plain count of the topic
+    # are one.
+    machine.kill_worker()
     machine.rest()
     settings = Settings(kafka_bootstrap_servers=machine.env()["KAFKA_BOOTSTRAP_SERVERS"])
     events = plain.distinct(r.value for r in read_topic(settings, settings.interactions_topic))
@@ -158,6 +176,7 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
     machine.go_on()
     machine.up.interrupt()
     assert machine.up.wait(STOPPED_S) == 0
+    assert machine.up.log().endswith("stopped\n")
     assert machine.left() == {}
     machine.start()
     second = same_from_both_and_never_less(machine, first)
