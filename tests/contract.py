@@ -148,7 +148,7 @@ class CounterStoreContract:
     # ---- counting
 
     @settings(
-        max_examples=60,
+        max_examples=40,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
