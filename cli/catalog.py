@@ -61,7 +61,10 @@ async def import_document(settings: Settings, document: CatalogDocument) -> Impo
     StoreUnavailable."""
     from store.postgres.catalog import import_catalog
 
-    report = await with_pool(settings, lambda pool: import_catalog(pool, document))
+    report = await with_pool(
+        settings,
+        lambda pool: import_catalog(pool, document, outcome_types_max=settings.outcome_types_max),
+    )
     try:
         # Even where nothing changed: an import before this one may not have got as far.
         await _announce(settings, report)

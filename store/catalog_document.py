@@ -15,8 +15,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from store.model import DEFAULT_TENANT, SYSTEM_OUTCOME_TYPES, Channel, Creative, Offer, OutcomeType
 from store.windows import is_zone
 
-OUTCOME_TYPES_MAX: Final = 64
-"""Outcome types that a tenant may have beside the system's."""
+OUTCOME_TYPES_MAX: Final = 1_000
+"""Most outcome types of a document. How many a tenant may have is a setting."""
 ITEMS_MAX: Final = 200_000
 """Most items of one part of a document."""
 

@@ -84,6 +84,12 @@ class Settings(BaseSettings):
     event_bytes_max: int = Field(
         1_048_576, ge=1_024, description="a larger event is dead-lettered unparsed"
     )
+    id_chars_max: int = Field(
+        128, ge=1, le=128, description="an event with a longer id is a dead letter"
+    )
+    outcome_types_max: int = Field(
+        64, ge=0, le=1_000, description="outcome types a tenant may register beside the system's"
+    )
     catalog_refresh_s: float = Field(
         5.0, gt=0, le=3600, description="age at which a cached tenant is read again"
     )

@@ -183,9 +183,12 @@ class _Broken(Exception):
 class Decoder:
     """Turns records into events. Holds settings only, so one serves all partitions."""
 
-    def __init__(self, *, future_tolerance_s: int, event_bytes_max: int) -> None:
+    def __init__(
+        self, *, future_tolerance_s: int, event_bytes_max: int, id_chars_max: int = ID_CHARS_MAX
+    ) -> None:
         self._future_tolerance_s = future_tolerance_s
         self._event_bytes_max = event_bytes_max
+        self._id_chars_max = id_chars_max
 
     def decode(self, value: bytes | None, now_ms: int) -> Event | Skipped | Rejected:
         """Never raises. The event is valid but for its outcome type, which the caller holds
@@ -201,9 +204,26 @@ class Decoder:
             event = _quickly(value) or _thoroughly(value)
             if isinstance(event, Event):
                 self._check_future(event.occurred_ms, now_ms)
+                if self._id_chars_max < ID_CHARS_MAX:
+                    self._check_ids(event)
         except _Broken as broken:
             return rejected(broken.reason, str(broken))
         return event
+
+    def _check_ids(self, event: Event) -> None:
+        """By a limit that is stricter than the one every event is held to."""
+        for name, value in (
+            ("customerId", event.customer),
+            ("offerId", event.offer),
+            ("creativeId", event.creative),
+            ("channelId", event.channel),
+            ("outcomeTypeKey", event.outcome),
+        ):
+            if value is not None and len(value) > self._id_chars_max:
+                raise _Broken(
+                    Reason.BAD_FIELD,
+                    f"{name} has {len(value)} characters; ID_CHARS_MAX allows {self._id_chars_max}",
+                )
 
     def _check_future(self, occurred_ms: int, now_ms: int) -> None:
         if occurred_ms > now_ms + self._future_tolerance_s * 1_000:

@@ -141,7 +141,9 @@ class Redrive:
         self._now_ms = now_ms
         self._dry_run = dry_run
         self._decoder = Decoder(
-            future_tolerance_s=settings.future_tolerance_s, event_bytes_max=settings.event_bytes_max
+            future_tolerance_s=settings.future_tolerance_s,
+            event_bytes_max=settings.event_bytes_max,
+            id_chars_max=settings.id_chars_max,
         )
         self._catalogs: dict[str, Catalog] = {}
         self._producer: AIOKafkaProducer | None = None

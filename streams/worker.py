@@ -171,6 +171,7 @@ class CountingWorker:
             decoder=Decoder(
                 future_tolerance_s=settings.future_tolerance_s,
                 event_bytes_max=settings.event_bytes_max,
+                id_chars_max=settings.id_chars_max,
             ),
             catalogs=self._catalogs,
             ledger=self._ledger,

@@ -14,7 +14,6 @@ from msgspec import UNSET, Struct
 from psycopg import sql
 
 from store.catalog_document import (
-    OUTCOME_TYPES_MAX,
     CatalogDocument,
     CatalogError,
     ChannelItem,
@@ -85,8 +84,11 @@ async def _load(pool: Pool, tenant: str) -> Catalog:
         )
 
 
-async def import_catalog(pool: Pool, document: CatalogDocument) -> ImportReport:
+async def import_catalog(
+    pool: Pool, document: CatalogDocument, *, outcome_types_max: int = 64
+) -> ImportReport:
     """Registers what `document` gives, by id, all of it or nothing; what it does not give stays.
+    A tenant may have `outcome_types_max` types beside the system's.
 
     An item is taken whole: a field that it lacks becomes null. The version grows when anything
     changed. Raises CatalogError for a document that cannot be taken, and StoreUnavailable."""
@@ -111,7 +113,11 @@ async def import_catalog(pool: Pool, document: CatalogDocument) -> ImportReport:
             )
         if document.outcome_types is not UNSET:
             parts["outcomeTypes"] = await _merge(
-                connection, OutcomeType, tenant, document.outcome_type_records()
+                connection,
+                OutcomeType,
+                tenant,
+                document.outcome_type_records(),
+                at_most=outcome_types_max,
             )
         changed = is_new or any(part.added or part.changed for part in parts.values())
         if changed:
@@ -174,13 +180,18 @@ async def _lock(connection: Connection, tenant: str) -> tuple[bool, str, int]:
 
 
 async def _merge(
-    connection: Connection, kind: type[Record], tenant: str, given: Mapping[str, Record]
+    connection: Connection,
+    kind: type[Record],
+    tenant: str,
+    given: Mapping[str, Record],
+    *,
+    at_most: int | None = None,
 ) -> PartReport:
     present = await _records(connection, kind, tenant)
-    if kind is OutcomeType and len(present | dict(given)) > OUTCOME_TYPES_MAX:
+    if at_most is not None and len(present | dict(given)) > at_most:
         raise CatalogError(
             f"outcomeTypes: tenant {tenant!r} has {len(present)} of its own and would have "
-            f"{len(present | dict(given))}; at most {OUTCOME_TYPES_MAX} are allowed"
+            f"{len(present | dict(given))}; at most {at_most} are allowed (OUTCOME_TYPES_MAX)"
         )
     added = [record for id_, record in given.items() if id_ not in present]
     changed = [r for id_, r in given.items() if id_ in present and present[id_] != r]

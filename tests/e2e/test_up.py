@@ -162,8 +162,8 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
     before = totals(machine.api())
     eventually(lambda: totals(machine.api()) != before, message="live traffic")
 
-    # A worker that crashes is replaced. At rest the counters, history and a plain count of the topic
-    # are one.
+    # A worker that crashes is replaced. At rest the counters, history and a plain count of the
+    # topic are one.
     machine.kill_worker()
     machine.rest()
     settings = Settings(kafka_bootstrap_servers=machine.env()["KAFKA_BOOTSTRAP_SERVERS"])

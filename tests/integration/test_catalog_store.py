@@ -156,7 +156,7 @@ def test_treatments_are_counted_by_channel_without_archived_ones(database_url: s
     with_pool(database_url, body)
 
 
-def test_a_tenant_has_at_most_64_types_of_its_own(database_url: str) -> None:
+def test_a_tenant_has_at_most_so_many_types_of_its_own(database_url: str) -> None:
     """And a document that goes beyond leaves nothing of itself behind."""
 
     def types(start: int, end: int) -> list[dict[str, str]]:
@@ -171,6 +171,14 @@ def test_a_tenant_has_at_most_64_types_of_its_own(database_url: str) -> None:
         assert len(catalog.outcome_types) == 74
         assert (catalog.offers, catalog.version) == ({}, 2)
         await imported(pool, {"tenant": "other", "outcomeTypes": types(0, 64)})
+        more = parse_document(json.dumps({"outcomeTypes": types(60, 70)}))
+        assert (await import_catalog(pool, more, outcome_types_max=70)).changed
+        with pytest.raises(CatalogError, match="would have 71; at most 70"):
+            await import_catalog(
+                pool,
+                parse_document(json.dumps({"outcomeTypes": types(70, 71)})),
+                outcome_types_max=70,
+            )
 
     with_pool(database_url, body)
 

@@ -106,8 +106,8 @@ def test_what_is_written_reads_back_the_same() -> None:
          "or neutral"),
         ({"outcomeTypes": [{"key": "k"}]},
          "outcomeTypes[0]: Object missing required field `classification`"),
-        ({"outcomeTypes": [{"key": str(i), "classification": "neutral"} for i in range(65)]},
-         "outcomeTypes: Expected `array` of length <= 64"),
+        ({"outcomeTypes": [{"key": str(i), "classification": "neutral"} for i in range(1_001)]},
+         "outcomeTypes: Expected `array` of length <= 1000"),
         ([], "Expected `object`, got `array`"),
     ],
 )  # fmt: skip

@@ -329,6 +329,21 @@ def test_a_record_without_a_value_is_malformed() -> None:
     assert DECODER.decode(None, NOW_MS) == (Reason.MALFORMED, "the record has no value")
 
 
+@pytest.mark.parametrize(
+    "name", ["customerId", "offerId", "creativeId", "channelId", "outcomeTypeKey"]
+)
+def test_a_limit_of_ids_may_be_stricter(name: str) -> None:
+    strict = Decoder(future_tolerance_s=300, event_bytes_max=1_048_576, id_chars_max=20)
+    at_most = PAYLOAD | {name: "x" * 20}
+    assert isinstance(strict.decode(as_bytes(at_most), NOW_MS), Event)
+    longer = PAYLOAD | {name: "x" * 21}
+    assert strict.decode(as_bytes(longer), NOW_MS) == (
+        Reason.BAD_FIELD,
+        f"{name} has 21 characters; ID_CHARS_MAX allows 20",
+    )
+    assert isinstance(DECODER.decode(as_bytes(longer), NOW_MS), Event)
+
+
 def test_a_large_record_is_not_parsed() -> None:
     at_most = as_bytes(PAYLOAD)
     at_most = at_most[:-1] + b',"x":"' + b"y" * (1_048_576 - len(at_most) - 7) + b'"}'
