@@ -44,7 +44,7 @@ REMEMBERED_DAYS = 3
 TYPES = ("impression", "click", "dismiss", "accept", "convert")
 WEIGHTS = (70, 15, 8, 4, 3)
 CATALOG = 200
-"""Offers that the customers have between them; each has two treatments, and there are 4 channels."""
+"""Offers that all customers have between them, of two treatments each; there are 4 channels."""
 CHUNK = 250
 SAMPLE = 200
 PERIODS = ("a", "m", "w", f"d{TODAY}")
