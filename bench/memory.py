@@ -186,16 +186,17 @@ def _same(name: bytes, at_once: dict[bytes, Any], by_day: dict[bytes, Any]) -> b
 def _state(info: Any, keys: Keys, tenant: str) -> tuple[dict[bytes, Any], int]:
     """What the keys of a tenant hold, and their bytes."""
     home = keys.meta(tenant, 1).removesuffix("meta").encode()
+    offer_of = {b"-" + number: offer for offer, number in info.hgetall(home + b"offers").items()}
     held: dict[bytes, Any] = {}
     size = 0
     for key in info.scan_iter(match=home + b"*", count=1_000):
         size += info.memory_usage(key, samples=0)
         kind = info.type(key)
         name = key.removeprefix(home)
-        if name == b"meta":
-            continue  # its watermarks count commits, which are fewer at once
+        if name in (b"meta", b"offers"):
+            continue  # watermarks count commits; offers have numbers in the order they came in
         if kind == b"hash":
-            held[name] = _sorted_windows(info.hgetall(key))
+            held[name] = _comparable(info.hgetall(key), offer_of)
         elif kind == b"zset":
             held[name] = info.zrange(key, 0, -1, withscores=True)
         else:
@@ -203,9 +204,10 @@ def _state(info: Any, keys: Keys, tenant: str) -> tuple[dict[bytes, Any], int]:
     return held, size
 
 
-def _sorted_windows(record: dict[bytes, bytes]) -> dict[bytes, Any]:
-    """Bytes of each field in any order: the types of a window come in the order they came in."""
-    return {name: sorted(value) for name, value in record.items()}
+def _comparable(record: dict[bytes, bytes], offer_of: dict[bytes, bytes]) -> dict[bytes, Any]:
+    """The bytes of each field in any order, as types come in the order they came in; and offers by
+    name."""
+    return {offer_of.get(name, name): sorted(value) for name, value in record.items()}
 
 
 # ---- what each part costs
@@ -239,7 +241,7 @@ def field_bytes(info: Any, record: bytes) -> dict[str, int]:
     info.copy(record, copy, replace=True)
     last = len(info.dump(copy))
     for part, mine in (
-        ("offers seen", lambda name: name[:1] in (b"o", b"p", b"-")),
+        ("offers seen", lambda name: name.startswith(b"-")),
         ("tiles", lambda name: name.isdigit()),
     ):
         fields = [name for name in info.hkeys(copy) if mine(name)]

@@ -75,9 +75,10 @@ class Script:
     def __init__(self, name: str, *, read_only: bool = False) -> None:
         lua = resources.files("store.redis.lua")
         flags = " flags=no-writes" if read_only else ""
-        prelude = "" if read_only else (lua / "common.lua").read_text()
+        parts = ["layout", name] if read_only else ["layout", "common", name]
         # The shebang makes Redis refuse the whole script, not its middle, when memory is full.
-        self._text = f"#!lua{flags}\n{prelude}\n{(lua / (name + '.lua')).read_text()}"
+        text = "\n".join((lua / f"{part}.lua").read_text() for part in parts)
+        self._text = f"#!lua{flags}\n{text}"
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Client, key: str, *args: str | int | bytes) -> list[Any]:

@@ -39,7 +39,8 @@ _PERIOD_LETTERS: Final[dict[Period, str]] = {
 _GROUPINGS: Final[dict[bytes, Grouping]] = {v.encode(): k for k, v in LETTERS.items()}
 #: A window that no period has.
 _EXACT_LETTER: Final = "x"
-_WINDOW_OF_PERIOD: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
+#: Where a record's `s` has the counts of a window, after each code: see lua/layout.lua.
+_PLACE_OF_WINDOW: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.decode
@@ -93,13 +94,15 @@ class RedisCounters:
             return Incomplete(answer[0].decode())
         _, version, types, total, ids, counts, uniques = answer
         names = _unpack(types) if types else []
-        window = _WINDOW_OF_PERIOD.get(period) if period else None
+        place = _PLACE_OF_WINDOW.get(period, 0) if period else 0
         groups = []
         for i, name in enumerate(ids):
             flat = _unpack(counts[i])
-            if window is not None:
-                flat = flat[window]
-            by_type = {names[flat[j]]: flat[j + 1] for j in range(0, len(flat), 2)}
+            if place:  # due, code, weekly, monthly, alltime, code, ...
+                codes, numbers = flat[1::4], flat[1 + place :: 4]
+            else:
+                codes, numbers = flat[::2], flat[1::2]
+            by_type = {names[c]: n for c, n in zip(codes, numbers, strict=True) if n}
             groups.append(GroupCounts(name.decode(), by_type, uniques[i] if uniques else None))
         return CounterPage(Page(groups, total), int(version))
 

@@ -31,17 +31,30 @@ end
 local today = tonumber(state[1])
 local batch = cmsgpack.unpack(ARGV[8])
 
+-- unpack() takes a few thousand values at most; and Redis is quicker with shorter commands.
+local PART = 200
+
+local function in_parts(list, call)
+  for i = 1, #list, PART do call(unpack(list, i, math.min(i + PART - 1, #list))) end
+end
+
+-- The values of many fields of a hash, false where there is none.
+local function values_of(key, fields)
+  local all, n = {}, 0
+  in_parts(fields, function(...)
+    local found = redis.call('HMGET', key, ...)
+    for i = 1, #found do all[n + i] = found[i] end
+    n = n + #found
+  end)
+  return all
+end
+
 -- 1. Identities. A slot of them is one hash: bucket -> identities, ID_BYTES each, end to end. It has
 -- one bucket for every LOAD identities and grows by linear hashing, a bucket at a time; meta's
 -- d:<slot> is how many identities it holds.
 local LOAD, ID_BYTES = 12, 8
 local look_back = tonumber(ARGV[7])
-
--- unpack() takes a few thousand values at most, so long lists go in parts.
-local PART = 2000
-local function in_parts(list, first, call)
-  for i = first, #list, PART do call(unpack(list, i, math.min(i + PART - 1, #list))) end
-end
+local byte, find, sub = string.byte, string.find, string.sub
 
 local function slot_key(slot) return home .. 'ids:' .. slot end
 
@@ -54,65 +67,54 @@ local function half_of(buckets)
 end
 
 local function hash_of(identity)
-  local b1, b2, b3, b4 = string.byte(identity, 1, 4)
+  local b1, b2, b3, b4 = byte(identity, 1, 4)
   return b1 + b2 * 256 + b3 * 65536 + b4 * 16777216
 end
 
-local function bucket_of(hash, buckets, half)
-  local b = hash % (half * 2)
-  return b < buckets and b or b - half
-end
-
--- Adds to `held` what the slot's `wanted` buckets hold.
-local function load(slot, wanted, held)
-  local key = slot_key(slot)
-  for i = 1, #wanted, PART do
-    local last = math.min(i + PART - 1, #wanted)
-    local found = redis.call('HMGET', key, unpack(wanted, i, last))
-    for j = i, last do held[wanted[j]] = found[j - i + 1] or '' end
+-- Which of so many buckets each of these hashes belongs to.
+local function places_of(hashes, buckets)
+  local half, places = half_of(buckets), {}
+  for i = 1, #hashes do
+    local b = hashes[i] % (half * 2)
+    places[i] = b < buckets and b or b - half
   end
+  return places
 end
 
-local function is_in(held, identity)
-  local at = string.find(held, identity, 1, true)
-  while at and at % ID_BYTES ~= 1 do at = string.find(held, identity, at + 1, true) end
+local function is_in(bucket, identity)
+  local at = find(bucket, identity, 1, true)
+  while at and at % ID_BYTES ~= 1 do at = find(bucket, identity, at + 1, true) end
   return at ~= nil
 end
 
-local slots = {} -- slot -> {identities, the buckets known so far}
-local function slot_state(slot)
-  if not slots[slot] then
-    slots[slot] = {tonumber(redis.call('HGET', meta, 'd:' .. slot) or 0), {}}
-  end
-  return slots[slot]
-end
+local function size_of(slot) return tonumber(redis.call('HGET', meta, 'd:' .. slot) or 0) end
 
-local arrived = {} -- {slot, {identity, ...}, {hash, ...}} of the batch
+local arrived = {} -- {slot, {identity, ...}, {hash, ...}, bucket -> identities, those looked at}
 for k = 10, #ARGV, 2 do
   local packed, ids, hashes = ARGV[k + 1], {}, {}
   for i = 1, #packed / ID_BYTES do
-    ids[i] = string.sub(packed, i * ID_BYTES - ID_BYTES + 1, i * ID_BYTES)
+    ids[i] = sub(packed, i * ID_BYTES - ID_BYTES + 1, i * ID_BYTES)
     hashes[i] = hash_of(ids[i])
   end
-  arrived[#arrived + 1] = {tonumber(ARGV[k]), ids, hashes}
+  arrived[#arrived + 1] = {tonumber(ARGV[k]), ids, hashes, {}}
 end
 
-local duplicates, place = {}, 0
+local duplicates, counted = {}, 0
 for _, group in ipairs(arrived) do
-  local slot, ids, hashes = group[1], group[2], group[3]
+  local slot, ids, hashes, held = unpack(group)
   for seen_slot = slot - look_back, slot + look_back do
-    local n, held = unpack(slot_state(seen_slot))
+    local n = size_of(seen_slot)
     if n > 0 then
-      local buckets = buckets_for(n)
-      local half, wanted = half_of(buckets), {}
-      for i = 1, #ids do wanted[i] = bucket_of(hashes[i], buckets, half) end
-      load(seen_slot, wanted, held)
+      local places = places_of(hashes, buckets_for(n))
+      local found = values_of(slot_key(seen_slot), places)
       for i = 1, #ids do
-        if is_in(held[wanted[i]], ids[i]) then duplicates[#duplicates + 1] = place + i - 1 end
+        local bucket = found[i] or ''
+        if is_in(bucket, ids[i]) then duplicates[#duplicates + 1] = counted + i - 1 end
+        if seen_slot == slot then held[places[i]] = bucket end
       end
     end
   end
-  place = place + #ids
+  counted = counted + #ids
 end
 if #duplicates > 0 then return {'duplicates', unpack(duplicates)} end
 
@@ -121,7 +123,7 @@ local function split(held, b)
   local half = half_of(b)
   local from, stay, move = held[b - half], {}, {}
   for i = 1, #from, ID_BYTES do
-    local identity = string.sub(from, i, i + ID_BYTES - 1)
+    local identity = sub(from, i, i + ID_BYTES - 1)
     local list = hash_of(identity) % (half * 2) == b and move or stay
     list[#list + 1] = identity
   end
@@ -130,61 +132,76 @@ local function split(held, b)
 end
 
 for _, group in ipairs(arrived) do
-  local slot, ids, hashes = group[1], group[2], group[3]
-  local state = slot_state(slot)
-  local n, held = state[1], state[2]
+  local slot, ids, hashes, held = unpack(group)
+  local n = size_of(slot)
   local before, after = buckets_for(n), buckets_for(n + #ids)
-  local wanted, changed = {}, {}
-  local function want(b)
-    if b < before and not held[b] then wanted[#wanted + 1] = b end
+  local unseen, changed = {}, {}
+  if n == 0 then held[0] = '' end
+  for b = before, after - 1 do
+    local from = b - half_of(b)
+    if from < before and not held[from] then unseen[#unseen + 1] = from end
   end
-  if n == 0 then want(0) end
-  for b = before, after - 1 do want(b - half_of(b)) end
-  load(slot, wanted, held)
+  for i, bucket in ipairs(values_of(slot_key(slot), unseen)) do held[unseen[i]] = bucket or '' end
   for b = before, after - 1 do changed[split(held, b)], changed[b] = true, true end
-  local half = half_of(after)
-  for i = 1, #ids do
-    local b = bucket_of(hashes[i], after, half)
+  for i, b in ipairs(places_of(hashes, after)) do
     held[b], changed[b] = held[b] .. ids[i], true
   end
-  local set = {}
+  local set, at = {}, 0
   for b in pairs(changed) do
-    set[#set + 1] = b
-    set[#set + 1] = held[b]
+    set[at + 1], set[at + 2], at = b, held[b], at + 2
   end
-  in_parts(set, 1, function(...) redis.call('HSET', slot_key(slot), ...) end)
-  state[1] = n + #ids
+  in_parts(set, function(...) redis.call('HSET', slot_key(slot), ...) end)
   redis.call('HSET', meta, 'd:' .. slot, n + #ids)
 end
 
 -- 2. Codes of the outcome types.
 local types = state[4] and cmsgpack.unpack(state[4]) or {}
-local code_of, n_types = {}, #types
-for i = 1, n_types do code_of[types[i]] = i - 1 end
+local code_by_type, n_types = {}, #types
+for i = 1, n_types do code_by_type[types[i]] = i - 1 end
 local codes = {}
 for i, key in ipairs(batch.types) do
-  if not code_of[key] then
+  if not code_by_type[key] then
     types[#types + 1] = key
-    code_of[key] = #types - 1
+    code_by_type[key] = #types - 1
   end
-  codes[i - 1] = code_of[key]
+  codes[i - 1] = code_by_type[key]
 end
 if #types > n_types then redis.call('HSET', meta, 'types', cmsgpack.pack(types)) end
 
 -- 3. Records. Ranks are gathered and written once per sorted set.
 local ranks, dues = {a = {}, t = {}, c = {}, u = {}}, {}
-local function rank(kind, period, id, window)
+local function rank(kind, period, id, total)
   local list = ranks[kind][period]
   if not list then
-    list = {key = rank_of(kind, period), n = 0}
+    list = {}
     ranks[kind][period] = list
   end
-  local n = list.n
-  list[n + 1], list[n + 2], list.n = -sum(window), id, n + 2
+  local n = #list
+  list[n + 1], list[n + 2] = -total, id
 end
 
+local function add_to_tile(tile, code_and_day, n)
+  for i = 1, #tile, 2 do
+    if tile[i] == code_and_day then
+      tile[i + 1] = tile[i + 1] + n
+      return
+    end
+  end
+  local m = #tile
+  tile[m + 1], tile[m + 2] = code_and_day, n
+end
+
+local function total_of_day(tile, day)
+  local place, n = day % BLOCK_DAYS, 0
+  for i = 1, #tile, 2 do
+    if tile[i] % BLOCK_DAYS == place then n = n + tile[i + 1] end
+  end
+  return n
+end
+
+local number_of = {} -- offer -> its number
 local function seen_field(offer, day)
-  return (day > today and 'p' .. day .. ':' or 'o') .. offer
+  return (day > today and 'p' .. day .. ':' or '-') .. number_of[offer]
 end
 
 -- Groups beyond the limit. Whoever reads a grouping that has some is told so: see `over:` in meta.
@@ -202,15 +219,15 @@ local ask, set = {'HMGET'}, {'HSET'}
 
 local function count(kind, id, deltas, offers)
   local key = home .. kind .. ':' .. id
-  local asked, last = 3, nil
+  local asked, block = 3, nil
   ask[2], ask[3] = key, 's'
   for i = 1, #deltas, 3 do
     local day = deltas[i]
-    if day ~= last and day > today - TILE_DAYS then
+    if day > today - TILE_DAYS and block_of(day) ~= block then
+      block = block_of(day)
       asked = asked + 1
-      ask[asked] = day
+      ask[asked] = block
     end
-    last = day
   end
   local offers_at = asked - 1
   for i = 1, #offers, 2 do
@@ -223,39 +240,35 @@ local function count(kind, id, deltas, offers)
     for i = 3, #deltas, 3 do over[kind] = (over[kind] or 0) + deltas[i] end
     return count(kind, OTHER, deltas, NONE)
   end
-  local s = got[1] and cmsgpack.unpack(got[1]) or {0, {}, {}, {}}
+  local s = got[1] and cmsgpack.unpack(got[1]) or {0}
   if s[1] > 0 and s[1] <= today then
     s = refresh(kind, id, key, today)
     got = redis.call(unpack(ask, 1, asked))
   end
 
   set[2] = key
-  local n_set, w, m, due = 2, false, false, s[1]
-  local tile, tile_n, i = nil, 0, 1
-  while i <= #deltas do
-    local day = deltas[i]
-    local kept = day > today - TILE_DAYS
-    if kept then
-      tile_n = tile_n + 1
-      tile = got[tile_n + 1] and cmsgpack.unpack(got[tile_n + 1]) or {}
-      local next_due = due_of(day, today)
-      if due == 0 or next_due < due then due = next_due end
-    end
-    local monthly = kept and day <= today
-    local weekly = monthly and day > today - 7
+  local n_set, n_got, i, due, in_week, in_month = 2, 1, 1, s[1], false, false
+  while deltas[i] and deltas[i] <= today - TILE_DAYS do
+    add(s, codes[deltas[i + 1]], 0, 0, deltas[i + 2])
+    i = i + 3
+  end
+  while deltas[i] do
+    block, n_got = block_of(deltas[i]), n_got + 1
+    local tile = got[n_got] and cmsgpack.unpack(got[n_got]) or {}
     repeat
-      local code, n = codes[deltas[i + 1]], deltas[i + 2]
-      if kept then add(tile, code, n) end
-      if weekly then add(s[2], code, n) end
-      if monthly then add(s[3], code, n) end
-      add(s[4], code, n)
+      local day, code, n = deltas[i], codes[deltas[i + 1]], deltas[i + 2]
+      local weekly, monthly = day <= today and day > today - 7, day <= today
+      add(s, code, weekly and n or 0, monthly and n or 0, n)
+      add_to_tile(tile, code * BLOCK_DAYS + day % BLOCK_DAYS, n)
       i = i + 3
-    until deltas[i] ~= day
-    if kept then
-      set[n_set + 1], set[n_set + 2], n_set = day, cmsgpack.pack(tile), n_set + 2
-      if day >= today then rank(kind, 'd' .. day, id, tile) end
-    end
-    w, m = w or weekly, m or monthly
+      if day ~= deltas[i] then -- the last of its day
+        in_week, in_month = in_week or weekly, in_month or monthly
+        if day >= today then rank(kind, 'd' .. day, id, total_of_day(tile, day)) end
+        local next_due = due_of(day, today)
+        if due == 0 or next_due < due then due = next_due end
+      end
+    until not deltas[i] or block_of(deltas[i]) ~= block
+    set[n_set + 1], set[n_set + 2], n_set = block, cmsgpack.pack(tile), n_set + 2
   end
   if due ~= s[1] then
     s[1] = due
@@ -277,35 +290,51 @@ local function count(kind, id, deltas, offers)
     set[n_set + 1], set[n_set + 2], n_set = name, day, n_set + 2
   end
   redis.call(unpack(set, 1, n_set))
-  if w then rank(kind, 'w', id, s[2]) end
-  if m then rank(kind, 'm', id, s[3]) end
-  rank(kind, 'a', id, s[4])
+  if in_week then rank(kind, 'w', id, total_of(s, WEEKLY)) end
+  if in_month then rank(kind, 'm', id, total_of(s, MONTHLY)) end
+  rank(kind, 'a', id, total_of(s, ALLTIME))
 end
 
 for _, kind in ipairs({'a', 't', 'c'}) do
   local list = batch[kind]
   for i = 1, #list, 2 do count(kind, list[i], list[i + 1], NONE) end
 end
-for i = 1, #batch.u, 3 do
-  local offers = batch.u[i + 2]
-  if over.a then
-    for j = 1, #offers, 2 do
-      if others.a[offers[j]] then offers[j] = OTHER end
+
+-- 4. Customers, after the offers they refer to have numbers, which are short where ids are long.
+local offers_key, unknown = home .. 'offers', {}
+for i = 3, #batch.u, 3 do
+  local offers = batch.u[i]
+  for j = 1, #offers, 2 do
+    if others.a[offers[j]] then offers[j] = OTHER end
+    if not number_of[offers[j]] then
+      unknown[#unknown + 1] = offers[j]
+      number_of[offers[j]] = 0 -- until it is looked up
     end
   end
-  count('u', batch.u[i], batch.u[i + 1], offers)
 end
+local n_offers, numbered = redis.call('HLEN', offers_key), {}
+for i, number in ipairs(values_of(offers_key, unknown)) do
+  if not number then
+    n_offers = n_offers + 1
+    number = n_offers
+    numbered[#numbered + 1], numbered[#numbered + 2] = unknown[i], number
+  end
+  number_of[unknown[i]] = number
+end
+in_parts(numbered, function(...) redis.call('HSET', offers_key, ...) end)
+for i = 1, #batch.u, 3 do count('u', batch.u[i], batch.u[i + 1], batch.u[i + 2]) end
 
-for _, of_kind in pairs(ranks) do
-  for _, list in pairs(of_kind) do
-    in_parts(list, 1, function(...) redis.call('ZADD', list.key, ...) end)
+for kind, of_kind in pairs(ranks) do
+  for period, list in pairs(of_kind) do
+    local key = rank_of(kind, period)
+    in_parts(list, function(...) redis.call('ZADD', key, ...) end)
   end
 end
 for due, list in pairs(dues) do
-  in_parts(list, 1, function(...) redis.call('SADD', home .. 'due:' .. due, ...) end)
+  in_parts(list, function(...) redis.call('SADD', home .. 'due:' .. due, ...) end)
 end
 
--- 4. The watermark that all this brings.
+-- 5. The watermark that all this brings.
 redis.call('HSET', meta, wfield, next_watermark)
 local answer = {'ok'}
 for kind, n in pairs(over) do

@@ -25,5 +25,5 @@ for _, kind in ipairs({'a', 't', 'c', 'u'}) do
   for d = day - 2, day + 2 do redis.call('UNLINK', rank_of(kind, 'd' .. d)) end
 end
 for d = day - TILE_DAYS, day + TILE_DAYS + 2 do redis.call('UNLINK', home .. 'due:' .. d) end
-redis.call('UNLINK', meta)
+redis.call('UNLINK', home .. 'offers', meta)
 return {0, most - left}

@@ -2,8 +2,8 @@
 -- ARGV: 1 grouping letter, 2 period letter (d, w, m, a; x = a window that no period has),
 --       3 the asker's day, 4 time zone, 5 offset, 6 limit, 7 earliest day of the window ('' = none)
 -- Answers {'ok', catalog version, msgpack types, groups, {id, ...}, {counts, ...}, {unique, ...}}
--- where counts are msgpack (a tile, or the record's `s` with all its windows), or {why not}.
-local TILE_DAYS = 31
+-- where counts are msgpack (flat {code, count, ...}, or the record's `s` with all its windows), or
+-- {why not}.
 -- A window that no period has is summed up for every group that can be in it, and Redis does
 -- nothing else meanwhile. A group costs about as much as GROUP_TILES tiles, and SUMMED_TILES_MAX
 -- tiles take 5 to 8 ms: 200 groups where most tiles are read (19 days), 400 for 2 days.
@@ -26,10 +26,29 @@ if period ~= 'a' and period ~= 'd' and meta[3] ~= meta[2] then return {'rolling'
 local function rank_of(name) return home .. 'r:' .. kind .. ':' .. name end
 local function key_of(id) return home .. kind .. ':' .. id end
 
-local function sum(window)
-  local n = 0
-  for i = 2, #window, 2 do n = n + window[i] end
-  return n
+-- Adds (sign 1) or takes away (-1) what a packed tile, if there is one, has of the days
+-- first..last. Returns how many interactions that were.
+local function count_days(of_code, block, packed, first, last, sign)
+  local tile, total = packed and cmsgpack.unpack(packed) or {}, 0
+  for i = 1, #tile, 2 do
+    local day, code = day_of(block, tile[i]), code_of(tile[i])
+    if day >= first and day <= last then
+      total = total + sign * tile[i + 1]
+      of_code[code] = (of_code[code] or 0) + sign * tile[i + 1]
+    end
+  end
+  return total
+end
+
+local function pack_counts(of_code)
+  local flat = {}
+  for code, n in pairs(of_code) do
+    if n > 0 then
+      flat[#flat + 1] = code
+      flat[#flat + 1] = n
+    end
+  end
+  return cmsgpack.pack(flat)
 end
 
 -- Whether `a` comes before `b` by their bytes; Lua's own `<` follows the server's locale.
@@ -48,60 +67,42 @@ end
 
 -- The window from..today of each group that can be in it: the window of the nearest period, and the
 -- tiles of the days in between. Returns the groups that are in it, in the order of a response:
--- {{id, total, window of the period, tiles}, ...}, the place of that window in `s` (nil = none) and
--- the sign of the tiles; or nil where there are too many.
+-- {{id, total, code -> count}, ...}; or nil where there are too many.
 local function summed()
   local days = today - from + 1
   local nearest, sign, first, last = nil, 1, from, today
   if days > 3 and days < 7 then
-    nearest, sign, first, last = 2, -1, today - 6, from - 1
+    nearest, sign, first, last = WEEKLY, -1, today - 6, from - 1
   elseif days >= 7 and days < 20 then
-    nearest, first, last = 2, from, today - 7
+    nearest, first, last = WEEKLY, from, today - 7
   elseif days >= 20 then
-    nearest, sign, first, last = 3, -1, today - TILE_DAYS + 1, from - 1
+    nearest, sign, first, last = MONTHLY, -1, today - TILE_DAYS + 1, from - 1
   end
   local rank = rank_of(days < 7 and 'w' or 'm')
   local tiles_each = GROUP_TILES + last - first + 1
   if redis.call('ZCARD', rank) * tiles_each > SUMMED_TILES_MAX then return nil end
   local ask = {'HMGET', '', 's'}
-  for day = first, last do ask[#ask + 1] = day end
+  for block = block_of(first), block_of(last) do ask[#ask + 1] = block end
   local found = {}
   for _, id in ipairs(redis.call('ZRANGE', rank, 0, -1)) do
     ask[2] = key_of(id)
     local got = redis.call(unpack(ask))
-    local window = nearest and cmsgpack.unpack(got[1])[nearest] or {}
-    local total, tiles = sum(window), {}
-    for i = 2, #got do
-      if got[i] then
-        local tile = cmsgpack.unpack(got[i])
-        tiles[#tiles + 1] = tile
-        total = total + sign * sum(tile)
-      end
+    local total, of_code = 0, {}
+    if nearest then
+      local s = cmsgpack.unpack(got[1])
+      total = total_of(s, nearest)
+      for i = FIRST, #s, STEP do of_code[s[i]] = s[i + nearest] end
     end
-    if total > 0 then found[#found + 1] = {id, total, window, tiles} end
+    for i = 2, #got do
+      total = total + count_days(of_code, ask[i + 2], got[i], first, last, sign)
+    end
+    if total > 0 then found[#found + 1] = {id, total, of_code} end
   end
   table.sort(found, function(a, b)
     if a[2] ~= b[2] then return a[2] > b[2] end
     return is_before(a[1], b[1])
   end)
-  return found, sign
-end
-
--- The counts of one of them, as a tile.
-local function counts_of(group, sign)
-  local of_code = {}
-  for i = 1, #group[3], 2 do of_code[group[3][i]] = group[3][i + 1] end
-  for _, tile in ipairs(group[4]) do
-    for i = 1, #tile, 2 do of_code[tile[i]] = (of_code[tile[i]] or 0) + sign * tile[i + 1] end
-  end
-  local flat = {}
-  for code, n in pairs(of_code) do
-    if n > 0 then
-      flat[#flat + 1] = code
-      flat[#flat + 1] = n
-    end
-  end
-  return cmsgpack.pack(flat)
+  return found
 end
 
 -- Distinct offers that a customer's record says were seen in from..today, and the field named
@@ -114,8 +115,8 @@ local function uniques_of(id, wanted)
     local first = string.byte(name)
     if name == wanted then
       value = fields[i + 1]
-    elseif (first == 111 or first == 112) and name ~= 's' then -- 'o', 'p'
-      local day, before = tonumber(fields[i + 1]), first == 111 and 1 or string.find(name, ':', 1, true)
+    elseif first == 45 or first == 112 then -- '-', 'p'
+      local day, before = tonumber(fields[i + 1]), first == 45 and 1 or string.find(name, ':', 1, true)
       local offer = string.sub(name, before + 1)
       if (not from or (day >= from and day <= today)) and not seen[offer] then
         seen[offer] = true
@@ -128,16 +129,17 @@ end
 
 local ids, counts, uniques, groups = {}, {}, {}, 0
 if period == 'x' then
-  local found, sign = summed()
+  local found = summed()
   if not found then return {'too_many_groups'} end
   groups = #found
   for place = offset + 1, math.min(offset + limit, groups) do
     local group = found[place]
-    ids[#ids + 1], counts[#counts + 1] = group[1], counts_of(group, sign)
+    ids[#ids + 1], counts[#counts + 1] = group[1], pack_counts(group[3])
     if kind == 'u' then uniques[#uniques + 1] = uniques_of(group[1]) end
   end
 else
-  local field = period == 'd' and ARGV[3] or 's'
+  local block = block_of(today)
+  local field = period == 'd' and tostring(block) or 's'
   local rank = rank_of(period == 'd' and 'd' .. ARGV[3] or period)
   groups = redis.call('ZCARD', rank)
   ids = redis.call('ZRANGE', rank, ARGV[5], string.format('%d', offset + limit - 1))
@@ -146,6 +148,11 @@ else
       uniques[i], counts[i] = uniques_of(id, field)
     else
       counts[i] = redis.call('HGET', key_of(id), field)
+    end
+    if period == 'd' then
+      local of_code = {}
+      count_days(of_code, block, counts[i], today, today, 1)
+      counts[i] = pack_counts(of_code)
     end
   end
 end
