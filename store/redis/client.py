@@ -79,13 +79,13 @@ class Script:
         # The shebang makes Redis refuse the whole script, not its middle, when memory is full.
         text = "\n".join((lua / f"{part}.lua").read_text() for part in parts)
         self._text = f"#!lua{flags}\n{text}"
-        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Client, key: str, *args: str | int | bytes) -> list[Any]:
         """Runs the script with the one key that routes it; raises StoreUnavailable."""
         async with redis_errors():
             try:
-                return await _answer(client.evalsha(self._sha, 1, key, *args))
+                return await _answer(client.evalsha(self.sha, 1, key, *args))
             except NoScriptError:
                 return await _answer(client.eval(self._text, 1, key, *args))
 

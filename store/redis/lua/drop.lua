@@ -3,7 +3,7 @@
 if redis.call('GET', KEYS[1]) == gen then return {0, 0} end
 local left = tonumber(ARGV[2])
 local most = left
-for _, kind in ipairs({'a', 't', 'c', 'u'}) do
+for _, kind in ipairs(KINDS) do
   local rank = rank_of(kind, 'a')
   local ids = redis.call('ZRANGE', rank, 0, left - 1)
   if #ids > 0 then
@@ -14,16 +14,17 @@ for _, kind in ipairs({'a', 't', 'c', 'u'}) do
   if left <= 0 then return {1, most} end
 end
 local fields = redis.call('HGETALL', meta)
-local day = 0
+local first, day = 0, 0 -- of the days that it has keys of: those due, and those of daily ranks
 for i = 1, #fields, 2 do
   if fields[i] == 'day' then day = tonumber(fields[i + 1]) end
+  if fields[i] == 'rolled' then first = tonumber(fields[i + 1]) end
   local slot = string.match(fields[i], '^d:(%d+)$')
   if slot then redis.call('UNLINK', home .. 'ids:' .. slot) end
 end
-for _, kind in ipairs({'a', 't', 'c', 'u'}) do
-  redis.call('UNLINK', rank_of(kind, 'w'), rank_of(kind, 'm'))
-  for d = day - 2, day + 2 do redis.call('UNLINK', rank_of(kind, 'd' .. d)) end
+for _, kind in ipairs(KINDS) do redis.call('UNLINK', rank_of(kind, 'w'), rank_of(kind, 'm')) end
+for d = math.min(first, day), day + 2 * TILE_DAYS do
+  redis.call('UNLINK', home .. 'due:' .. d)
+  for _, kind in ipairs(KINDS) do redis.call('UNLINK', rank_of(kind, 'd' .. d)) end
 end
-for d = day - TILE_DAYS, day + TILE_DAYS + 2 do redis.call('UNLINK', home .. 'due:' .. d) end
 redis.call('UNLINK', home .. 'offers', meta)
 return {0, most - left}
