@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -9,11 +10,22 @@ import hypothesis
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from store.counters import CounterStore
+from store.counters import Committed, CounterStore, Deltas, Rolled
+from store.model import CounterPage
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
-from tests.contract import CounterStoreContract, OpenStore
+from store.windows import DAY_MS, PERIODS
+from tests.contract import (
+    LOG,
+    CounterStoreContract,
+    OpenStore,
+    Writer,
+    assert_counts,
+    question,
+    start,
+)
+from tests.events import NOW_MS, TODAY, make_event
 from tests.protocol import Protocol
 
 
@@ -49,3 +61,110 @@ def test_the_commit_protocol_keeps_its_invariant_in_any_interleaving(redis_url: 
             max_examples=40, stateful_step_count=25, deadline=None, report_multiple_bugs=False
         ),
     )
+
+
+def counts_of_one(day: int, count: int, customer: str = "C-1", offer: str = "off_1") -> Deltas:
+    """`count` clicks in one sum, as a batch of so many would make it."""
+    triples = [day, 0, count]
+    return Deltas(("click",), (), [offer, triples], (), (), [customer, triples, [offer, day]])
+
+
+async def keys_of(url: str) -> set[str]:
+    """The keys of the tenant's first generation, by the end of their names."""
+    client = make_client(Settings(redis_url=url), timeout_s=10, retries=0)
+    try:
+        keys = [key.decode() async for key in client.scan_iter(match="is:{acme/0}:1:*")]
+    finally:
+        await client.aclose()
+    return {key.removeprefix("is:{acme/0}:1:") for key in keys}
+
+
+def test_nothing_of_the_days_that_left_stays(redis_url: str) -> None:
+    """A tenant without traffic rolls on: what is left is the record of all time, its ranks, and
+    what says so; no tile, daily rank, due set or identity."""
+
+    async def go() -> None:
+        async with open_redis(redis_url) as store:
+            writer = await start(store)
+            batch = [make_event(occurred_ms=NOW_MS - age * DAY_MS) for age in range(-3, 33)]
+            await writer.commit(batch)
+            before = await keys_of(redis_url)
+            assert {f"r:u:d{TODAY}", f"due:{TODAY + 1}", f"ids:{NOW_MS // DAY_MS}"} <= before
+            for ahead in range(1, 36):
+                await roll_all(writer, TODAY + ahead)
+            kinds = ("a", "t", "c", "u")
+            (event,) = {(e.offer, e.creative, e.channel, e.customer) for e in batch}
+            assert await keys_of(redis_url) == {
+                "meta",
+                "offers",
+                *(f"r:{kind}:a" for kind in kinds),
+                *(f"{kind}:{id_}" for kind, id_ in zip(kinds, event, strict=True)),
+            }
+            client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
+            fields = await client.hkeys(f"is:{{acme/0}}:1:u:{event[3]}")
+            assert sorted(fields) == [b"-1", b"s"]
+            assert not [f for f in await client.hkeys("is:{acme/0}:1:meta") if f[:2] == b"d:"]
+            await client.aclose()
+            await assert_counts(store, batch, TODAY + 35)
+
+    asyncio.run(go())
+
+
+async def roll_all(writer: Writer, day: int) -> None:
+    """As a worker does when the tenant's day is `day`, its clock being on that day too."""
+    finished = False
+    while not finished:
+        answer = await writer.store.roll(
+            writer.generation, day, now_ms=NOW_MS + (day - TODAY) * DAY_MS, records_max=3
+        )
+        assert isinstance(answer, Rolled)
+        finished = answer.finished
+
+
+def test_nothing_of_a_dropped_generation_stays(redis_url: str) -> None:
+    """Wherever it was left: built by half, or active once and in the middle of a roll, with events
+    of days to come."""
+
+    async def go() -> None:
+        async with open_redis(redis_url) as store:
+            writer = await start(store)
+            ages = (-40, -9, -1, 0, 3, 30, 50)
+            batch = [make_event(occurred_ms=NOW_MS - age * DAY_MS) for age in ages]
+            await writer.commit(batch)
+            await store.roll(writer.generation, TODAY + 8, now_ms=NOW_MS, records_max=1)
+            building = await store.build(
+                "acme", day=TODAY + 8, timezone="UTC", token="t", watermarks=[]
+            )
+            assert await store.swap(building)
+            assert len(await keys_of(redis_url)) > 20
+            await store.drop(writer.generation)
+            assert await keys_of(redis_url) == set()
+
+    asyncio.run(go())
+
+
+def test_counts_of_any_size_are_kept(redis_url: str) -> None:
+    """From numbers of one byte to those just below what a double holds."""
+
+    async def go() -> None:
+        async with open_redis(redis_url) as store:
+            writer = await start(store)
+            total = 0
+            for place, count in enumerate((1, 127, 128, 255, 65_536, 2**31, 2**32, 2**52)):
+                answer = await store.commit(
+                    writer.generation,
+                    log=LOG,
+                    partition=0,
+                    believed=place or None,
+                    next_offset=place + 1,
+                    deltas=counts_of_one(TODAY, count),
+                )
+                assert answer == Committed()
+                total += count
+                for period in PERIODS:
+                    for group_by in ("action", "customer"):
+                        page = await store.read(question(group_by, period))  # type: ignore[arg-type]
+                        assert isinstance(page, CounterPage)
+                        assert [g.counts for g in page.page.groups] == [{"click": total}]
+
+    asyncio.run(go())
