@@ -168,3 +168,23 @@ def test_counts_of_any_size_are_kept(redis_url: str) -> None:
                         assert [g.counts for g in page.page.groups] == [{"click": total}]
 
     asyncio.run(go())
+
+
+def test_a_customer_counted_while_the_roll_waits_keeps_the_latest_day_of_an_offer(
+    redis_url: str,
+) -> None:
+    """The record still says that the offer will be seen on a day to come, which has come since."""
+
+    async def go() -> None:
+        async with open_redis(redis_url) as store:
+            writer = await start(store)
+            batch = [make_event(occurred_ms=NOW_MS + DAY_MS)]
+            await writer.commit(batch)
+            await store.roll(writer.generation, TODAY + 2, now_ms=NOW_MS, records_max=0)
+            writer.generation = writer.generation._replace(day=TODAY + 2)
+            batch += (late := [make_event(occurred_ms=NOW_MS + 2 * DAY_MS)])
+            assert await writer.commit(late) == Committed()
+            await writer.roll(TODAY + 2)
+            await assert_counts(store, batch, TODAY + 2)
+
+    asyncio.run(go())

@@ -214,7 +214,9 @@ local function is_full(kind)
   return full
 end
 
--- Used again for each record: to make tables and let them grow is much of what a record costs.
+-- A record that the roll has not come to yet is added to like any other: the roll works its windows
+-- out from the tiles, and nobody is told them before.
+-- Two tables are used again for each record: to make tables and let them grow is much of what a record costs.
 local ask, set = {'HMGET'}, {'HSET'}
 
 local function count(kind, id, deltas, offers)
@@ -241,8 +243,6 @@ local function count(kind, id, deltas, offers)
     return count(kind, OTHER, deltas, NONE)
   end
   local s = got[1] and cmsgpack.unpack(got[1]) or {0}
-  -- The roll has not come to this record yet, and will work its windows out from the tiles.
-  local waits = s[1] > 0 and s[1] <= today
 
   set[2] = key
   local n_set, n_got, i, due, in_week, in_month = 2, 1, 1, s[1], false, false
@@ -255,15 +255,14 @@ local function count(kind, id, deltas, offers)
     local tile = got[n_got] and cmsgpack.unpack(got[n_got]) or {}
     repeat
       local day, code, n = deltas[i], codes[deltas[i + 1]], deltas[i + 2]
-      local monthly = day <= today and not waits
-      local weekly = monthly and day > today - 7
+      local weekly, monthly = day <= today and day > today - 7, day <= today
       add(s, code, weekly and n or 0, monthly and n or 0, n)
       add_to_tile(tile, code * BLOCK_DAYS + day % BLOCK_DAYS, n)
       i = i + 3
       if day ~= deltas[i] then -- the last of its day
         in_week, in_month = in_week or weekly, in_month or monthly
         if day >= today then rank(kind, 'd' .. day, id, total_of_day(tile, day)) end
-        if not waits then due = earlier(due, due_of(day, today)) end
+        due = earlier(due, due_of(day, today))
       end
     until not deltas[i] or block_of(deltas[i]) ~= block
     set[n_set + 1], set[n_set + 2], n_set = block, cmsgpack.pack(tile), n_set + 2
