@@ -205,13 +205,10 @@ class CountingWorker:
         self._log_id = found.id
         # Before the stores are asked: from here on, whoever had a partition before sends nothing.
         await retried("counters", lambda: self._letters.assign(found.id, partitions))
-        counted = await retried("counters", lambda: self._counted(found.id))
-        stored = await self._stored(found.id)
-        # Where nothing is counted yet, counting begins where the log does: retention may have taken
-        # what was before, and counters that lack it must not pass for complete.
         first = await retried("kafka", lambda: self._first_offsets(found.partitions))
-        known = {p: counted.get(p, first[p]) for p in range(found.partitions)}
-        self._ledger.open_log(found.id, known)
+        known = await retried("counters", lambda: self._ledger.counted(found.id, first))
+        stored = await self._stored(found.id)
+        self._ledger.open_log(found.id, known, first)
         if stored is None:
             starts = {p: known[p] for p in partitions}
             await self._history.open_log(found.id, dict(starts))
@@ -243,17 +240,6 @@ class CountingWorker:
         except KafkaError as error:
             raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
         return {tp.partition: int(offset) for tp, offset in earliest.items()}
-
-    async def _counted(self, log_id: str) -> dict[int, int]:
-        """Partition -> the offset up to which every tenant is counted."""
-        lowest: dict[int, int] = {}
-        for tenant in await self._counters.tenants():
-            generation = await self._counters.generation(tenant)
-            if generation is not None:
-                marks = await self._counters.watermarks(generation, log_id)
-                for partition, offset in marks.items():
-                    lowest[partition] = min(offset, lowest.get(partition, offset))
-        return lowest
 
     def _on_failure(self, error: BaseException) -> None:
         if isinstance(error, SeekBack):
@@ -407,6 +393,8 @@ class CountingWorker:
                 await work()
             except StoreUnavailable as error:
                 log.info("left for later", work=work.__name__, error=str(error))
+            except SeekBack as behind:
+                self._on_failure(behind)
             await asyncio.sleep(wait_s)
 
     async def _roll_tenants(self) -> None:
@@ -420,6 +408,7 @@ class CountingWorker:
         generation = await self._counters.generation(tenant)
         if generation is None:
             return
+        await self._ledger.follow(generation)
         calendar = self._calendars.setdefault(generation.timezone, Calendar(generation.timezone))
         today = calendar.day_of(self._now_ms())
         behind = max(today, generation.day) > (generation.rolled or 0)
