@@ -32,6 +32,8 @@ def rebuild(
     The worker may go on meanwhile; it then counts on from where history was."""
     if source != "history":
         raise UsageError("--from: only `history` is there so far")
+    if rollback and dry_run:
+        raise UsageError("--dry-run: a rollback has none; leave one of the two out")
     run(_rebuild(load_settings(), tenant, dry_run=dry_run, rollback=rollback))
 
 
@@ -77,7 +79,11 @@ async def rebuild_tenants(
     pool = make_pool(settings, max_size=2)
     await pool.open()
     try:
-        names = [tenant] if tenant else await HistoryWriter(pool).tenants()
+        names = await HistoryWriter(pool).tenants()
+        if tenant is not None:
+            if tenant not in names and await counters.generation(tenant) is None:
+                raise CliError(f"tenant {tenant}: has neither a history nor counters")
+            names = [tenant]
         if not names:
             answer("history is empty; there is nothing to rebuild")
         for name in names:

@@ -94,7 +94,7 @@ async def rebuild_from_history(
     if dry_run:
         await counters.drop(building)
     elif before is not None:
-        await _drop_older(counters, before)
+        await _drop_others(counters, before, building)
     return Rebuilt(tenant, building.number, before.number if before else None, done)
 
 
@@ -119,7 +119,9 @@ def _without_identities(deltas: Deltas, places: set[int]) -> Deltas:
     return deltas._replace(identities=kept)
 
 
-async def _drop_older(counters: CounterStore, kept: Generation) -> None:
-    """Of the generations before the active one, only the last stays."""
-    for number in range(max(1, kept.number - 5), kept.number):
-        await counters.drop(kept._replace(number=number))
+async def _drop_others(counters: CounterStore, before: Generation, active: Generation) -> None:
+    """Beside the active generation only the one before it stays: not older ones, however many
+    numbers lie between, nor one that a rollback had left."""
+    for number in range(1, active.number):
+        if number != before.number:
+            await counters.drop(before._replace(number=number))

@@ -223,6 +223,9 @@ class RedisCounters:
         return number
 
     async def swap(self, building: Generation) -> bool:
+        # Listed first, as in `create`: it may be the tenant's first, after a flush.
+        async with redis_errors():
+            await self._client.sadd(self._keys.tenants, building.tenant)
         answer = await self._swap(
             self._client, self._keys.active(building.tenant), building.number, building.build_token
         )

@@ -202,3 +202,12 @@ def test_status_tells_which_store_is_away(command: Command) -> None:
     state = json.loads(done.stdout)
     assert list(state["errors"]) == ["redis"]
     assert (state["lag"], state["historyLag"]) == (None, 0)
+
+
+def test_a_rebuild_says_what_it_will_not_do(command: Command) -> None:
+    done = command("rebuild", "--rollback", "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--dry-run" in done.stderr
+    done = command("rebuild", "--tenant", "nobody")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: tenant nobody: has neither a history nor counters\n"

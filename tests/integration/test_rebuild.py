@@ -190,3 +190,67 @@ def test_a_rebuild_that_cannot_go_on_leaves_nothing(redis_url: str, database_url
             assert active.number == 1
 
     asyncio.run(go())
+
+
+async def generations_of(stores: Stores) -> set[int]:
+    keys = [key.decode() async for key in stores.client.scan_iter("is:{acme/0}:*:meta")]
+    return {int(key.split(":")[2]) for key in keys}
+
+
+def test_only_the_generation_before_stays(redis_url: str, database_url: str) -> None:
+    """Also where a rollback left a newer one, and where dry runs have used up numbers."""
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            await stores.store(some_events(3), None)
+            await stores.rebuild()
+            await stores.rebuild()
+            await stores.counters.rollback("acme")
+            for _ in range(7):
+                await stores.rebuild(dry_run=True)
+            await stores.rebuild()
+            assert await generations_of(stores) == {1, 10}
+            await stores.rebuild()
+            assert await generations_of(stores) == {10, 11}
+
+    asyncio.run(go())
+
+
+def test_counters_that_only_a_rebuild_made_are_rolled_and_shown(
+    redis_url: str, database_url: str
+) -> None:
+    """After a flush, of a tenant whose events the topic no longer has."""
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            await stores.store(some_events(3), None)
+            await stores.rebuild()
+            assert await stores.counters.tenants() == ["acme"]
+
+    asyncio.run(go())
+
+
+def test_the_largest_batch_is_counted_whole_whatever_is_in_it(
+    redis_url: str, database_url: str
+) -> None:
+    """Of one customer and as many offers: a script that fails half-way would leave the identities
+    without their counts."""
+    largest = next(
+        bound.le
+        for bound in Settings.model_fields["commit_batch_events"].metadata
+        if hasattr(bound, "le")
+    )
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            batch = [
+                make_event(offer=f"off_{i}", occurred_ms=NOW_MS - i % 40 * DAY)
+                for i in range(largest)
+            ]
+            writer = await start(stores.counters)
+            assert await writer.commit(batch) == Committed()
+            page = await stores.counters.read(question("customer", "alltime"))
+            assert isinstance(page, CounterPage)
+            assert [(g.total, g.unique_actions) for g in page.page.groups] == [(largest, largest)]
+
+    asyncio.run(go())
