@@ -28,6 +28,8 @@ from store.windows import DAY_MS, Period, from_tiles
 
 #: Length of a slot of remembered identities, in event arrival time.
 SLOT_MS: Final = DAY_MS
+#: Workers say twice a second how far they are; what is older than this says nothing of now.
+PROGRESS_OLD_MS: Final = 10_000
 #: Keys that one call of `drop` deletes at most: a few milliseconds.
 DROP_KEYS: Final = 1_000
 _PERIOD_LETTERS: Final[dict[Period, str]] = {
@@ -124,15 +126,16 @@ class RedisCounters:
                 return ",".join(sorted(str(info["run_id"]) for info in infos.values()))
             return str((await self._client.info("server"))["run_id"])
 
-    async def lag(self) -> int | None:
+    async def lag(self, now_ms: int) -> int | None:
         """Events in the log that are not counted, as the workers reported them last; None =
-        nothing is known. A log that was replaced is left out."""
+        nothing is known, or nothing new: no worker has a partition, or it hangs. A log that was
+        replaced is left out."""
         progress = await self.progress()
         if not progress:
             return None
         newest = max(progress, key=lambda p: p.at_ms).log
         current = [p for p in progress if p.log == newest]
-        if any(p.end_offset is None for p in current):
+        if any(p.end_offset is None or now_ms - p.at_ms > PROGRESS_OLD_MS for p in current):
             return None
         return sum(max(0, (p.end_offset or 0) - p.next_offset) for p in current)
 

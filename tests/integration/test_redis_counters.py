@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from store.counters import Committed, CounterStore, Deltas, Rolled
+from store.counters import Committed, CounterStore, Deltas, PartitionProgress, Rolled
 from store.model import CounterPage
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
@@ -186,5 +186,24 @@ def test_a_customer_counted_while_the_roll_waits_keeps_the_latest_day_of_an_offe
             assert await writer.commit(late) == Committed()
             await writer.roll(TODAY + 2)
             await assert_counts(store, batch, TODAY + 2)
+
+
+def test_the_lag_is_unknown_where_a_partitions_worker_says_nothing(redis_url: str) -> None:
+    """It was last heard to have counted everything; what came since, nobody knows."""
+
+    async def go() -> None:
+        client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
+        try:
+            counters = RedisCounters(client, "is")
+            await counters.report_progress(
+                [
+                    PartitionProgress(LOG, 0, 70, 72, NOW_MS),
+                    PartitionProgress(LOG, 1, 5, 5, NOW_MS - 9_000),
+                ]
+            )
+            assert await counters.lag(NOW_MS) == 2
+            assert await counters.lag(NOW_MS + 2_000) is None
+        finally:
+            await client.aclose()
 
     asyncio.run(go())
