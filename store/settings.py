@@ -125,7 +125,9 @@ class Settings(BaseSettings):
         20, ge=1, description="fewer dead letters than this among them are no alarm"
     )
     watchdog_s: float = Field(
-        120.0, ge=5, description="a worker with lag that counts nothing for this long ends itself"
+        120.0,
+        ge=5,
+        description="a worker ends itself if a partition with lag stands still for this long",
     )
     worker_metrics_port: int = Field(
         0, ge=0, le=65535, description="port of the worker's own /metrics; 0 = none"

@@ -44,6 +44,7 @@ from streams.log import describe  # noqa: E402
 from streams.pipeline import Pipeline  # noqa: E402
 from streams.retry import retried  # noqa: E402
 from streams.transport import Batch, BatchConsumer, batch_transport  # noqa: E402
+from streams.watchdog import Watchdog  # noqa: E402
 
 log = logs.get_logger("worker")
 
@@ -80,6 +81,8 @@ class CountingWorker:
         self._topic = settings.interactions_topic
         self._log_id = ""
         self._rewinding: asyncio.Task[None] | None = None
+        self._rewind_again = False
+        self._finding = asyncio.Lock()
         self._tasks: list[asyncio.Task[Any]] = []
         self._failed: asyncio.Future[BaseException] | None = None
         self._closed = False
@@ -198,7 +201,12 @@ class CountingWorker:
     async def _find_start(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """The offset to read each partition from: the lowest that any tenant's counters, or
         history, still need. Kafka's own committed offset is not asked."""
+        async with self._finding:  # a step back may meet a rebalance, which comes here too
+            return await self._begin_anew(partitions)
+
+    async def _begin_anew(self, partitions: Sequence[int]) -> Mapping[int, int]:
         await self._pipeline.abandon()
+        self._rewind_again = False
         self._reported = {}
         settings = self.settings
         found = await retried("kafka", lambda: describe(settings, settings.interactions_topic))
@@ -254,11 +262,16 @@ class CountingWorker:
             self._rewinding = asyncio.create_task(rewind)
             self._rewinding.add_done_callback(self._ended)
         else:
-            rewind.close()  # one is under way, and looks at everything
+            # One is under way. It looks at everything, unless it has looked already: then what is
+            # found now, by a task that ends with it, would be forgotten.
+            rewind.close()
+            self._rewind_again = True
 
     async def _rewind(self) -> None:
         consumer: BatchConsumer = self.app.consumer
         await consumer.perform_seek()
+        while self._rewind_again:
+            await consumer.perform_seek()
 
     # ---- when the log is not what it was
 
@@ -478,17 +491,14 @@ class CountingWorker:
     async def _watch(self) -> None:
         """A consumer can fall silent after an outage of its broker. With lag and nothing counted
         for too long, the process ends, and whoever supervises it starts another."""
-        seen: dict[int, int] = {}
-        since = time.monotonic()
+        watchdog = Watchdog(self.settings.watchdog_s)
         while True:
             await asyncio.sleep(1.0)
             positions = dict(self._pipeline.positions)
-            lag = any((end or 0) > positions.get(p, 0) for p, end in self._ends().items())
-            if positions != seen or not lag:
-                seen, since = positions, time.monotonic()
-            elif time.monotonic() - since > self.settings.watchdog_s:
+            if stalled := watchdog.stalled(time.monotonic(), positions, self._ends()):
                 raise RuntimeError(
-                    f"nothing counted for {self.settings.watchdog_s:.0f} s while events wait"
+                    f"nothing counted for {self.settings.watchdog_s:.0f} s while events wait "
+                    f"in partitions {stalled}"
                 )
 
 
