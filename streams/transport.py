@@ -113,6 +113,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._next[tp.partition] = batch.next_offset
         return batch
 
+    def is_read(self, tp: TP, end: int, counted: int) -> bool:
+        """Whether all up to `end` was fetched, and of what was delivered all is `counted`."""
+        assignment = self._thread._ensure_consumer()._subscription.subscription.assignment
+        state = assignment.state_value(tp)
+        at_end = state.has_valid_position and state.position >= end
+        return at_end and self._next.get(tp.partition) == counted
+
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own look at slow streams fails where a broker was just restarted, and ends the
         worker; the worker has a watchdog that looks at what is counted."""

@@ -476,14 +476,21 @@ class CountingWorker:
 
     def _ends(self) -> dict[int, int | None]:
         """Partition -> its end, from the last fetch answer: also an empty one tells."""
-        topic = self.settings.interactions_topic
         ends: dict[int, int | None] = {}
-        for partition in self._pipeline.positions:
+        for partition, position in self._pipeline.positions.items():
             try:
-                ends[partition] = self.app.consumer.highwater(TP(topic, partition))
+                ends[partition] = self._end(partition, position)
             except (AssertionError, IllegalStateError, ConsumerNotStarted):  # not ours just now
                 ends[partition] = None
         return ends
+
+    def _end(self, partition: int, counted: int) -> int | None:
+        tp = TP(self._topic, partition)
+        consumer: BatchConsumer = self.app.consumer
+        end: int | None = consumer.highwater(tp)
+        if end is not None and end > counted and consumer.is_read(tp, end, counted):
+            return counted  # what is left are markers of transactions
+        return end
 
     async def _make_partitions(self) -> None:
         await ensure_partitions(self._pool, date_of(Calendar("UTC").day_of(self._now_ms())))

@@ -1,0 +1,89 @@
+"""A producer that sends in transactions: their markers take offsets, and are no events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from store.model import Event
+from store.settings import Settings
+from tests.chaos import encode
+from tests.e2e.rig import Rig, make_events, now_ms, rig_of
+from tests.services.base import Services
+from tests.services.wheels import WheelBroker
+from tests.waiting import eventually_async
+
+KEPT, DROPPED = 30, 7
+
+
+async def transact(rig: Rig, events: Sequence[Event], *, commit: bool) -> None:
+    producer = AIOKafkaProducer(
+        bootstrap_servers=rig.settings.brokers, transactional_id="shop", acks="all"
+    )
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        for event in events:
+            await producer.send_and_wait(
+                rig.settings.interactions_topic, encode(event), partition=0
+            )
+        await (producer.commit_transaction() if commit else producer.abort_transaction())
+    finally:
+        await producer.stop()
+
+
+def test_the_marker_of_a_transaction_is_no_event_that_waits(
+    services: Services, settings: Settings
+) -> None:
+    """It is the last in its partition: a worker that waited for it would end itself."""
+
+    async def go() -> None:
+        if isinstance(services.kafka, WheelBroker):
+            pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
+        async with rig_of(settings) as rig:
+            await transact(rig, make_events(KEPT), commit=True)
+            await rig.wait_counted(KEPT)
+
+            async def no_lag() -> bool:
+                assert await rig.counters.lag(now_ms()) == 0
+                return True
+
+            await eventually_async(no_lag, message="no lag")
+
+    asyncio.run(go())
+
+
+@pytest.mark.xfail(strict=True, reason="watermarks do not move past markers")
+def test_all_is_counted_where_a_transaction_ends(services: Services, settings: Settings) -> None:
+    async def go() -> None:
+        if isinstance(services.kafka, WheelBroker):
+            pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
+        async with rig_of(settings) as rig:
+            await transact(rig, make_events(KEPT), commit=True)
+            await rig.wait_counted(KEPT)
+
+            async def no_lag() -> bool:
+                state = json.loads(await asyncio.to_thread(rig.command, "status", "--json"))
+                assert (state["lag"], state["historyLag"]) == (0, 0)
+                return True
+
+            await eventually_async(no_lag, timeout_s=20, message="no lag")
+
+    asyncio.run(go())
+
+
+@pytest.mark.xfail(strict=True, reason="the worker reads what is not committed")
+def test_what_a_producer_took_back_does_not_count(services: Services, settings: Settings) -> None:
+    async def go() -> None:
+        if isinstance(services.kafka, WheelBroker):
+            pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
+        async with rig_of(settings) as rig:
+            await transact(rig, make_events(DROPPED), commit=False)
+            await transact(rig, make_events(KEPT), commit=True)
+            await rig.wait_counted(KEPT, timeout_s=20)
+
+    asyncio.run(go())
