@@ -86,6 +86,8 @@ async def rebuild_tenants(
             names = [tenant]
         if not names:
             answer("history is empty; there is nothing to rebuild")
+        now_ms = time.time_ns() // 1_000_000
+        arrived_ms = min((await counters.arrivals()).values(), default=0) or now_ms
         for name in names:
             with Progress(
                 TextColumn("{task.description}"),
@@ -104,6 +106,7 @@ async def rebuild_tenants(
                         now_ms=lambda: time.time_ns() // 1_000_000,
                         batch_events=settings.commit_batch_events,
                         dedup_horizon_h=settings.dedup_horizon_h,
+                        arrived_ms=arrived_ms,
                         dry_run=dry_run,
                         progress=lambda n, total, b=bar, t=task: b.update(  # type: ignore[misc]
                             t, completed=n, total=total

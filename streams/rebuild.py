@@ -42,16 +42,17 @@ async def rebuild_from_history(
     now_ms: Callable[[], int],
     batch_events: int,
     dedup_horizon_h: int,
+    arrived_ms: int,
     dry_run: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rebuilt:
     """Rebuilds the counters of `catalog.tenant`, in the catalog's time zone. `progress(done,
-    total)` in events. With `dry_run` all is built and dropped again. Raises RebuildFailed and
-    StoreUnavailable."""
+    total)` in events. `arrived_ms`: what the worker has yet to read arrived after that. With
+    `dry_run` all is built and dropped again. Raises RebuildFailed and StoreUnavailable."""
     tenant = catalog.tenant
     before = await counters.generation(tenant)
     calendar = Calendar(catalog.timezone)
-    oldest_slot = now_ms() // DAY_MS - -(-dedup_horizon_h // 24)
+    oldest_slot = arrived_ms // DAY_MS - -(-dedup_horizon_h // 24)
     async with replay(pool, tenant, batch_events=batch_events) as history:
         building = await counters.build(
             tenant,

@@ -36,6 +36,7 @@ from store.redis.owners import PartitionOwners  # noqa: E402
 from store.settings import Settings  # noqa: E402
 from store.windows import DAY_MS, Calendar, date_of  # noqa: E402
 from streams.alarm import RatioAlarm  # noqa: E402
+from streams.arrivals import Arrivals  # noqa: E402
 from streams.decode import Decoder  # noqa: E402
 from streams.history import HistorySink  # noqa: E402
 from streams.ledger import Ledger, SeekBack  # noqa: E402
@@ -87,6 +88,8 @@ class CountingWorker:
         self._failed: asyncio.Future[BaseException] | None = None
         self._closed = False
         self._instance = ""
+        self._partitions = 0
+        self._arrivals = Arrivals()
         self._rejoins = 0
         self._rolled: dict[str, RolledTo] = {}
         self._calendars: dict[str, Calendar] = {}
@@ -210,7 +213,7 @@ class CountingWorker:
         self._reported = {}
         settings = self.settings
         found = await retried("kafka", lambda: describe(settings, settings.interactions_topic))
-        self._log_id = found.id
+        self._log_id, self._partitions = found.id, found.partitions
         # Before the stores are asked: from here on, whoever had a partition before sends nothing.
         await retried("counters", lambda: self._letters.assign(found.id, partitions))
         first = await retried("kafka", lambda: self._first_offsets(found.partitions))
@@ -223,6 +226,7 @@ class CountingWorker:
         else:
             starts = {p: min(known[p], stored.get(p, first[p])) for p in partitions}
             await self._history.open_log(found.id, {p: stored.get(p) for p in partitions})
+        self._arrivals.begin(partitions)
         await self._pipeline.assign(starts)
         log.info("partitions assigned", log_id=found.id, starts=starts)
         return starts
@@ -425,9 +429,10 @@ class CountingWorker:
         calendar = self._calendars.setdefault(generation.timezone, Calendar(generation.timezone))
         today = calendar.day_of(self._now_ms())
         behind = max(today, generation.day) > (generation.rolled or 0)
+        arrived_ms = await self._all_read_until() if behind else 0
         while behind:
             answer = await self._counters.roll(
-                generation, today, now_ms=self._now_ms(), records_max=ROLL_RECORDS
+                generation, today, now_ms=arrived_ms, records_max=ROLL_RECORDS
             )
             if not isinstance(answer, Rolled):
                 return
@@ -439,6 +444,11 @@ class CountingWorker:
             await self._ledger.settle(tenant)
         elif generation.day >= today:
             self._rolled[tenant] = RolledTo(calendar, generation.day)
+
+    async def _all_read_until(self) -> int:
+        """All that arrived before this has been read, ms; 0 = not known."""
+        read = await self._counters.arrivals(self._log_id)
+        return min((read.get(p, 0) for p in range(self._partitions)), default=0)
 
     async def _forget_rolled(self) -> None:
         """Now and then every tenant is looked at again: its generation may be another."""
@@ -456,6 +466,9 @@ class CountingWorker:
             sum(max(0, m.end_offset - m.next_offset) for m in marks if m.end_offset is not None)
         )
         await self._counters.report_progress(marks)
+        await self._counters.report_arrivals(
+            self._log_id, self._arrivals.look(at_ms, self._pipeline.positions, ends)
+        )
         self._reported = {m.partition: m.next_offset for m in marks}
 
     async def _check_counters(self) -> None:

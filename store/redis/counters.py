@@ -323,7 +323,8 @@ class RedisCounters:
         self, generation: Generation, target_day: int, *, now_ms: int, records_max: int
     ) -> Rolled | Refused:
         """Moves the window day to `target_day` (never back) and rolls up to `records_max` due
-        records; call again until finished."""
+        records; call again until finished. Forgets identities that arrived longer than the horizon
+        before `now_ms`, so that must be a time since when nothing has arrived that is not read."""
         answer = await self._roll(
             self._client,
             self._keys.active(generation.tenant),
@@ -364,6 +365,23 @@ class RedisCounters:
                 )
             )
         return sorted(found)
+
+    async def report_arrivals(self, log: str, read: Mapping[int, int]) -> None:
+        """Partition of `log` -> all that arrived before this, in ms, has been counted."""
+        if read:
+            async with redis_errors():
+                await self._client.hset(
+                    self._keys.arrivals, mapping={f"{log}:{p}": ms for p, ms in read.items()}
+                )
+
+    async def arrivals(self, log: str | None = None) -> Mapping[int, int]:
+        """What was reported last; without `log` of the one that was read last."""
+        async with redis_errors():
+            fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.arrivals)
+        places = [(*name.decode().rpartition(":")[::2], int(ms)) for name, ms in fields.items()]
+        if log is None:
+            log = max(places, key=lambda place: place[2])[0] if places else ""
+        return {int(partition): ms for of, partition, ms in places if of == log}
 
     async def note_lost(self, log: str, partition: int, first: int, offsets: int) -> None:
         async with redis_errors():

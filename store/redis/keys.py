@@ -57,6 +57,12 @@ class Keys(NamedTuple):
         return f"{self.prefix}:progress"
 
     @property
+    def arrivals(self) -> str:
+        """A hash: `<log>:<partition>` -> all that arrived before this time, in ms, is counted; 0 =
+        that is not known."""
+        return f"{self.prefix}:arrivals"
+
+    @property
     def owners(self) -> str:
         """A hash: `<log>:<partition>` -> the worker that was given the partition last."""
         return f"{self.prefix}:owners"

@@ -10,6 +10,7 @@ import pytest
 
 from store.model import CounterPage, Event
 from store.settings import Settings
+from store.windows import DAY_MS
 from streams.ledger import Ledger, SeekBack
 from tests.contract import LOG, assert_counts, question
 from tests.events import NOW_MS, TODAY, make_event, sourced
@@ -196,5 +197,27 @@ def test_what_is_not_complete_waits_for_a_log(redis_url: str, database_url: str)
             "acme", day=TODAY, timezone="UTC", complete=False, watermarks=[]
         )
         assert not await ledger.settle("acme")
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_a_copy_is_known_after_days_without_a_worker(redis_url: str, database_url: str) -> None:
+    """It arrived an hour after its original; both before a worker was away for three days. What is
+    forgotten when the windows roll goes by what was read, not by the clock."""
+
+    async def go(stores: Stores) -> None:
+        event, then = make_event(), NOW_MS
+        ledger = ledger_of(stores)
+        ledger.open_log(LOG, {0: 0})
+        await ledger.commit("acme", 0, sourced(event, recorded_ms=then), 1)
+        await stores.counters.report_arrivals(LOG, {0: then, 1: then + 3 * DAY_MS})
+        generation = await stores.counters.generation("acme")
+        assert generation is not None
+        arrived_ms = min((await stores.counters.arrivals(LOG)).values())
+        await stores.counters.roll(generation, TODAY + 3, now_ms=arrived_ms, records_max=100)
+        ledger.open_log(LOG, {0: 1})
+        copy = sourced(event, first=1, recorded_ms=then + 3_600_000)
+        await ledger.commit("acme", 0, copy, 2)
+        await assert_counts(stores.counters, [event], TODAY + 3)
 
     with_stores(redis_url, database_url, go)

@@ -70,6 +70,7 @@ class Stores:
             now_ms=lambda: NOW_MS,
             batch_events=7,
             dedup_horizon_h=48,
+            arrived_ms=NOW_MS,
             **options,
         )
 
