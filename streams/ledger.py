@@ -25,6 +25,7 @@ from store.logs import get_logger
 from store.model import Grouping, SourcedEvent, StoreUnavailable
 from store.windows import Calendar
 from streams.aggregate import aggregate, by_slot, distinct
+from streams.freshness import Freshness
 from streams.retry import retried
 
 log = get_logger("ledger")
@@ -79,6 +80,7 @@ class Ledger:
         self._log = ""
         self._starts: dict[int, int] = {}
         self._over: set[tuple[str, Grouping]] = set()
+        self.freshness = Freshness()
 
     def open_log(self, log_id: str, starts: Mapping[int, int]) -> None:
         """Forgets all beliefs. `starts`: the offset that each partition of the log is known to be
@@ -87,6 +89,7 @@ class Ledger:
         self._starts = dict(starts)
         self._accounts.clear()
         self._over.clear()
+        self.freshness.begin(self._now_ms())
 
     @property
     def tenants(self) -> Sequence[str]:
@@ -193,6 +196,8 @@ class Ledger:
             if isinstance(answer, Committed):
                 account.watermarks[partition] = next_offset
                 metrics.COUNTED.inc(len(events))
+                arrived_ms = [e.recorded_ms for e in events]
+                self.freshness.note(partition, arrived_ms, self._now_ms())
                 if answer.over:
                     self._tell_over(tenant, answer.over)
                 return

@@ -447,7 +447,14 @@ class CountingWorker:
         at_ms = self._now_ms()
         ends = self._ends()
         marks = [
-            PartitionProgress(self._log_id, p, position, ends.get(p), at_ms)
+            PartitionProgress(
+                self._log_id,
+                p,
+                position,
+                ends.get(p),
+                at_ms,
+                self._ledger.freshness.recent(p, at_ms),
+            )
             for p, position in self._pipeline.positions.items()
         ]
         metrics.WORKER_LAG.set(
