@@ -4,8 +4,9 @@ asked on its own, so that one that is away does not hide the others."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
@@ -22,6 +23,7 @@ from store.redis.client import Client, make_client, redis_errors
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import PERIODS, date_of, window_of
+from streams.freshness import RECENT_MS
 from streams.instants import format_ms
 from streams.log import Log, describe
 
@@ -29,6 +31,9 @@ T = TypeVar("T")
 
 #: Kafka answers a fetch in a fraction of this, or is in trouble.
 ENDS_TIMEOUT_S: Final = 10.0
+#: When all ends are known, the first record of each partition comes with one of the next answers,
+#: or not at all: a log may end with what is no record.
+LOOKS_AFTER_END: Final = 10
 STORE_TIMEOUT_S: Final = 5.0
 
 _HISTORY_BYTES: Final = """
@@ -37,6 +42,15 @@ WHERE oid IN (SELECT inhrelid FROM pg_inherits
               WHERE inhparent = to_regclass('interaction_history'))
    OR oid = to_regclass('interaction_ids')
 """
+
+
+class VisibleState(Struct, rename="camel"):
+    """From arrival in Kafka until counted, of the events counted last: ms that half of them, 99% of
+    them and all of them took at most."""
+
+    p50_ms: int
+    p99_ms: int
+    max_ms: int
 
 
 class PartitionState(Struct, rename="camel"):
@@ -50,6 +64,10 @@ class PartitionState(Struct, rename="camel"):
     """end - counted; 0 = all counted."""
     stored: int | None
     history_lag: int | None
+    waiting_ms: int | None
+    """For how long the oldest event that is not counted has been in Kafka; 0 = all counted."""
+    visible: VisibleState | None
+    """None = no event arrived and was counted in the last minute."""
 
 
 class TenantState(Struct, rename="camel"):
@@ -94,6 +112,10 @@ class State(Struct, rename="camel"):
     """The topic's id: a topic made anew has another."""
     lag: int | None
     history_lag: int | None
+    waiting_ms: int | None
+    """Of the partition that waits longest."""
+    visible: VisibleState | None
+    """The worst of any partition."""
     partitions: Sequence[PartitionState]
     lost_offsets: int | None
     """Offsets that retention took before they were counted. Where history has them,
@@ -105,19 +127,25 @@ class State(Struct, rename="camel"):
     """kafka, redis, postgres: why it did not answer. Empty = all did."""
 
 
-async def gather(settings: Settings) -> State:
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def gather(settings: Settings, *, now_ms: Callable[[], int] = _now_ms) -> State:
     """Asks all. Never raises for a store that is away: `errors` has it."""
     client = make_client(settings, timeout_s=STORE_TIMEOUT_S, retries=1)
     pool = make_pool(settings, max_size=2)
     try:
         await pool.open()
-        return await _gather(settings, client, pool)
+        return await _gather(settings, client, pool, now_ms)
     finally:
         await pool.close()
         await client.aclose()
 
 
-async def _gather(settings: Settings, client: Client, pool: Pool) -> State:
+async def _gather(
+    settings: Settings, client: Client, pool: Pool, now_ms: Callable[[], int]
+) -> State:
     counters = RedisCounters(client, settings.redis_prefix)
     errors: dict[str, str] = {}
 
@@ -139,15 +167,20 @@ async def _gather(settings: Settings, client: Client, pool: Pool) -> State:
     incidents = await asked("redis", counters.incidents())
     partitions: list[PartitionState] = []
     if log is not None:
-        counted = None if progress is None else _counted(progress, log)
+        reports = None if progress is None else _reports(progress, log)
+        counted = {p: r.next_offset for p, r in (reports or {}).items()}
         stored = await asked("postgres", HistoryWriter(pool).positions(log.id))
-        ends = await asked("kafka", _ends(settings, log, counted or {}))
-        partitions = [_partition(p, ends, counted, stored) for p in range(log.partitions)]
+        tails = await asked("kafka", _tails(settings, log, counted))
+        partitions = [
+            _partition(p, tails, reports, stored, now_ms()) for p in range(log.partitions)
+        ]
     return State(
         topic=settings.interactions_topic,
         log=log.id if log else None,
         lag=_sum(p.lag for p in partitions),
         history_lag=_sum(p.history_lag for p in partitions),
+        waiting_ms=_longest(p.waiting_ms for p in partitions),
+        visible=_worst([p.visible for p in partitions if p.visible is not None]),
         partitions=partitions,
         lost_offsets=incidents.lost_offsets if incidents else None,
         log_changes=[
@@ -161,21 +194,59 @@ async def _gather(settings: Settings, client: Client, pool: Pool) -> State:
     )
 
 
-def _counted(progress: Sequence[PartitionProgress], log: Log) -> dict[int, int]:
-    return {p.partition: p.next_offset for p in progress if p.log == log.id}
+def _reports(progress: Sequence[PartitionProgress], log: Log) -> dict[int, PartitionProgress]:
+    return {p.partition: p for p in progress if p.log == log.id}
 
 
 def _partition(
     partition: int,
-    ends: Mapping[int, int] | None,
-    counted: Mapping[int, int] | None,
+    tails: Mapping[int, Tail] | None,
+    reports: Mapping[int, PartitionProgress] | None,
     stored: Mapping[int, int] | None,
+    now_ms: int,
 ) -> PartitionState:
-    end = None if ends is None else ends.get(partition)
+    tail = None if tails is None else tails.get(partition)
+    end = None if tail is None else tail.end
+    report = None if reports is None else reports.get(partition)
     # A store that answers, but not of this partition, has nothing of it yet.
-    has = None if counted is None else counted.get(partition, 0)
+    has = None if reports is None else report.next_offset if report else 0
     keeps = None if stored is None else stored.get(partition, 0)
-    return PartitionState(partition, end, has, _behind(end, has), keeps, _behind(end, keeps))
+    return PartitionState(
+        partition,
+        end,
+        has,
+        _behind(end, has),
+        keeps,
+        _behind(end, keeps),
+        None if tail is None or has is None else _waiting(tail, now_ms),
+        _visible(report, now_ms),
+    )
+
+
+def _waiting(tail: Tail, now_ms: int) -> int | None:
+    if not tail.has_more:
+        return 0
+    return None if tail.arrived_ms is None else max(0, now_ms - tail.arrived_ms)
+
+
+def _visible(report: PartitionProgress | None, now_ms: int) -> VisibleState | None:
+    # What a worker that is gone said last is not how things are.
+    if report is None or report.visible is None or report.at_ms <= now_ms - RECENT_MS:
+        return None
+    return VisibleState(*report.visible)
+
+
+def _longest(waits_ms: Iterable[int | None]) -> int | None:
+    known = list(waits_ms)
+    return None if None in known else max((ms for ms in known if ms is not None), default=None)
+
+
+def _worst(seen: Sequence[VisibleState]) -> VisibleState | None:
+    if not seen:
+        return None
+    return VisibleState(
+        max(v.p50_ms for v in seen), max(v.p99_ms for v in seen), max(v.max_ms for v in seen)
+    )
 
 
 def _behind(end: int | None, at: int | None) -> int | None:
@@ -223,9 +294,20 @@ async def _log(settings: Settings) -> Log:
     return await describe(settings, settings.interactions_topic)
 
 
-async def _ends(settings: Settings, log: Log, positions: Mapping[int, int]) -> dict[int, int]:
-    """Partition -> its next offset, from fetch answers: what the broker's own offset listing says
-    is not right on every compatible broker. Raises StoreUnavailable."""
+class Tail(NamedTuple):
+    """What one partition's log has from an offset on."""
+
+    end: int
+    """The next offset to be written."""
+    has_more: bool
+    """Whether there is anything from that offset on."""
+    arrived_ms: int | None
+    """When the first of it arrived; None = not known, as it did not come in time."""
+
+
+async def _tails(settings: Settings, log: Log, positions: Mapping[int, int]) -> dict[int, Tail]:
+    """Partition -> what is in it from its position on, from fetch answers: what the broker's own
+    offset listing says is not right on every compatible broker. Raises StoreUnavailable."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.brokers,
         client_id="interaction-summary-status",
@@ -235,18 +317,28 @@ async def _ends(settings: Settings, log: Log, positions: Mapping[int, int]) -> d
         max_partition_fetch_bytes=1,  # one batch at most: the end comes with any answer
     )
     partitions = [TopicPartition(settings.interactions_topic, p) for p in range(log.partitions)]
+    starts = {tp: positions.get(tp.partition, 0) for tp in partitions}
     try:
         async with asyncio.timeout(ENDS_TIMEOUT_S):
             await consumer.start()
             consumer.assign(partitions)
-            for tp in partitions:
-                consumer.seek(tp, positions.get(tp.partition, 0))
+            for tp, start in starts.items():
+                consumer.seek(tp, start)
+            arrived: dict[Any, int] = {}
+            looks_left = LOOKS_AFTER_END
             while True:
-                ends = {tp.partition: consumer.highwater(tp) for tp in partitions}
-                if None not in ends.values():
-                    return ends
-                # Taken and dropped, to make room for the answers of other partitions.
-                await consumer.getmany(timeout_ms=100)
+                for tp, records in (await consumer.getmany(timeout_ms=100)).items():
+                    arrived.setdefault(tp, records[0].timestamp)
+                ends = {tp: consumer.highwater(tp) for tp in partitions}
+                if None in ends.values():
+                    continue
+                looks_left -= 1
+                waiting = [tp for tp in partitions if ends[tp] > starts[tp]]
+                if looks_left == 0 or all(tp in arrived for tp in waiting):
+                    return {
+                        tp.partition: Tail(ends[tp], tp in waiting, arrived.get(tp))
+                        for tp in partitions
+                    }
     except TimeoutError:
         raise StoreUnavailable(f"Kafka: no answer within {ENDS_TIMEOUT_S:g} s") from None
     except (KafkaError, OSError) as error:

@@ -9,7 +9,7 @@ import typer
 from cli.console import CliError, answer, load_settings, out, run
 
 if TYPE_CHECKING:
-    from cli.state import State
+    from cli.state import State, VisibleState
 
 
 def status(
@@ -17,7 +17,7 @@ def status(
         bool, typer.Option("--json", help="As one JSON document, with stable names.")
     ] = False,
 ) -> None:
-    """Shows lag per partition (0 = all counted), generations, windows and sizes.
+    """Shows lag per partition (0 = all counted), freshness, generations, windows and sizes.
 
     Exit code 1 when Kafka, Redis or Postgres does not answer; what the others say is shown."""
     settings = load_settings()
@@ -38,7 +38,7 @@ def _show(state: State) -> None:
     from rich.table import Table
 
     table = Table(title=f"topic {state.topic}", caption=f"log {state.log or 'unknown'}")
-    for column in ("partition", "end", "counted", "lag", "in history", "history lag"):
+    for column in ("partition", "end", "counted", "lag", "waits", "in history", "history lag"):
         table.add_column(column, justify="right")
     for p in state.partitions:
         table.add_row(
@@ -46,12 +46,16 @@ def _show(state: State) -> None:
             _number(p.end),
             _number(p.counted),
             _lag(p.lag),
+            _wait(p.waiting_ms),
             _number(p.stored),
             _lag(p.history_lag),
         )
     table.add_section()
-    table.add_row("all", "", "", _lag(state.lag), "", _lag(state.history_lag))
+    table.add_row(
+        "all", "", "", _lag(state.lag), _wait(state.waiting_ms), "", _lag(state.history_lag)
+    )
     out.print(table)
+    answer(_visible(state.visible))
     if state.tenants:
         out.print(_tenants(state))
     if state.lost_offsets:
@@ -103,6 +107,25 @@ def _lag(n: int | None) -> str:
     if n is None:
         return "[red]?[/]"
     return f"[yellow]{n:,}[/]" if n else "[green]0[/]"
+
+
+def _wait(ms: int | None) -> str:
+    if ms is None:
+        return "[red]?[/]"
+    return f"[yellow]{_seconds(ms)}[/]" if ms else "[green]0[/]"
+
+
+def _seconds(ms: int) -> str:
+    return f"{ms / 1_000:,.1f} s" if ms < 3_600_000 else f"{ms / 3_600_000:,.1f} h"
+
+
+def _visible(seen: VisibleState | None) -> str:
+    if seen is None:
+        return "no event arrived and was counted in the last minute"
+    return (
+        f"from Kafka to visible: half of the last events within {seen.p50_ms:,} ms, "
+        f"99% within {seen.p99_ms:,} ms, all within {seen.max_ms:,} ms"
+    )
 
 
 def _bytes(n: int | None) -> str:

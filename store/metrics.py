@@ -70,6 +70,12 @@ LATENCY_BUCKETS_S: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 
+#: Up to an hour: a worker may have been away.
+VISIBLE_BUCKETS_S: Final = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0,
+    3_600.0,
+)  # fmt: skip
+
 # --- API ------------------------------------------------------------------------------------------
 
 API_REQUESTS: Final = _counter(
@@ -137,6 +143,19 @@ COUNTED: Final = _counter(
     "Events counted by this worker, duplicates left out.",
     "Flat while lag grows: see the retries and the log.",
 )
+VISIBLE: Final = _histogram(
+    "interaction_summary_visible_seconds",
+    "Seconds from an event's arrival in Kafka (its record's time stamp) until it was counted, and "
+    "so visible; one observation for each event counted. reading=live: it arrived while this "
+    "worker had the partition. reading=catch_up: it was there before, and waited for a worker, or "
+    "is read again.",
+    "live over 0.25 s: see docs/performance.md. catch_up is large after a pause: that is the "
+    "pause. Absurd: producers' clocks are wrong, or they write the event's time into the record.",
+    VISIBLE_BUCKETS_S,
+    ("reading",),
+)
+VISIBLE_LIVE: Final = VISIBLE.labels("live")
+VISIBLE_CATCH_UP: Final = VISIBLE.labels("catch_up")
 DUPLICATES: Final = _counter(
     "interaction_summary_duplicates_total",
     "Events whose identity was counted already, within the dedup horizon.",

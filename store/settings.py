@@ -108,11 +108,19 @@ class Settings(BaseSettings):
         ge=1_024,
         description="bytes of one fetch of one partition, a batch; a larger record comes alone",
     )
-    queue_batches: int = Field(
-        2, ge=1, le=64, description="batches of one partition that wait while one is counted"
+    fetch_wait_ms: int = Field(
+        20,
+        ge=1,
+        le=1_500,
+        description="how long a fetch waits at the broker while there is nothing to read; short, "
+        "because partitions that it does not ask for wait with it",
     )
-    stream_batches: int = Field(
-        16, ge=1, le=1_024, description="batches of all partitions that wait in front of those"
+    queue_batches: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="a partition is not read while so many times `FETCH_BYTES_MAX` of its records "
+        "wait to be counted",
     )
     dead_letter_alarm_ratio: float = Field(
         0.05,

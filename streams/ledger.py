@@ -26,6 +26,7 @@ from store.logs import get_logger
 from store.model import Grouping, SourcedEvent, StoreUnavailable
 from store.windows import Calendar
 from streams.aggregate import aggregate, by_slot, distinct
+from streams.freshness import Freshness
 from streams.retry import retried
 
 log = get_logger("ledger")
@@ -106,6 +107,7 @@ class Ledger:
         self._opening: dict[str, asyncio.Lock] = {}
         self._reading = Reading("", {}, {}, {})
         self._over: set[tuple[str, Grouping]] = set()
+        self.freshness = Freshness()
 
     async def counted(self, log_id: str, first: Mapping[int, int]) -> dict[int, int]:
         """Partition -> the offset up to which the log is counted for every tenant there is.
@@ -131,6 +133,7 @@ class Ledger:
         self._reading = Reading(log_id, dict(starts), dict(first or {}), {})
         self._accounts.clear()
         self._over.clear()
+        self.freshness.begin(self._now_ms())
 
     @property
     def tenants(self) -> Sequence[str]:
@@ -264,6 +267,8 @@ class Ledger:
                 account.watermarks[partition] = next_offset
                 reading.handed[tenant, partition] = next_offset
                 metrics.COUNTED.inc(len(events))
+                arrived_ms = [e.recorded_ms for e in events]
+                self.freshness.note(partition, arrived_ms, self._now_ms())
                 if answer.over:
                     self._tell_over(tenant, answer.over)
                 return

@@ -17,6 +17,7 @@ from store.model import Catalog, Event, SourcedEvent
 from streams.alarm import RatioAlarm
 from streams.decode import Decoder, Rejected, Skipped, too_many_tenants, unregistered_type
 from streams.history import Chunk, HistorySink
+from streams.inbox import Inbox
 from streams.ledger import Ledger
 from streams.retry import retried
 from streams.transport import Batch
@@ -59,15 +60,17 @@ class Pipeline:
         dead_letters: DeadLetterSink,
         now_ms: Callable[[], int],
         slice_events: int,
+        batch_bytes: int,
         queue_batches: int,
         alarm: RatioAlarm,
         idle_commit_s: float,
         on_lost: Callable[[Batch], Awaitable[None]],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`queue_batches`: batches that wait in front of a partition's task; more is fetched only
-        when they are worked on. `on_lost` is told of batches that begin with offsets that retention
-        took; `on_failure` of what ended a partition's task, SeekBack among them."""
+        """`batch_bytes`, `queue_batches`: of what waits in front of a partition's task so much is
+        taken at once; where so many times that waits, it is one of `full_partitions`. `on_lost` is
+        told of batches that begin with offsets that retention took; `on_failure` of what ended a
+        partition's task, SeekBack among them."""
         self._decoder = decoder
         self._catalogs = catalogs
         self._ledger = ledger
@@ -75,12 +78,13 @@ class Pipeline:
         self._dead_letters = dead_letters
         self._now_ms = now_ms
         self._slice_events = slice_events
+        self._batch_bytes = batch_bytes
         self._queue_batches = queue_batches
         self._alarm = alarm
         self._idle_commit_s = idle_commit_s
         self._on_lost = on_lost
         self._on_failure = on_failure
-        self._queues: dict[int, asyncio.Queue[tuple[Batch, Callable[[], None]]]] = {}
+        self._inboxes: dict[int, Inbox] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.positions: dict[int, int] = {}
         """Partition -> the offset up to which everything is counted."""
@@ -91,7 +95,9 @@ class Pipeline:
         await self.abandon()
         self.positions = dict(starts)
         for partition in starts:
-            self._queues[partition] = asyncio.Queue(self._queue_batches)
+            self._inboxes[partition] = Inbox(
+                batch_bytes=self._batch_bytes, batches=self._queue_batches
+            )
             task = asyncio.create_task(self._run(partition), name=f"partition-{partition}")
             task.add_done_callback(self._ended)
             self._tasks[partition] = task
@@ -100,7 +106,7 @@ class Pipeline:
         """Stops where it is. The fences make that safe: what was sent is counted or is not."""
         tasks = list(self._tasks.values())
         self._tasks.clear()
-        self._queues.clear()
+        self._inboxes.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -108,27 +114,31 @@ class Pipeline:
     async def close(self) -> None:
         """Finishes the batches in hand and waits for history."""
         self.closing = True
-        await asyncio.gather(*(queue.join() for queue in self._queues.values()))
+        await asyncio.gather(*(inbox.join() for inbox in self._inboxes.values()))
         await self._history.drain()
 
-    async def submit(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
-        """Hands a batch to its partition's task; waits while that one is busy."""
-        queue = self._queues.get(batch.partition)
-        if queue is not None and not self.closing:
-            await queue.put((batch, acknowledge))
+    def submit(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
+        """Hands a batch to its partition's task."""
+        inbox = self._inboxes.get(batch.partition)
+        if inbox is not None and not self.closing:
+            inbox.put(batch, acknowledge)
+
+    def full_partitions(self) -> set[int]:
+        """The partitions of which enough waits."""
+        return {partition for partition, inbox in self._inboxes.items() if inbox.is_full}
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_failure(error)
 
     async def _run(self, partition: int) -> None:
-        queue = self._queues[partition]
+        inbox = self._inboxes[partition]
         loop = asyncio.get_running_loop()
         next_idle_s = loop.time() + self._idle_commit_s
         while True:
             try:
                 async with asyncio.timeout_at(next_idle_s):
-                    batch, acknowledge = await queue.get()
+                    batch, acknowledge = await inbox.take()
             except TimeoutError:
                 await self._commit_idle(partition)
                 next_idle_s = loop.time() + self._idle_commit_s
@@ -136,7 +146,7 @@ class Pipeline:
             # Else it was fetched before reading went back, and comes again.
             if batch.base == self.positions[partition]:
                 await self._process(batch, acknowledge)
-            queue.task_done()
+            inbox.done()
 
     async def _commit_idle(self, partition: int) -> None:
         """Moves the watermarks of tenants that had no event: a watermark far behind would make the

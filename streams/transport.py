@@ -5,8 +5,8 @@ which is far too much for one event and nothing for a batch.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple
 
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -34,6 +34,10 @@ class Batch(NamedTuple):
     def next_offset(self) -> int:
         return int(self.records[-1].offset) + 1
 
+    def follows(self, offset: int) -> bool:
+        """Whether it goes on at `offset` and nothing was lost in between."""
+        return self.base == offset and not self.lost
+
 
 #: Given the assigned partitions, answers where to start each: the store's truth, not Kafka's.
 FindStart = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
@@ -41,6 +45,25 @@ FindStart = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
 #: Told the partition, and its end, when that is before what was read: the log was cut, or is
 #: another one under the same name.
 OnShrunk = Callable[[int, int], None]
+
+
+#: Answers the partitions that shall not be read for now, as enough of them waits.
+FullPartitions = Callable[[], Collection[int]]
+
+#: While all are full, they are looked at again after this.
+FULL_WAIT_S: Final = 0.01
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust's, but that it waits for records no longer than it should."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust has 1.5 s, and no setting. Kafka answers as soon as there are records, but some
+        # compatible brokers look only now and then; and while a fetch of quiet partitions waits,
+        # none is sent for the busy ones.
+        consumer._fetch_max_wait_ms = self.consumer.fetch_wait_ms
+        return consumer
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
@@ -51,11 +74,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     _gaps: dict[int, int]
     find_start: ClassVar[FindStart]
     on_shrunk: ClassVar[OnShrunk]
+    full_partitions: ClassVar[FullPartitions]
     topic: ClassVar[str]
+    fetch_wait_ms: ClassVar[int]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._next, self._gaps = {}, {}
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         # Faust comes here after every rebalance, and a seek made earlier would be overwritten.
@@ -71,6 +99,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         return by_tp
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+        if not self._pause_what_is_full():
+            await self.sleep(FULL_WAIT_S)
+            return
         fetched, active = await self._wait_next_records(timeout)
         if fetched is None or self.should_stop:
             return
@@ -86,6 +117,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 if batch is not None:
                     self.app.monitor.track_tp_end_offset(tp, batch.end_offset)
                     yield tp, self._as_message(tp, batch)
+
+    def _pause_what_is_full(self) -> bool:
+        """False when that is all. Faust pauses by the number of messages that wait, which are of
+        any size here, and once it has paused all it sleeps for a second. So it must not get to."""
+        full = type(self).full_partitions()
+        assigned = {tp for tp in self.assignment() if tp.topic == self.topic}
+        paused = {tp for tp in assigned if tp.partition in full}
+        self.resume_partitions(assigned - paused)
+        self.pause_partitions(paused)
+        return not assigned or paused != assigned
 
     async def _in_order(self, tp: TP, records: Sequence[Any]) -> Batch | None:
         """The batch, or None where it does not go on from the last one: it was fetched before a
@@ -144,7 +185,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
 
 def batch_transport(
-    topic: str, find_start: FindStart, on_shrunk: OnShrunk
+    topic: str,
+    *,
+    fetch_wait_ms: int,
+    find_start: FindStart,
+    on_shrunk: OnShrunk,
+    full_partitions: FullPartitions,
 ) -> type[driver.Transport]:
     """The transport class of one app."""
     consumer = type(
@@ -152,8 +198,10 @@ def batch_transport(
         (BatchConsumer,),
         {
             "topic": topic,
+            "fetch_wait_ms": fetch_wait_ms,
             "find_start": staticmethod(find_start),
             "on_shrunk": staticmethod(on_shrunk),
+            "full_partitions": staticmethod(full_partitions),
         },
     )
     return type("Transport", (driver.Transport,), {"Consumer": consumer})

@@ -20,6 +20,7 @@ from store.counters import (
     Refused,
     Rolled,
     TenantOverview,
+    Visible,
 )
 from store.model import GROUPINGS, CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
 from store.redis.client import Client, Script, redis_errors
@@ -346,6 +347,7 @@ class RedisCounters:
         fields = {
             f"{m.log}:{m.partition}": f"{m.next_offset},"
             f"{'' if m.end_offset is None else m.end_offset},{m.at_ms}"
+            + "".join(f",{ms}" for ms in m.visible or ())
             for m in marks
         }
         async with redis_errors():
@@ -358,10 +360,15 @@ class RedisCounters:
         found = []
         for name, value in fields.items():
             log, _, partition = name.decode().rpartition(":")
-            next_offset, end, at_ms = value.decode().split(",")
+            next_offset, end, at_ms, *visible = value.decode().split(",")
             found.append(
                 PartitionProgress(
-                    log, int(partition), int(next_offset), int(end) if end else None, int(at_ms)
+                    log,
+                    int(partition),
+                    int(next_offset),
+                    int(end) if end else None,
+                    int(at_ms),
+                    Visible(*map(int, visible)) if visible else None,
                 )
             )
         return sorted(found)

@@ -53,7 +53,8 @@ class Keys(NamedTuple):
 
     @property
     def progress(self) -> str:
-        """A hash: `<log>:<partition>` -> `next offset,end offset,time in ms`, kept by workers."""
+        """A hash: `<log>:<partition>` -> `next offset,end offset,time in ms`, and where events were
+        counted lately `,p50,p99,max` of their ms from arrival to count; kept by workers."""
         return f"{self.prefix}:progress"
 
     @property

@@ -153,7 +153,7 @@ class Shift:
             while (base := self._handed[partition]) < len(records):
                 batch = records[base : base + batch_records]
                 self._handed[partition] = base + len(batch)
-                await self._worker._pipeline.submit(
+                self._worker._pipeline.submit(
                     Batch(partition, base, batch, len(records), 0), lambda: None
                 )
 

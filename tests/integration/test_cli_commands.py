@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,15 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from kafka.admin import KafkaAdminClient
 
+from store.counters import PartitionProgress, Visible
 from store.model import Event
+from store.redis.client import make_client
+from store.redis.counters import RedisCounters
 from store.settings import Settings
 from streams.decode import Decoder
 from streams.demo_catalog import demo_catalog
 from streams.instants import format_ms
+from streams.log import describe
 from tests.conftest import PARTITIONS
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -184,14 +189,49 @@ def test_status_shows_what_is_there(command: Command) -> None:
     assert "history lag" in shown
     state = json.loads(succeeded(command("status", "--json")))
     assert list(state) == [
-        "topic", "log", "lag", "historyLag", "partitions", "lostOffsets",
-        "logChanges", "tenants", "sizes", "errors",
+        "topic", "log", "lag", "historyLag", "waitingMs", "visible", "partitions",
+        "lostOffsets", "logChanges", "tenants", "sizes", "errors",
     ]  # fmt: skip
     assert len(state["partitions"]) == PARTITIONS
     assert sum(partition["end"] for partition in state["partitions"]) == 10
+    waits = [partition["waitingMs"] for partition in state["partitions"]]
+    assert all(
+        (wait > 0) == (p["lag"] > 0) for wait, p in zip(waits, state["partitions"], strict=True)
+    )
+    assert state["waitingMs"] == max(waits)
+    assert "no event arrived and was counted in the last minute" in shown
     assert state["errors"] == {}
     assert state["sizes"]["redisBytes"] > 0
     assert state["sizes"]["historyBytes"] > 0
+
+
+@pytest.mark.anyio
+async def test_status_shows_how_soon_events_are_visible(
+    command: Command, settings: Settings
+) -> None:
+    """As workers reported it last: of all partitions the worst."""
+    log = await describe(settings, settings.interactions_topic)
+    now_ms = time.time_ns() // 1_000_000
+    client = make_client(settings, timeout_s=5, retries=0)
+    try:
+        await RedisCounters(client, settings.redis_prefix).report_progress(
+            [
+                PartitionProgress(log.id, 0, 0, 0, now_ms, Visible(40, 90, 120)),
+                PartitionProgress(log.id, 1, 0, 0, now_ms, Visible(50, 80, 1_100)),
+                PartitionProgress(log.id, 2, 0, 0, now_ms),
+            ]
+        )
+    finally:
+        await client.aclose()
+    assert "within 50 ms, 99% within 90 ms, all within 1,100 ms" in succeeded(command("status"))
+    state = json.loads(succeeded(command("status", "--json")))
+    assert state["visible"] == {"p50Ms": 50, "p99Ms": 90, "maxMs": 1_100}
+    assert [partition["visible"] for partition in state["partitions"]] == [
+        {"p50Ms": 40, "p99Ms": 90, "maxMs": 120},
+        {"p50Ms": 50, "p99Ms": 80, "maxMs": 1_100},
+        None,
+        None,
+    ]
 
 
 def test_status_tells_which_store_is_away(command: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import uuid
@@ -90,6 +91,7 @@ class Bench:
             dead_letters=self.letters,
             now_ms=now_ms,
             slice_events=settings.commit_batch_events,
+            batch_bytes=settings.fetch_bytes_max,
             queue_batches=settings.queue_batches,
             alarm=RatioAlarm(ratio=0.1, window_events=100, bad_min=10),
             idle_commit_s=3600,
@@ -103,16 +105,16 @@ class Bench:
         await self.history.open_log(self.log, {0: None})
         await self.pipeline.assign({0: 0})
 
-    async def submit(self, number: int, values: Sequence[bytes]) -> None:
+    def submit(self, number: int, values: Sequence[bytes]) -> None:
         """The batch `number` of batches of this length."""
         first = number * len(values)
         records = [Record(first + i, value, now_ms()) for i, value in enumerate(values)]
-        await self.pipeline.submit(Batch(0, first, records, None, 0), self._acknowledge)
+        self.pipeline.submit(Batch(0, first, records, None, 0), self._acknowledge)
 
     async def process(self, number: int, values: Sequence[bytes]) -> None:
         """Returns when the batch is counted and stored."""
         before = self.acknowledged
-        await self.submit(number, values)
+        self.submit(number, values)
         await eventually_async(lambda: _is(self.acknowledged > before), message="a batch stored")
 
     def _acknowledge(self) -> None:
@@ -163,33 +165,40 @@ async def history_held(settings: Settings) -> AsyncIterator[None]:
 async def test_what_waits_for_history_and_in_front_of_it_is_bounded(
     settings: Settings, limit: str, queue_batches: int
 ) -> None:
-    """With Postgres held, counting stops at the buffer's limit, and taking batches at the queue's;
-    all goes on, and nothing is missing, when it is let go."""
+    """With Postgres held, counting stops at the buffer's limit, and reading the partition at the
+    queue's; all goes on, and nothing is missing, when it is let go."""
     # Either makes room for five batches of ten events: the fifth one reaches the limit.
     padding = 0 if limit == "events" else 3_000
     values = values_of(make_events(BATCH_EVENTS), padding)
     size = sum(map(len, fresh(values, 0)))
-    changes = {
+    changes: dict[str, Any] = {
         "events": {"history_buffer_events": 5 * BATCH_EVENTS},
         "bytes": {"history_buffer_bytes": 5 * size},
     }[limit]
-    async with bench_of(settings, queue_batches=queue_batches, **changes) as bench:
+    changes |= {"queue_batches": queue_batches, "fetch_bytes_max": size}
+    async with bench_of(settings, **changes) as bench:
         # In the buffer; one more, counted, which waits to be put there; the queue.
         most = 5 + 1 + queue_batches
+        numbers = itertools.count()
+
+        async def no_more_is_read() -> bool:
+            while not bench.pipeline.full_partitions():
+                n = next(numbers)
+                bench.submit(n, fresh(values, n))
+            assert bench.pipeline.positions[0] == 6 * BATCH_EVENTS
+            return True
+
         async with history_held(settings):
-            await asyncio.gather(
-                *(bench.submit(n, fresh(values, n)) for n in range(most)),
-            )
-            await eventually_async(
-                lambda: _is(bench.pipeline.positions[0] == 6 * BATCH_EVENTS),
-                message="six batches counted",
-            )
-            one_more = asyncio.create_task(bench.submit(most, fresh(values, most)))
+            await eventually_async(no_more_is_read, message="six batches counted, the queue full")
             await round_trips(settings)
-            assert not one_more.done(), "a queue that is full took a batch"
+            assert bench.pipeline.full_partitions() == {0}
             assert bench.pipeline.positions[0] == 6 * BATCH_EVENTS, "counted past the buffer"
             assert bench.acknowledged == 0
-        await one_more
+            assert next(numbers) == most
+        await eventually_async(
+            lambda: _is(not bench.pipeline.full_partitions()), message="there is room again"
+        )
+        bench.submit(most, fresh(values, most))
         await bench.pipeline.close()
         assert bench.acknowledged == most + 1
     stored = (most + 1) * BATCH_EVENTS
@@ -303,7 +312,6 @@ async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) 
         dead_letter_alarm_min=5,
         fetch_bytes_max=2_048,
         queue_batches=1,
-        stream_batches=1,
         worker_metrics_port=port,
     ) as rig:
         events = make_events(200, customers=50)

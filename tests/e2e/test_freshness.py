@@ -1,0 +1,64 @@
+"""How long events wait until they are visible, as the worker's metric and `status` tell it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import httpx
+import pytest
+
+from cli.server import free_port
+from cli.state import State, gather
+from store.settings import Settings
+from tests.e2e.rig import make_events, rig_of
+from tests.waiting import eventually_async
+
+
+async def observed(port: int) -> dict[str, float]:
+    """`reading` -> events that the histogram has."""
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    found = re.findall(r'visible_seconds_count\{reading="(\w+)"\} (\S+)', text)
+    return {reading: float(events) for reading, events in found}
+
+
+@pytest.mark.anyio
+async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings: Settings) -> None:
+    """A backlog and live events are told apart; what was counted before is not measured again;
+    `status` tells of the live ones, and for how long the oldest waits."""
+    port = free_port()
+    async with rig_of(settings, start=False, worker_metrics_port=port) as rig:
+        backlog, live = make_events(100), make_events(50)
+        await rig.send(backlog)
+        nobody_counts = await gather(settings)
+        assert nobody_counts.lag == 100
+        assert nobody_counts.waiting_ms is not None and nobody_counts.waiting_ms > 0
+        assert nobody_counts.visible is None
+
+        await asyncio.to_thread(rig.worker.start)
+        await rig.wait_counted(100)
+        assert await observed(port) == {"live": 0, "catch_up": 100}
+
+        await rig.send(live)
+        await rig.wait_counted(150)
+        await rig.send(live)  # by a producer that tries again
+
+        async def all_told() -> State:
+            state = await gather(settings)
+            assert (state.lag, state.waiting_ms) == (0, 0)
+            assert state.visible is not None
+            return state
+
+        state = await eventually_async(all_told, timeout_s=30, message="status is up to date")
+        assert await observed(port) == {"live": 50, "catch_up": 100}
+        assert state.visible is not None
+        assert 0 <= state.visible.p50_ms <= state.visible.p99_ms <= state.visible.max_ms < 60_000
+        told = [p.visible for p in state.partitions if p.visible is not None]
+        assert state.visible.max_ms == max(visible.max_ms for visible in told)
+
+        # What a worker said that is gone since is not how things are.
+        rig.worker.stop()
+        at_ms = max(p.at_ms for p in await rig.counters.progress())
+        assert (await gather(settings, now_ms=lambda: at_ms + 59_000)).visible == state.visible
+        assert (await gather(settings, now_ms=lambda: at_ms + 61_000)).visible is None
