@@ -313,6 +313,7 @@ async def _tails(settings: Settings, log: Log, positions: Mapping[int, int]) -> 
         client_id="interaction-summary-status",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
+        isolation_level="read_committed",
         fetch_max_wait_ms=100,
         max_partition_fetch_bytes=1,  # one batch at most: the end comes with any answer
     )
@@ -333,6 +334,9 @@ async def _tails(settings: Settings, log: Log, positions: Mapping[int, int]) -> 
                 if None in ends.values():
                     continue
                 looks_left -= 1
+                for tp in partitions:
+                    if tp not in arrived and await consumer.position(tp) >= ends[tp] > starts[tp]:
+                        ends[tp] = starts[tp]  # what is left are markers of transactions
                 waiting = [tp for tp in partitions if ends[tp] > starts[tp]]
                 if looks_left == 0 or all(tp in arrived for tp in waiting):
                     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from store import metrics
 from store.catalog import CatalogCache
@@ -23,6 +23,9 @@ from streams.retry import retried
 from streams.transport import Batch
 
 log = get_logger("pipeline")
+
+#: A record's `timestamp_type` on topics with `message.timestamp.type=LogAppendTime`.
+LOG_APPEND_TIME: Final = 1
 
 
 class DeadLetter(NamedTuple):
@@ -197,7 +200,7 @@ class Pipeline:
         by_tenant: dict[str, list[SourcedEvent]] = {}
         letters: list[DeadLetter] = []
         for record in records:
-            decoded = decode(record.value, now_ms)
+            decoded = decode(record.value, _judged_at(record, now_ms))
             if isinstance(decoded, Event):
                 of_tenant = by_tenant.get(decoded.tenant)
                 if of_tenant is None:
@@ -259,6 +262,12 @@ class Pipeline:
 
     async def _catalog(self, tenant: str, get: Callable[[str], Awaitable[Catalog]]) -> Catalog:
         return await retried("catalog", lambda: get(tenant))
+
+
+def _judged_at(record: Any, now_ms: int) -> int:
+    """The time that tells whether an event is too far ahead: when the broker took it, where the
+    broker says so. A record that is read again is then judged as before."""
+    return min(now_ms, record.timestamp) if record.timestamp_type == LOG_APPEND_TIME else now_ms
 
 
 def _nothing() -> None:

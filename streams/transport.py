@@ -5,6 +5,7 @@ which is far too much for one event and nothing for a batch.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -63,6 +64,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         # compatible brokers look only now and then; and while a fetch of quiet partitions waits,
         # none is sent for the busy ones.
         consumer._fetch_max_wait_ms = self.consumer.fetch_wait_ms
+        # What a producer took back must not count. Faust ties this to guarantees of its own.
+        consumer._isolation_level = "read_committed"
         return consumer
 
 
@@ -81,14 +84,17 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._next, self._gaps = {}, {}
+        self._seeking = asyncio.Lock()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         # Faust comes here after every rebalance, and a seek made earlier would be overwritten.
-        assigned = sorted(tp.partition for tp in self.assignment() if tp.topic == self.topic)
-        return await self.seek_partitions(await type(self).find_start(assigned))
+        # A step back comes here too, and where both do, the later one must have the last word.
+        async with self._seeking:
+            assigned = sorted(tp.partition for tp in self.assignment() if tp.topic == self.topic)
+            return await self.seek_partitions(await type(self).find_start(assigned))
 
     async def seek_partitions(self, starts: Mapping[int, int]) -> Mapping[TP, int]:
         """Goes on with each partition at the given offset, whatever has been fetched since."""

@@ -86,7 +86,6 @@ class CountingWorker:
         self._log_id = ""
         self._rewinding: asyncio.Task[None] | None = None
         self._rewind_again = False
-        self._finding = asyncio.Lock()
         self._tasks: list[asyncio.Task[Any]] = []
         self._failed: asyncio.Future[BaseException] | None = None
         self._closed = False
@@ -214,10 +213,6 @@ class CountingWorker:
     async def _find_start(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """The offset to read each partition from: the lowest that any tenant's counters, or
         history, still need. Kafka's own committed offset is not asked."""
-        async with self._finding:  # a step back may meet a rebalance, which comes here too
-            return await self._begin_anew(partitions)
-
-    async def _begin_anew(self, partitions: Sequence[int]) -> Mapping[int, int]:
         await self._pipeline.abandon()
         self._rewind_again = False
         self._reported = {}

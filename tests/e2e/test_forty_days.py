@@ -52,6 +52,7 @@ class Record(NamedTuple):
     value: bytes
     headers: tuple[()]
     timestamp: int
+    timestamp_type: int = 0
 
 
 class Moment(NamedTuple):

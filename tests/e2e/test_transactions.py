@@ -57,7 +57,6 @@ def test_the_marker_of_a_transaction_is_no_event_that_waits(
     asyncio.run(go())
 
 
-@pytest.mark.xfail(strict=True, reason="watermarks do not move past markers")
 def test_all_is_counted_where_a_transaction_ends(services: Services, settings: Settings) -> None:
     async def go() -> None:
         if isinstance(services.kafka, WheelBroker):
@@ -76,7 +75,6 @@ def test_all_is_counted_where_a_transaction_ends(services: Services, settings: S
     asyncio.run(go())
 
 
-@pytest.mark.xfail(strict=True, reason="the worker reads what is not committed")
 def test_what_a_producer_took_back_does_not_count(services: Services, settings: Settings) -> None:
     async def go() -> None:
         if isinstance(services.kafka, WheelBroker):
