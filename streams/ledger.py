@@ -139,6 +139,15 @@ class Ledger:
     def tenants(self) -> Sequence[str]:
         return list(self._accounts)
 
+    def behind(self, partition: int, offset: int) -> list[str]:
+        """The tenants that are believed to be counted up to less than `offset` of the partition,
+        those furthest behind first."""
+        marks = {
+            tenant: account.watermarks.get(partition, 0)
+            for tenant, account in self._accounts.items()
+        }
+        return sorted((t for t, mark in marks.items() if mark < offset), key=marks.__getitem__)
+
     async def refused(self, tenants: Iterable[str]) -> set[str]:
         """Of these tenants those that are new, and one too many. They must not be counted. The
         others have counters from here on: before anything of a slice is counted for one tenant, all

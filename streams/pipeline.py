@@ -24,6 +24,9 @@ from streams.transport import Batch
 
 log = get_logger("pipeline")
 
+#: Tenants whose watermark one look at the idle ones moves: moving thousands at once would keep the
+#: events of others waiting.
+IDLE_TENANTS: Final = 200
 #: A record's `timestamp_type` on topics with `message.timestamp.type=LogAppendTime`.
 LOG_APPEND_TIME: Final = 1
 
@@ -152,12 +155,11 @@ class Pipeline:
             inbox.done()
 
     async def _commit_idle(self, partition: int) -> None:
-        """Moves the watermarks of tenants that had no event: a watermark far behind would make the
-        next start read all of it again."""
+        """Moves the watermarks of tenants that had no event, some at a time, those furthest behind
+        first: the lowest is where the next start begins to read."""
         position = self.positions[partition]
-        if position:
-            for tenant in self._ledger.tenants:
-                await self._ledger.commit(tenant, partition, [], position)
+        for tenant in self._ledger.behind(partition, position)[:IDLE_TENANTS]:
+            await self._ledger.commit(tenant, partition, [], position)
 
     async def _process(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
         partition = batch.partition

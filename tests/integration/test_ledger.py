@@ -221,3 +221,24 @@ def test_a_copy_is_known_after_days_without_a_worker(redis_url: str, database_ur
         await assert_counts(stores.counters, [event], TODAY + 3)
 
     with_stores(redis_url, database_url, go)
+
+
+def test_tenants_that_are_behind_come_in_the_order_of_how_far(
+    redis_url: str, database_url: str
+) -> None:
+    """The lowest watermark is where the next start begins to read, so it is moved first."""
+
+    async def go(stores: Stores) -> None:
+        ledger = ledger_of(stores)
+        await begin(ledger, {0: 0, 1: 0})
+        for tenant, offset in (("a", 20), ("b", 5), ("c", 10)):
+            event = make_event(tenant=tenant)
+            await ledger.commit(tenant, 0, sourced(event, first=offset - 1), offset)
+        assert ledger.behind(0, 20) == ["b", "c"]
+        assert ledger.behind(0, 5) == []
+        assert ledger.behind(1, 0) == []
+        assert set(ledger.behind(1, 1)) == {"a", "b", "c"}
+        await ledger.commit("b", 0, [], 20)
+        assert ledger.behind(0, 20) == ["c"]
+
+    with_stores(redis_url, database_url, go)
