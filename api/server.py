@@ -7,6 +7,8 @@ import signal
 import socket
 import tempfile
 from contextlib import suppress
+from multiprocessing import parent_process
+from threading import Thread
 from typing import Final
 
 import uvicorn
@@ -45,6 +47,7 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
 
 def app_of_environment() -> FastAPI:
     """The application as a worker process makes it."""
+    Thread(target=_end_with_parent, name="parent", daemon=True).start()
     settings = Settings()
     logs.configure(settings.log_level)
     return build(settings)
@@ -76,6 +79,14 @@ def _serve_in_processes(settings: Settings, bound: socket.socket, workers: int) 
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise StartupRefused(NOT_STARTED)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot stop its processes, and they would hold the address."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _config(app: object, workers: int) -> uvicorn.Config:

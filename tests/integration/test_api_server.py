@@ -131,6 +131,18 @@ def test_metrics_of_several_processes_are_one_sum(tmp_path, environment):
             assert wanted in httpx.get(f"{base_url}/metrics").text
 
 
+def test_processes_whose_parent_was_killed_end_and_free_the_address(tmp_path, environment):
+    with serving(tmp_path / "log", environment, workers=2) as (process, client):
+        process.kill()
+        process.wait()
+
+        def is_free() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", client.base_url.port)) != 0
+
+        eventually(is_free, message="nobody listens")
+
+
 @pytest.mark.parametrize(
     ("host", "mode", "words"),
     [
