@@ -109,11 +109,11 @@ class Settings(BaseSettings):
         description="bytes of one fetch of one partition, a batch; a larger record comes alone",
     )
     fetch_wait_ms: int = Field(
-        20,
+        40,
         ge=1,
         le=1_500,
-        description="how long a fetch waits at the broker while there is nothing to read; short, "
-        "because partitions that it does not ask for wait with it",
+        description="how long a fetch waits at the broker while there is nothing to read, and how "
+        "far apart fetches are at least: shorter is fresher, longer costs less",
     )
     queue_batches: int = Field(
         2,

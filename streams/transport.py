@@ -6,6 +6,7 @@ which is far too much for one event and nothing for a batch.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -85,6 +86,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._next, self._gaps = {}, {}
         self._seeking = asyncio.Lock()
+        self._looked_s = 0.0
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -108,6 +110,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         if not self._pause_what_is_full():
             await self.sleep(FULL_WAIT_S)
             return
+        await self._pace()
         fetched, active = await self._wait_next_records(timeout)
         if fetched is None or self.should_stop:
             return
@@ -123,6 +126,14 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 if batch is not None:
                     self.app.monitor.track_tp_end_offset(tp, batch.end_offset)
                     yield tp, self._as_message(tp, batch)
+
+    async def _pace(self) -> None:
+        """Looks for records once in `fetch_wait_ms` at most. Each look costs milliseconds, here and
+        at the broker, be it for one event or for hundreds; what comes meanwhile comes with it."""
+        wait_s = self._looked_s + self.fetch_wait_ms / 1e3 - time.monotonic()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        self._looked_s = time.monotonic()
 
     def _pause_what_is_full(self) -> bool:
         """False when that is all. Faust pauses by the number of messages that wait, which are of
