@@ -21,6 +21,7 @@ from api.errors import ApiError, error_response
 from api.lag import LagWatch
 from api.reader import CatalogSource, SummaryReader
 from store.catalog import CatalogCache
+from store.clock import system_clock_ms
 from store.model import CounterReader, HistoryReader
 from store.postgres.catalog import load_catalog
 from store.postgres.history import PostgresHistory
@@ -110,11 +111,6 @@ def _handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, ours)
     app.add_exception_handler(HTTPException, theirs)
     app.add_exception_handler(RequestValidationError, invalid)
-
-
-def system_clock_ms() -> int:
-    """Milliseconds since the Unix epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def build(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) -> FastAPI:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.console import CliError, UsageError, answer, err, load_settings, out, run, say
+from store.clock import system_clock_ms
 
 if TYPE_CHECKING:
     from store.settings import Settings
@@ -184,9 +184,7 @@ async def _redrive(
                 bar.update(task, description=f"{report.sent} sent, {len(report.left)} left")
 
             async def work(pool: Any) -> Report:
-                drive = Redrive(
-                    settings, pool, now_ms=lambda: time.time_ns() // 1_000_000, dry_run=dry_run
-                )
+                drive = Redrive(settings, pool, now_ms=system_clock_ms, dry_run=dry_run)
                 letters = _each(named) if places else topic.all()
                 return await drive.run(letters, reason=reason, tenant=tenant, progress=told)
 

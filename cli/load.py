@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import typer
 
 from cli.console import UsageError, answer, err, load_settings, run, say
+from store.clock import system_clock_ms
 from store.model import DEFAULT_TENANT
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ async def _load(
 
     with opened(file, seekable=shift_to_now) as source:
         records = recorded(
-            source, events=events or None, shift_to_ms=_now_ms() if shift_to_now else None
+            source, events=events or None, shift_to_ms=system_clock_ms() if shift_to_now else None
         )
         await _send(settings, records, events or None, rate)
 
@@ -165,7 +166,7 @@ def _synthetic(options: Synthetic, events: int | None) -> Iterator[Record]:
         own_type=options.outcome_type,
     )
     say(f"seed {seed}")
-    return synthetic(traffic, events=events, days=options.days or 0, now_ms=_now_ms)
+    return synthetic(traffic, events=events, days=options.days or 0, now_ms=system_clock_ms)
 
 
 async def _send(
@@ -211,7 +212,3 @@ async def _turn(number: int, rate: float | None, started_s: float) -> None:
     wait_s = started_s + number / rate - time.monotonic()
     if wait_s > 0 or number % TURN_RECORDS == 0:
         await asyncio.sleep(max(0.0, wait_s))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli.console import CliError, UsageError, answer, err, load_settings, run
+from store.clock import system_clock_ms
 
 if TYPE_CHECKING:
     from store.redis.counters import RedisCounters
@@ -86,8 +86,7 @@ async def rebuild_tenants(
             names = [tenant]
         if not names:
             answer("history is empty; there is nothing to rebuild")
-        now_ms = time.time_ns() // 1_000_000
-        arrived_ms = min((await counters.arrivals()).values(), default=0) or now_ms
+        arrived_ms = min((await counters.arrivals()).values(), default=0) or system_clock_ms()
         for name in names:
             with Progress(
                 TextColumn("{task.description}"),
@@ -103,7 +102,7 @@ async def rebuild_tenants(
                         counters,
                         pool,
                         await load_catalog(pool, name),
-                        now_ms=lambda: time.time_ns() // 1_000_000,
+                        now_ms=system_clock_ms,
                         batch_events=settings.commit_batch_events,
                         dedup_horizon_h=settings.dedup_horizon_h,
                         arrived_ms=arrived_ms,

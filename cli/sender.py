@@ -13,6 +13,7 @@ from cli.console import described
 from store.model import StoreUnavailable
 from store.settings import Settings
 from streams.log import describe
+from streams.producers import started
 
 #: More than any topic of ours takes: the topic's own limit decides, record by record.
 REQUEST_BYTES_MAX: Final = 16 * 1_048_576
@@ -80,21 +81,17 @@ class Sender:
             raise _unavailable(self._failure)
 
     async def _started(self) -> AIOKafkaProducer:
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.brokers,
-            client_id="interaction-summary-load",
-            acks="all",
-            enable_idempotence=self.idempotent,
-            linger_ms=LINGER_MS,
-            max_batch_size=BATCH_BYTES,
-            max_request_size=REQUEST_BYTES_MAX,
+        return await started(
+            AIOKafkaProducer(
+                bootstrap_servers=self._settings.brokers,
+                client_id="interaction-summary-load",
+                acks="all",
+                enable_idempotence=self.idempotent,
+                linger_ms=LINGER_MS,
+                max_batch_size=BATCH_BYTES,
+                max_request_size=REQUEST_BYTES_MAX,
+            )
         )
-        try:
-            await producer.start()
-        except BaseException:
-            await producer.stop()
-            raise
-        return producer
 
     def _done(self, sent: asyncio.Future[object]) -> None:
         if sent.cancelled():

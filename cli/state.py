@@ -4,7 +4,6 @@ asked on its own, so that one that is away does not hide the others."""
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -14,6 +13,7 @@ from aiokafka.errors import KafkaError
 from msgspec import Struct
 
 from cli.console import described
+from store.clock import system_clock_ms
 from store.counters import PartitionProgress, TenantOverview
 from store.model import StoreUnavailable
 from store.postgres.catalog import DEFAULT_TIMEZONE, timezones
@@ -127,11 +127,7 @@ class State(Struct, rename="camel"):
     """kafka, redis, postgres: why it did not answer. Empty = all did."""
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-async def gather(settings: Settings, *, now_ms: Callable[[], int] = _now_ms) -> State:
+async def gather(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) -> State:
     """Asks all. Never raises for a store that is away: `errors` has it."""
     client = make_client(settings, timeout_s=STORE_TIMEOUT_S, retries=1)
     pool = make_pool(settings, max_size=2)

@@ -26,12 +26,12 @@ async def start_producer(settings: Settings) -> AIOKafkaProducer:
     """Idempotent where the broker can do that. Raises StoreUnavailable."""
     try:
         try:
-            return await _start(AIOKafkaProducer(enable_idempotence=True, **_options(settings)))
+            return await started(AIOKafkaProducer(enable_idempotence=True, **_options(settings)))
         except KafkaConnectionError:
             raise
         except KafkaError:
             # Some compatible brokers give no producer ids, and say so in no certain terms.
-            return await _start(AIOKafkaProducer(**_options(settings)))
+            return await started(AIOKafkaProducer(**_options(settings)))
     except (KafkaError, OSError) as error:
         raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
 
@@ -43,7 +43,7 @@ async def start_fencing_producer(
     had not committed never is. None where the broker has no transactions. Raises
     StoreUnavailable."""
     try:
-        return await _start(
+        return await started(
             AIOKafkaProducer(
                 transactional_id=transactional_id,
                 transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
@@ -66,7 +66,8 @@ def _options(settings: Settings) -> Mapping[str, Any]:
     }
 
 
-async def _start(producer: AIOKafkaProducer) -> AIOKafkaProducer:
+async def started(producer: AIOKafkaProducer) -> AIOKafkaProducer:
+    """The producer, started. Where that fails it is stopped, and what failed is raised."""
     try:
         await producer.start()
     except BaseException:

@@ -25,6 +25,7 @@ from faust.worker import Worker as FaustWorker  # noqa: E402
 
 from store import logs, metrics  # noqa: E402
 from store.catalog import CatalogCache  # noqa: E402
+from store.clock import system_clock_ms  # noqa: E402
 from store.counters import PartitionProgress, Rolled  # noqa: E402
 from store.model import StoreUnavailable  # noqa: E402
 from store.postgres.catalog import load_catalog  # noqa: E402
@@ -64,10 +65,6 @@ POSITIONS_TIMEOUT_S: Final = 5.0  # for Postgres to say where history is
 PARTITIONS_EVERY_S: Final = 3_600.0
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class RolledTo(NamedTuple):
     """A tenant that needs no roll before the day after `day` begins."""
 
@@ -78,7 +75,9 @@ class RolledTo(NamedTuple):
 class CountingWorker:
     """Everything that one worker process runs, around one Faust app."""
 
-    def __init__(self, settings: Settings, *, clock_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(
+        self, settings: Settings, *, clock_ms: Callable[[], int] = system_clock_ms
+    ) -> None:
         """`clock_ms`: decides what day it is, and what is ahead of time."""
         self.settings = settings
         self._now_ms = clock_ms

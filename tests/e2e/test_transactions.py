@@ -20,6 +20,12 @@ from tests.waiting import eventually_async
 KEPT, DROPPED = 30, 7
 
 
+@pytest.fixture(autouse=True)
+def has_transactions(services: Services) -> None:
+    if isinstance(services.kafka, WheelBroker):
+        pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
+
+
 async def transact(rig: Rig, events: Sequence[Event], *, commit: bool) -> None:
     producer = AIOKafkaProducer(
         bootstrap_servers=rig.settings.brokers, transactional_id="shop", acks="all"
@@ -36,14 +42,10 @@ async def transact(rig: Rig, events: Sequence[Event], *, commit: bool) -> None:
         await producer.stop()
 
 
-def test_the_marker_of_a_transaction_is_no_event_that_waits(
-    services: Services, settings: Settings
-) -> None:
+def test_the_marker_of_a_transaction_is_no_event_that_waits(settings: Settings) -> None:
     """It is the last in its partition: a worker that waited for it would end itself."""
 
     async def go() -> None:
-        if isinstance(services.kafka, WheelBroker):
-            pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
         async with rig_of(settings) as rig:
             await transact(rig, make_events(KEPT), commit=True)
             await rig.wait_counted(KEPT)
@@ -57,10 +59,8 @@ def test_the_marker_of_a_transaction_is_no_event_that_waits(
     asyncio.run(go())
 
 
-def test_all_is_counted_where_a_transaction_ends(services: Services, settings: Settings) -> None:
+def test_all_is_counted_where_a_transaction_ends(settings: Settings) -> None:
     async def go() -> None:
-        if isinstance(services.kafka, WheelBroker):
-            pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
         async with rig_of(settings) as rig:
             await transact(rig, make_events(KEPT), commit=True)
             await rig.wait_counted(KEPT)
@@ -75,10 +75,8 @@ def test_all_is_counted_where_a_transaction_ends(services: Services, settings: S
     asyncio.run(go())
 
 
-def test_what_a_producer_took_back_does_not_count(services: Services, settings: Settings) -> None:
+def test_what_a_producer_took_back_does_not_count(settings: Settings) -> None:
     async def go() -> None:
-        if isinstance(services.kafka, WheelBroker):
-            pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
         async with rig_of(settings) as rig:
             await transact(rig, make_events(DROPPED), commit=False)
             await transact(rig, make_events(KEPT), commit=True)
