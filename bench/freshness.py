@@ -7,7 +7,9 @@ First the worker empties a full topic: that is its maximum. Then bench/paced.py 
 acknowledgement of a probe until an answer of the API has it. All are the processes that users run:
 worker, API, broker, Valkey, PostgreSQL. They, the load and the probing share the machine's
 processors, so the shares are printed ("others": whatever else the machine does). Where they add up
-to all there is, the figures are those of the machine, and better with the load elsewhere.
+to all there is, the figures are those of the machine, and better with the load elsewhere. A shared
+machine does not always run at one speed: a fixed piece of work is timed all along, and how fast it
+was while probing, beside how fast it was while the maximum was found, is printed too.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ import itertools
 import json
 import os
 import re
+import statistics
+import threading
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -31,7 +36,7 @@ import redis
 from aiokafka import AIOKafkaProducer
 
 from bench.ingest import Meter
-from bench.servers import TENANT, Bench, Process, cpu_s, produce, servers, wait_until
+from bench.servers import KINDS, TENANT, Bench, Process, produce, servers, wait_until
 from cli.server import free_port
 from store.redis.keys import Keys
 from streams.instants import format_ms
@@ -55,6 +60,32 @@ class Polled(NamedTuple):
     """The most events that an answer said it did not have yet."""
     from_history: int
     """Answers that were not of the counters: these were slower than the budget of a read."""
+
+
+class Speed:
+    """How fast the machine runs, by the processor time that a fixed piece of work takes, many times
+    a second. What only waits for a processor does not count."""
+
+    EVERY_S = 0.03
+
+    def __init__(self) -> None:
+        self._took: list[tuple[float, float]] = []  # when, and processor time in s
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            began_s = time.thread_time()
+            sum(range(20_000))
+            self._took.append((time.monotonic(), time.thread_time() - began_s))
+            time.sleep(self.EVERY_S)
+
+    def between(self, began_s: float, ended_s: float) -> list[float]:
+        """Pieces of work a second, of each half second, in ascending order."""
+        halves: dict[int, list[float]] = defaultdict(list)
+        for at_s, took_s in self._took:
+            if began_s <= at_s < ended_s:
+                halves[int((at_s - began_s) * 2)].append(took_s)
+        return sorted(len(took) / sum(took) for took in halves.values())
 
 
 class Prober:
@@ -148,7 +179,9 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
             query = "SELECT coalesce(sum(next_offset), 0)::bigint FROM history_watermarks"
             return int(connection.execute(query).fetchone()[0])  # type: ignore[index]
 
+        speed, started_s = Speed(), time.monotonic()
         most_s = maximum(counted, stored, worker, options.events)
+        full_speed = statistics.median(speed.between(started_s, time.monotonic()))
         rate_s = options.rate or most_s / 2
         api_arguments = ["cli.main", "api", "--port", str(ports[1])]
         load_arguments = ["bench.paced", str(rate_s), str(options.customers)]
@@ -164,7 +197,8 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
             began_s, began_n, began_cpu = time.monotonic(), counted(), _spent(bench, processes)
             began_metric, began_busy_s = _visible(ports[0]), _busy_s()
             polled = asyncio.run(Prober(bench, ports[1]).run(options.seconds))
-            took_s = time.monotonic() - began_s
+            ended_s = time.monotonic()
+            took_s = ended_s - began_s
             events_s = (counted() - began_n) / took_s
             cpu, busy_s = _spent(bench, processes), _busy_s() - began_busy_s
             metric = {k: v - began_metric[k] for k, v in _visible(ports[0]).items()}
@@ -184,6 +218,8 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         "p99_ms": waits_ms[len(waits_ms) * 99 // 100],
         "max_ms": waits_ms[-1],
         "lag_max": polled.lag_max,
+        # Of the machine, in half seconds of probing, as a part of what it was for the maximum.
+        "speed": [found / full_speed for found in speed.between(began_s, ended_s)],
         "from_history": polled.from_history,
         # Of every event, by the worker's own histogram: from the record's time stamp to the count.
         "events_within_target": metric[str(TARGET_MS / 1e3)] / max(1.0, metric["+Inf"]),
@@ -203,9 +239,7 @@ def _answers(port: int) -> bool:
 def _spent(bench: Bench, processes: dict[str, Process]) -> dict[str, float]:
     return {
         **{name: process.cpu_s() for name, process in processes.items()},
-        "valkey": cpu_s(bench.stack.valkey.pid),
-        "postgres": cpu_s(bench.stack.postgres.pid, family=True),
-        "broker": cpu_s(bench.stack.broker.pid),
+        **bench.cpu_s(),
         "probing": time.process_time(),
     }
 
@@ -237,9 +271,10 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000, help="that find the maximum")
     parser.add_argument("--customers", type=int, default=20_000)
     parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--services", choices=tuple(KINDS), default="wheels")
     parser.add_argument("--json", action="store_true", help="print one JSON object and no text")
     options = parser.parse_args()
-    with servers(topic_partitions=options.partitions) as bench:
+    with servers(options.services, topic_partitions=options.partitions) as bench:
         asyncio.run(produce(bench.settings, options.events, options.customers))
         found = measure(bench, options)
     if options.json:
@@ -253,6 +288,11 @@ def main() -> None:
     )
     print(f"{found['polls']} questions, {found['from_history']} of them answered by history")
     print(f"of all events {found['events_within_target']:.2%} counted within {TARGET_MS} ms")
+    speed = found["speed"]
+    print(
+        f"the machine's speed while probing, as a part of that at the maximum: slowest half second "
+        f"{speed[0]:.0%}, median {statistics.median(speed):.0%}, fastest {speed[-1]:.0%}"
+    )
     shares = ", ".join(f"{name} {s:.0%}" for name, s in found["processor_share"].items())
     total = sum(found["processor_share"].values())
     print(f"processors: {shares}; in all {total:.0%} of {found['processors']}00%")

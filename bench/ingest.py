@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import psycopg
 import redis
 
-from bench.servers import TENANT, Bench, Process, cpu_s, produce, servers, wait_until
+from bench.servers import TENANT, Bench, Process, produce, servers, wait_until
 from store.postgres.migrate import migrate
 from store.redis.keys import Keys
 
@@ -124,9 +124,7 @@ def _database(bench: Bench, n: int) -> Iterator[str]:
 def _spent(bench: Bench, process: Process) -> dict[str, float]:
     return {
         "python": process.cpu_s(),
-        "valkey": cpu_s(bench.stack.valkey.pid),
-        "postgres": cpu_s(bench.stack.postgres.pid, family=True),
-        "broker": cpu_s(bench.stack.broker.pid),
+        **bench.cpu_s(),
     }
 
 

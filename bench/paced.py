@@ -18,13 +18,16 @@ from store.settings import Settings
 from streams.synthetic import Traffic
 
 RECORDS = 20_000
-TICK_S = 0.005
+BATCH_BYTES_MAX = 1_000_000
+TICK_S = 0.02  # as a producer with linger.ms=20: the load shall cost the machine little
 SEED = 7
 MARK = b"syn-%x-" % SEED  # how the ids of this seed begin
 
 
 async def run(settings: Settings, rate_s: float, customers: int) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=settings.brokers, acks="all")
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.brokers, acks="all", max_batch_size=BATCH_BYTES_MAX
+    )
     await producer.start()
     topic = settings.interactions_topic
     partitions = sorted(await producer.partitions_for(topic))
@@ -40,7 +43,8 @@ async def run(settings: Settings, rate_s: float, customers: int) -> None:
             turn, place = divmod(number, RECORDS)
             record = made[place]
             value = record.value.replace(MARK, b"%s%x-" % (MARK, turn), 1)
-            batches[places[place]].append(key=record.key, value=value, timestamp=None)
+            if batches[places[place]].append(key=record.key, value=value, timestamp=None) is None:
+                raise SystemExit(f"{rate_s:.0f} events/s are more than a batch holds")
         for partition, batch in batches.items():
             await producer.send_batch(batch, topic, partition=partition)
         sent = due

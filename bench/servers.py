@@ -9,26 +9,32 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import redis
 
 from cli.migrate import migrate_all
 from cli.sender import Sender
-from cli.server import tail
-from cli.stack import Stack, Valkey
+from cli.server import Server, tail
+from cli.stack import Valkey
 from store.settings import Settings
 from streams.synthetic import Traffic
+from tests.services import real, wheels
 
 ROOT = Path(__file__).parent.parent
 TENANT = "acme"
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+#: Where the servers come from: wheels as in `up`, or Apache Kafka's jars and Debian's packages.
+KINDS = {"wheels": wheels.services, "real": real.services}
 
 
 class Bench(NamedTuple):
@@ -37,20 +43,38 @@ class Bench(NamedTuple):
     settings: Settings
     env: Mapping[str, str]
     """For processes of ours, which must not take the settings of whoever runs the bench."""
-    stack: Stack
+    pids: Mapping[str, int | None]
+    """Of the servers."""
     folder: Path
+
+    def cpu_s(self) -> dict[str, float]:
+        """Seconds of processor time that each server has taken so far."""
+        return {name: cpu_s(pid, family=True) for name, pid in self.pids.items()}
 
 
 @contextlib.contextmanager
-def servers(**changes: Any) -> Iterator[Bench]:
-    """Broker, Valkey and PostgreSQL, migrated. `changes`: settings that differ from the default."""
-    with _folder() as folder, Stack(folder / "stack") as stack:
-        found = {name.lower(): value for name, value in stack.environment().items()}
+def servers(kind: str = "wheels", **changes: Any) -> Iterator[Bench]:
+    """Broker, Valkey or Redis, and PostgreSQL, migrated; `kind`: one of KINDS. `changes`: settings
+    that differ from the default. Raises StackError where a server is not there."""
+    # Else SIGTERM would end us at once, and leave the processes of the bench running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with _folder() as folder, contextlib.ExitStack() as running:
+        services = KINDS[kind](folder, durable=True)
+        pids: dict[str, int | None] = {}
+        for server in cast(tuple[Server, ...], services[1:]):
+            server.start()
+            running.callback(server.stop)
+            pids[server.name] = server.pid
+        found = {
+            "kafka_bootstrap_servers": services.kafka.bootstrap,
+            "redis_url": services.redis.url,
+            "database_url": services.postgres.url,
+        }
         settings = Settings(**{**_defaults(), **found, **changes})
         asyncio.run(migrate_all(settings))
         names = (*found, *changes)
         env = _plain() | {name.upper(): str(getattr(settings, name)) for name in names}
-        yield Bench(settings, env, stack, folder)
+        yield Bench(settings, env, pids, folder)
 
 
 @contextlib.contextmanager

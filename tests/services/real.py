@@ -92,12 +92,13 @@ class RealPostgres(Faults, Postgres):
     pass
 
 
-def services(folder: Path) -> Services:
+def services(folder: Path, *, durable: bool = False) -> Services:
+    """`durable`: whether PostgreSQL waits for the disk."""
     return Services(
         "real",
         RealKafka(folder, kafka_jars()),
         RealRedis(None, folder, program=_needed("redis-server", "redis-server")),
-        RealPostgres(folder, None, durable=False, programs=postgres_programs()),
+        RealPostgres(folder, None, durable=durable, programs=postgres_programs()),
     )
 
 

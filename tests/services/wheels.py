@@ -20,10 +20,11 @@ class WheelPostgres(Faults, Postgres):
     pass
 
 
-def services(folder: Path) -> Services:
+def services(folder: Path, *, durable: bool = False) -> Services:
+    """`durable`: whether PostgreSQL waits for the disk."""
     return Services(
         "wheels",
         WheelBroker(None, folder),
         WheelValkey(None, folder),
-        WheelPostgres(folder, None, durable=False),
+        WheelPostgres(folder, None, durable=durable),
     )
