@@ -57,7 +57,14 @@ FULL_WAIT_S: Final = 0.01
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's, but that it waits for records no longer than it should."""
+    """Faust's, but that it waits for records no longer than it should, and asks no more often."""
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._proc_fetch_request = Paced(
+            fetcher._proc_fetch_request, self.consumer.fetch_wait_ms / 1e3
+        )
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -68,6 +75,27 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         # What a producer took back must not count. Faust ties this to guarantees of its own.
         consumer._isolation_level = "read_committed"
         return consumer
+
+
+class Paced:
+    """Sends fetches to a broker `every_s` apart at least. Each costs milliseconds, here and there,
+    be it for one event or for hundreds; what comes meanwhile comes with the next. It is the request
+    that waits, not what it brought: that would be old before it is looked at."""
+
+    def __init__(self, send: Callable[..., Awaitable[bool]], every_s: float) -> None:
+        self._send = send
+        self._every_s = every_s
+        self._sent_s: dict[int, float] = {}
+
+    async def __call__(self, assignment: Any, node: int, request: Any) -> bool:
+        wait_s = self._sent_s.get(node, 0.0) + self._every_s - time.monotonic()
+        if wait_s > 0:
+            try:
+                await asyncio.sleep(wait_s)
+            except asyncio.CancelledError:
+                return False  # nobody waits for it any more
+        self._sent_s[node] = time.monotonic()
+        return await self._send(assignment, node, request)
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
@@ -86,7 +114,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._next, self._gaps = {}, {}
         self._seeking = asyncio.Lock()
-        self._looked_s = 0.0
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -110,7 +137,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         if not self._pause_what_is_full():
             await self.sleep(FULL_WAIT_S)
             return
-        await self._pace()
         fetched, active = await self._wait_next_records(timeout)
         if fetched is None or self.should_stop:
             return
@@ -126,14 +152,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 if batch is not None:
                     self.app.monitor.track_tp_end_offset(tp, batch.end_offset)
                     yield tp, self._as_message(tp, batch)
-
-    async def _pace(self) -> None:
-        """Looks for records once in `fetch_wait_ms` at most. Each look costs milliseconds, here and
-        at the broker, be it for one event or for hundreds; what comes meanwhile comes with it."""
-        wait_s = self._looked_s + self.fetch_wait_ms / 1e3 - time.monotonic()
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
-        self._looked_s = time.monotonic()
 
     def _pause_what_is_full(self) -> bool:
         """False when that is all. Faust pauses by the number of messages that wait, which are of
@@ -181,6 +199,19 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own look at slow streams fails where a broker was just restarted, and ends the
         worker; the worker has a watchdog that looks at what is counted."""
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Faust keeps a tree of the offsets that no message has, which are nearly all of them."""
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """What Kafka is told: batches are acknowledged in order, so all up to the last one."""
+        acked = self._acked[tp]
+        if not acked:
+            return None
+        last = max(acked)
+        acked.clear()
+        self._acked_index[tp].clear()
+        return int(last) + 1
 
     def _as_message(self, tp: TP, batch: Batch) -> ConsumerMessage:
         last = batch.records[-1]
