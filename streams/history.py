@@ -25,6 +25,9 @@ log = get_logger("history")
 
 #: Bytes of records that one transaction stores at most, but for a single chunk that has more.
 BATCH_BYTES_MAX: Final = 16 * 1_048_576
+#: Rounds begin so far apart, unless enough waits to fill a transaction: each of these has a price
+#: of its own, which the counters would pay where processors are full.
+GATHER_S: Final = 0.5
 
 
 @dataclasses.dataclass
@@ -62,6 +65,8 @@ class HistorySink:
         self._bytes = 0
         self._changed = asyncio.Condition()
         self._epoch = 0
+        self._draining = False
+        self._began_s = 0.0
 
     async def open_log(self, log_id: str, positions: dict[int, int | None]) -> None:
         """Forgets what waits. `positions`: history's own watermarks; None = has none."""
@@ -91,30 +96,56 @@ class HistorySink:
     async def drain(self) -> None:
         """Returns when nothing waits."""
         async with self._changed:
+            self._draining = True
+            self._changed.notify_all()
             await self._changed.wait_for(lambda: not any(self._chunks.values()))
+            self._draining = False
 
     async def run(self) -> None:
-        """Writes for as long as the worker lives."""
+        """Writes for as long as the worker lives: round after round, each partition in its turn."""
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: any(self._chunks.values()))
+                await self._gather()
                 epoch = self._epoch
-                partition = max(self._chunks, key=lambda p: len(self._chunks[p]))
-                chunks = self._take(self._chunks[partition])
-            try:
-                await self._write(partition, chunks, epoch)
-            except SeekBack as behind:
-                self._on_behind(behind)
-                async with self._changed:  # until open_log says where to go on
-                    await self._changed.wait_for(lambda e=epoch: self._epoch != e)  # type: ignore[misc]
-            async with self._changed:
-                if self._epoch == epoch:
-                    self._buffered -= sum(len(c.events) for c in chunks)
-                    self._bytes -= sum(c.size for c in chunks)
-                    for _ in chunks:
-                        self._chunks[partition].popleft()
-                    self._changed.notify_all()
-                metrics.HISTORY_BUFFER.set(self._buffered)
+                waiting = [partition for partition, chunks in self._chunks.items() if chunks]
+            for partition in waiting:
+                await self._write_some(partition, epoch)
+
+    async def _gather(self) -> None:
+        """Returns when a round is due, with `_changed` held and something to write."""
+        while True:
+            await self._changed.wait_for(lambda: any(self._chunks.values()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._began_s + GATHER_S):
+                    await self._changed.wait_for(self._is_enough)
+            if any(self._chunks.values()):  # else they were forgotten meanwhile
+                self._began_s = asyncio.get_running_loop().time()
+                return
+
+    async def _write_some(self, partition: int, epoch: int) -> None:
+        """One transaction of what waits of the partition."""
+        async with self._changed:
+            if self._epoch != epoch:
+                return
+            chunks = self._take(self._chunks[partition])
+        try:
+            await self._write(partition, chunks, epoch)
+        except SeekBack as behind:
+            self._on_behind(behind)
+            async with self._changed:  # until open_log says where to go on
+                await self._changed.wait_for(lambda: self._epoch != epoch)
+        async with self._changed:
+            if self._epoch == epoch:
+                self._buffered -= sum(len(c.events) for c in chunks)
+                self._bytes -= sum(c.size for c in chunks)
+                for _ in chunks:
+                    self._chunks[partition].popleft()
+                self._changed.notify_all()
+            metrics.HISTORY_BUFFER.set(self._buffered)
+
+    def _is_enough(self) -> bool:
+        waits = self._buffered >= self._batch_events or not self._has_room()
+        return self._draining or waits
 
     def _take(self, waiting: deque[Chunk]) -> list[Chunk]:
         taken: list[Chunk] = []

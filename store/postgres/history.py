@@ -12,6 +12,7 @@ import psycopg
 
 from store.model import Fenced, GroupCounts, Grouping, Page, Question, SourcedEvent
 from store.postgres import pool as postgres
+from store.postgres.arrays import Texts, Uuids
 from store.postgres.copyrows import COLUMNS, encode
 from store.postgres.migrate import ensure_partitions
 from store.postgres.pool import Connection, Pool, transaction
@@ -191,8 +192,8 @@ async def _take_identities(
     cursor = await connection.execute(
         _TAKE_IDENTITIES,
         {
-            "tenants": [sourced.event.tenant for sourced in events],
-            "event_ids": [UUID(bytes=sourced.event.event_id) for sourced in events],
+            "tenants": Texts.of(sourced.event.tenant for sourced in events),
+            "event_ids": Uuids.of(sourced.event.event_id for sourced in events),
         },
     )
     known = {place - 1 for (place,) in await cursor.fetchall()}
