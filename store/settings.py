@@ -73,7 +73,7 @@ class Settings(BaseSettings):
 
     # --- counting
     commit_batch_events: int = Field(
-        150, ge=1, le=2_000, description="most events of one commit; keeps a script short"
+        200, ge=1, le=2_000, description="most events of one commit; keeps a script short"
     )
     dedup_horizon_h: int = Field(
         48, ge=0, le=24 * 31, description="an identity is remembered at least this long; 0 = off"

@@ -7,7 +7,7 @@ that a partition's batches change happens in their order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from store import metrics
@@ -167,8 +167,8 @@ class Pipeline:
             await self._on_lost(batch)
         committing: asyncio.Task[None] | None = None
         try:
-            for i in range(0, len(batch.records), self._slice_events):
-                part = await self._decode(partition, batch.records[i : i + self._slice_events])
+            for records in slices(batch.records, self._slice_events):
+                part = await self._decode(partition, records)
                 if committing is not None:
                     await committing
                 last = part.next_offset == batch.next_offset
@@ -270,6 +270,14 @@ def _judged_at(record: Any, now_ms: int) -> int:
     """The time that tells whether an event is too far ahead: when the broker took it, where the
     broker says so. A record that is read again is then judged as before."""
     return min(now_ms, record.timestamp) if record.timestamp_type == LOG_APPEND_TIME else now_ms
+
+
+def slices(records: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
+    """All records in order, in slices as few and as even as `most` of each allows: a small rest
+    would cost a commit like any other."""
+    slices = -(-len(records) // most)
+    for n in range(slices):
+        yield records[len(records) * n // slices : len(records) * (n + 1) // slices]
 
 
 def _nothing() -> None:
