@@ -24,6 +24,9 @@ DEFAULT_EVENTS: Final = 10_000
 DEFAULT_CUSTOMERS: Final = 10_000
 #: The event loop gets a turn at least this often.
 TURN_RECORDS: Final = 100
+#: Events of a given rate leave so many at once, but at least once a second: what a broker has to
+#: work for is a batch, be it of one event or of twenty.
+BURST_RECORDS: Final = 20
 
 _TENANT: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
@@ -53,7 +56,10 @@ def load(
         ),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Events a second. Default: as fast as it goes.", min=0.001)
+        float | None,
+        typer.Option(
+            help="Events a second, some together. Default: as fast as it goes.", min=0.001
+        ),
     ] = None,
     events: Annotated[
         int | None,
@@ -203,12 +209,18 @@ def _sum_up(events: int, seconds: float) -> None:
     answer(f"{events} events acknowledged in {seconds:.1f} s ({rate:.0f} events/s)")
 
 
+def due_s(number: int, rate: float) -> float:
+    """When record `number`, from 0, is sent: seconds from the start."""
+    burst = max(1, min(BURST_RECORDS, int(rate)))
+    return (number - number % burst) / rate
+
+
 async def _turn(number: int, rate: float | None, started_s: float) -> None:
     """Waits until record `number` is due, and lets the sending go on."""
     if rate is None:
         if number % TURN_RECORDS == 0:
             await asyncio.sleep(0)
         return
-    wait_s = started_s + number / rate - time.monotonic()
+    wait_s = started_s + due_s(number, rate) - time.monotonic()
     if wait_s > 0 or number % TURN_RECORDS == 0:
         await asyncio.sleep(max(0.0, wait_s))

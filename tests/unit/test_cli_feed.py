@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cli import feed
 from cli.console import CliError
+from cli.load import due_s
 from store.windows import DAY_MS
 from streams.instants import parse_ms
 from streams.replay import instant_of, key_of, moved
@@ -127,3 +128,11 @@ def test_made_up_events_can_be_spread_over_days() -> None:
     records = feed.synthetic(traffic, events=4, days=2, now_ms=lambda: NOW_MS)
     half_days = [(NOW_MS - instant_of(value)) / (DAY_MS / 2) for _, value in records]  # type: ignore[operator]
     assert half_days == [3, 2, 1, 0]
+
+
+def test_events_of_a_rate_leave_together() -> None:
+    """Twenty at a time, but no rate makes anybody wait for more than a second's events."""
+    assert [due_s(n, 20) for n in (0, 19, 20, 39, 40)] == [0, 0, 1, 1, 2]
+    assert [due_s(n, 2_000) for n in (19, 20, 2_000)] == [0, 0.01, 1]
+    assert [due_s(n, 5) for n in (4, 5, 9, 10)] == [0, 1, 1, 2]
+    assert [due_s(n, 0.5) for n in (0, 1, 2)] == [0, 2, 4]
