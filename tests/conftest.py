@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import tempfile
 import uuid
@@ -40,6 +41,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The settings of whoever runs the tests are not the tests': `up` writes a file of them that its
+    # users source.
+    for name in Settings.model_fields:
+        os.environ.pop(name.upper(), None)
     # Plain tracebacks: the pretty ones take a good part of a second each, in which all that a test
     # waits for stands still.
     structlog.configure(
