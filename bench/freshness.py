@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000, help="that find the maximum")
     parser.add_argument("--customers", type=int, default=20_000)
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--services", choices=tuple(KINDS), default="wheels")
+    parser.add_argument("--services", choices=KINDS, default="wheels")
     parser.add_argument("--json", action="store_true", help="print one JSON object and no text")
     options = parser.parse_args()
     with servers(options.services, topic_partitions=options.partitions) as bench:

@@ -26,7 +26,7 @@ from cli.server import Server, tail
 from cli.stack import Valkey
 from store.settings import Settings
 from streams.synthetic import Traffic
-from tests.services import real, wheels
+from tests.conftest import start_services
 
 ROOT = Path(__file__).parent.parent
 TENANT = "acme"
@@ -34,7 +34,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 #: Where the servers come from: wheels as in `up`, or Apache Kafka's jars and Debian's packages.
-KINDS = {"wheels": wheels.services, "real": real.services}
+KINDS = ("wheels", "real")
 
 
 class Bench(NamedTuple):
@@ -58,13 +58,9 @@ def servers(kind: str = "wheels", **changes: Any) -> Iterator[Bench]:
     that differ from the default. Raises StackError where a server is not there."""
     # Else SIGTERM would end us at once, and leave the processes of the bench running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with _folder() as folder, contextlib.ExitStack() as running:
-        services = KINDS[kind](folder, durable=True)
-        pids: dict[str, int | None] = {}
-        for server in cast(tuple[Server, ...], services[1:]):
-            server.start()
-            running.callback(server.stop)
-            pids[server.name] = server.pid
+    with _folder() as folder, start_services(kind, durable=True) as services:
+        processes = cast(tuple[Server, ...], services[1:])
+        pids = {server.name: server.pid for server in processes}
         found = {
             "kafka_bootstrap_servers": services.kafka.bootstrap,
             "redis_url": services.redis.url,

@@ -144,8 +144,8 @@ class HistorySink:
             metrics.HISTORY_BUFFER.set(self._buffered)
 
     def _is_enough(self) -> bool:
-        waits = self._buffered >= self._batch_events or not self._has_room()
-        return self._draining or waits
+        is_full = self._buffered >= self._batch_events or not self._has_room()
+        return is_full or self._draining
 
     def _take(self, waiting: deque[Chunk]) -> list[Chunk]:
         taken: list[Chunk] = []

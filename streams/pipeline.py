@@ -275,9 +275,9 @@ def _judged_at(record: Any, now_ms: int) -> int:
 def slices(records: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
     """All records in order, in slices as few and as even as `most` of each allows: a small rest
     would cost a commit like any other."""
-    slices = -(-len(records) // most)
-    for n in range(slices):
-        yield records[len(records) * n // slices : len(records) * (n + 1) // slices]
+    parts = -(-len(records) // most)
+    for n in range(parts):
+        yield records[len(records) * n // parts : len(records) * (n + 1) // parts]
 
 
 def _nothing() -> None:

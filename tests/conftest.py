@@ -91,14 +91,15 @@ def services(pytestconfig: pytest.Config) -> Iterator[Services]:
 
 
 @contextmanager
-def start_services(kind: str) -> Iterator[Services]:
-    """Servers of one kind, stopped and forgotten at the end. Raises StackError."""
+def start_services(kind: str, *, durable: bool = False) -> Iterator[Services]:
+    """Servers of one kind, stopped and forgotten at the end. `durable`: whether PostgreSQL waits
+    for the disk, where it is a process of ours. Raises StackError."""
     # Not pytest's own temporary folder: PostgreSQL runs as another user there, when we are root.
     folder = Path(tempfile.mkdtemp(prefix="interaction-summary-"))
     folder.chmod(0o755)
     chosen: Services | None = None
     try:
-        chosen = _choose(kind, folder)
+        chosen = _choose(kind, folder, durable)
         for server in chosen[1:]:
             server.start()
         yield chosen
@@ -110,9 +111,9 @@ def start_services(kind: str) -> Iterator[Services]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _choose(kind: str, folder: Path) -> Services:
+def _choose(kind: str, folder: Path, durable: bool) -> Services:
     if kind == "real":
-        return real.services(folder)
+        return real.services(folder, durable=durable)
     if kind != "wheels":
         from tests.services import containers  # slow to import, and needed only here
 
@@ -120,7 +121,7 @@ def _choose(kind: str, folder: Path) -> Services:
             return containers.services()
         if kind == "docker":
             raise StackError("no Docker engine answers on this machine")
-    return wheels.services(folder)
+    return wheels.services(folder, durable=durable)
 
 
 @pytest.fixture
