@@ -22,13 +22,13 @@ up: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --services=$(SERVICES) $(PYTEST_ARGS) tests/unit tests/integration tests/e2e
 
-# A storm of faults, by its seed; see tests/chaos.py. SEEDS=10 runs that many, from SEED on.
+# A storm of faults, by its seed; see tests/support/chaos.py. SEEDS=10 runs that many, from SEED on.
 SEED ?= 1
 SEEDS ?= 1
 EVENTS ?= 300000
 STORM_SERVICES ?= real
 chaos: $(INSTALLED)
-	$(BIN)/python -m tests.chaos --seed $(SEED) --seeds $(SEEDS) --events $(EVENTS) \
+	$(BIN)/python -m tests.support.chaos --seed $(SEED) --seeds $(SEEDS) --events $(EVENTS) \
 		--services $(STORM_SERVICES) $(CHAOS_ARGS)
 
 lint: $(INSTALLED)

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 from fastapi import Depends, Request
 
 from api.errors import bad_request
-from store.model import DEFAULT_TENANT
+from store.records import DEFAULT_TENANT
 from store.settings import LOOPBACK_HOSTS, Settings
 
 Role = Literal["viewer", "editor", "admin"]

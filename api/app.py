@@ -14,18 +14,19 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api import summary, system
+from api import routes as summary
+from api import system
 from api.access import check_startup
-from api.edge import Edge, request_id_of
 from api.errors import ApiError, error_response
 from api.lag import LagWatch
+from api.middleware import Edge, request_id_of
 from api.reader import CatalogSource, SummaryReader
 from store.catalog import CatalogCache
 from store.clock import system_clock_ms
-from store.model import CounterReader, HistoryReader
 from store.postgres.catalog import load_catalog
 from store.postgres.history import PostgresHistory
 from store.postgres.pool import make_pool, ping
+from store.records import CounterReader, HistoryReader
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from api.errors import CODES
 from api.params import DAYS_MAX, LIMIT_MAX, OFFSET_MAX, WINDOWS, Params
-from store.model import GROUPINGS, Catalog, GroupCounts
+from store.records import GROUPINGS, Catalog, GroupCounts
 from store.summary import row
 
 _DEFAULTS: Final = Params()

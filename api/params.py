@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple, cast
 from urllib.parse import parse_qsl
 
 from api.errors import ApiError, bad_request
-from store.model import GROUPINGS, Grouping
+from store.records import GROUPINGS, Grouping
 
 DAYS_MAX: Final = 3_650
 LIMIT_MAX: Final = 500

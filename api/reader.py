@@ -13,7 +13,7 @@ from api.errors import unavailable
 from api.params import Params
 from store import metrics
 from store.logs import get_logger
-from store.model import (
+from store.records import (
     Catalog,
     CounterPage,
     CounterReader,

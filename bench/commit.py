@@ -21,15 +21,15 @@ from typing import Any
 import redis
 
 from bench.servers import TENANT, counters_only, cpu_s
+from cli.traffic.synthetic import Traffic
 from store.counters import Committed, Deltas, Generation
-from store.model import SourcedEvent
+from store.records import SourcedEvent
 from store.redis.client import make_client
 from store.redis.counters import SLOT_MS, RedisCounters
 from store.settings import Settings
 from store.windows import Calendar
 from streams.aggregate import aggregate
-from streams.decode import Decoder, Event
-from streams.synthetic import Traffic
+from streams.decode.decoder import Decoder, Event
 
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 LOG = "00000000-0000-0000-0000-000000000001"

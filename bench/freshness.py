@@ -37,9 +37,9 @@ from aiokafka import AIOKafkaProducer
 
 from bench.ingest import Meter
 from bench.servers import KINDS, TENANT, Bench, Process, produce, servers, wait_until
-from cli.server import free_port
+from cli.embedded.server import free_port
 from store.redis.keys import Keys
-from streams.instants import format_ms
+from streams.decode.timestamps import format_ms
 
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 PROBE = "probe"

@@ -28,7 +28,7 @@ import redis
 
 from bench.servers import TENANT, counters_only
 from store.counters import Committed, Deltas, Generation, Rolled
-from store.model import GROUPINGS
+from store.records import GROUPINGS
 from store.redis.client import make_client
 from store.redis.counters import SLOT_MS, RedisCounters
 from store.redis.keys import LETTERS, Keys

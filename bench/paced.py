@@ -14,8 +14,8 @@ from collections import defaultdict
 from aiokafka import AIOKafkaProducer
 
 from bench.servers import TENANT
+from cli.traffic.synthetic import Traffic
 from store.settings import Settings
-from streams.synthetic import Traffic
 
 RECORDS = 20_000
 BATCH_BYTES_MAX = 1_000_000

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple, cast
 
 import redis
 
+from cli.embedded.server import Server, tail
+from cli.embedded.stack import Valkey
 from cli.migrate import migrate_all
-from cli.sender import Sender
-from cli.server import Server, tail
-from cli.stack import Valkey
+from cli.traffic.sender import Sender
+from cli.traffic.synthetic import Traffic
 from store.settings import Settings
-from streams.synthetic import Traffic
 from tests.conftest import start_services
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cli.console import CliError, answer, load_settings, out, run, say
-from store.model import DEFAULT_TENANT, StoreUnavailable
+from store.records import DEFAULT_TENANT, StoreUnavailable
 
 if TYPE_CHECKING:
     from store.catalog_document import CatalogDocument

@@ -13,7 +13,7 @@ from store.clock import system_clock_ms
 
 if TYPE_CHECKING:
     from store.settings import Settings
-    from streams.redrive import DeadLetterTopic, Letter, Listing, Report
+    from streams.dead_letters.redrive import DeadLetterTopic, Letter, Listing, Report
 
 app = typer.Typer(
     help="Events that could not be counted: what they are, and counting them after a fix.",
@@ -62,7 +62,7 @@ def show(
     settings = load_settings()
     letter, redriven = run(_find(settings, partition, offset))
     about = letter.about
-    from streams.instants import format_ms
+    from streams.decode.timestamps import format_ms
 
     lines = {
         "letter": f"{letter.place} of {settings.dead_letter_topic}",
@@ -121,8 +121,8 @@ def redrive(
 
 async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
     from cli.catalog import with_pool
-    from store.model import StoreUnavailable
-    from streams.redrive import list_letters, open_dead_letters, with_marks
+    from store.records import StoreUnavailable
+    from streams.dead_letters.redrive import list_letters, open_dead_letters, with_marks
 
     async with open_dead_letters(settings) as topic:
         listing = await list_letters(topic.all(), limit=limit, reason=reason)
@@ -136,9 +136,9 @@ async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
 async def _find(settings: Settings, partition: int, offset: int) -> tuple[Letter, str]:
     """The letter, and when it was redriven."""
     from cli.catalog import with_pool
-    from store.model import StoreUnavailable
     from store.postgres.redriven import RedrivenLetters
-    from streams.redrive import open_dead_letters
+    from store.records import StoreUnavailable
+    from streams.dead_letters.redrive import open_dead_letters
 
     async with open_dead_letters(settings) as topic:
         letter = await _letter_at(settings, topic, partition, offset)
@@ -170,7 +170,7 @@ async def _redrive(
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     from cli.catalog import with_pool
-    from streams.redrive import Redrive, open_dead_letters
+    from streams.dead_letters.redrive import Redrive, open_dead_letters
 
     async with open_dead_letters(settings) as topic:
         # Before anything is sent: a place that is not there is a mistake in all of the command.
@@ -200,7 +200,7 @@ async def _each(letters: Sequence[Letter]) -> AsyncIterator[Letter]:
 
 
 def _check_reason(reason: str | None) -> None:
-    from streams.decode import Reason
+    from streams.decode.decoder import Reason
 
     if reason is not None and reason not in list(Reason):
         raise UsageError(f"--reason: {reason!r} is none of {', '.join(Reason)}")
@@ -234,7 +234,7 @@ def _show_list(settings: Settings, listing: Listing) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from streams.instants import format_ms
+    from streams.decode.timestamps import format_ms
 
     if listing.newest:
         table = Table(title=f"dead letters of {settings.dead_letter_topic}, the newest first")
@@ -259,7 +259,7 @@ def _show_list(settings: Settings, listing: Listing) -> None:
 
 
 def _as_document(settings: Settings, listing: Listing) -> dict[str, Any]:
-    from streams.instants import format_ms
+    from streams.decode.timestamps import format_ms
 
     return {
         "topic": settings.dead_letter_topic,

@@ -14,10 +14,10 @@ import typer
 
 from cli.console import UsageError, answer, err, load_settings, run, say
 from store.clock import system_clock_ms
-from store.model import DEFAULT_TENANT
+from store.records import DEFAULT_TENANT
 
 if TYPE_CHECKING:
-    from cli.feed import Record
+    from cli.traffic.source import Record
     from store.settings import Settings
 
 DEFAULT_EVENTS: Final = 10_000
@@ -147,7 +147,7 @@ async def _load(
         count = DEFAULT_EVENTS if events is None else events or None
         await _send(settings, _synthetic(options, count), count, rate)
         return
-    from cli.feed import opened, recorded
+    from cli.traffic.source import opened, recorded
 
     with opened(file, seekable=shift_to_now) as source:
         records = recorded(
@@ -157,8 +157,8 @@ async def _load(
 
 
 def _synthetic(options: Synthetic, events: int | None) -> Iterator[Record]:
-    from cli.feed import synthetic
-    from streams.synthetic import Traffic
+    from cli.traffic.source import synthetic
+    from cli.traffic.synthetic import Traffic
 
     seed = secrets.randbits(40) if options.seed is None else options.seed
     first = options.tenant or DEFAULT_TENANT
@@ -180,7 +180,7 @@ async def _send(
 ) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from cli.sender import Sender
+    from cli.traffic.sender import Sender
 
     columns = (TextColumn("events"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     sender = Sender(settings, settings.interactions_topic)

@@ -41,7 +41,7 @@ def migrate_topics(settings: Settings) -> list[str]:
     from kafka.admin import KafkaAdminClient
     from kafka.errors import KafkaError
 
-    from store.model import StoreUnavailable
+    from store.records import StoreUnavailable
 
     try:
         admin = KafkaAdminClient(

@@ -15,17 +15,17 @@ from msgspec import Struct
 from cli.console import described
 from store.clock import system_clock_ms
 from store.counters import PartitionProgress, TenantOverview
-from store.model import StoreUnavailable
 from store.postgres.catalog import DEFAULT_TIMEZONE, timezones
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool, make_pool, transaction
+from store.records import StoreUnavailable
 from store.redis.client import Client, make_client, redis_errors
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import PERIODS, date_of, window_of
+from streams.decode.timestamps import format_ms
 from streams.freshness import RECENT_MS
-from streams.instants import format_ms
-from streams.log import Log, describe
+from streams.kafka.topic_id import Log, describe
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ import typer
 from cli.console import CliError, answer, load_settings, run, say
 
 if TYPE_CHECKING:
-    from cli.child import Child
-    from cli.stack import Stack
+    from cli.embedded.command import Child
+    from cli.embedded.stack import Stack
     from store.settings import Settings
 
 HOST: Final = "127.0.0.1"
@@ -58,8 +58,8 @@ def up(
 
     For a laptop: no Docker, no password, loopback only. Ctrl-C stops all; starting again with the
     same data folder keeps the data."""
-    from cli.server import free_port, is_free
-    from cli.stack import Stack
+    from cli.embedded.server import free_port, is_free
+    from cli.embedded.stack import Stack
 
     if port and not is_free(port):
         raise CliError(f"port {port} of {HOST} is in use; choose another with --port")
@@ -135,8 +135,8 @@ def _migrate() -> None:
 
 
 def _children(folder: Path, demo: bool) -> Children:
-    from cli.child import Child
-    from cli.demo import TRAFFIC
+    from cli.embedded.command import Child
+    from cli.traffic.demo import TRAFFIC
 
     def child(name: str, *arguments: str) -> Child:
         return Child(name, arguments, os.environ, folder, stop_timeout_s=STOP_S[name])
@@ -146,8 +146,8 @@ def _children(folder: Path, demo: bool) -> Children:
 
 def _fill(children: Children, stack: Stack) -> None:
     """The demo's catalog and its first five weeks, where they are not there already."""
-    from cli.child import Child
-    from cli.demo import BACKFILL, has_history, import_demo_catalog
+    from cli.embedded.command import Child
+    from cli.traffic.demo import BACKFILL, has_history, import_demo_catalog
 
     settings = load_settings()
     run(import_demo_catalog(settings))

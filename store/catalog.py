@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-from store.model import Catalog, StoreUnavailable
+from store.records import Catalog, StoreUnavailable
 
 #: How often, at most, the source is asked again for what it did not have, or did not answer.
 RETRY_S: Final = 1.0

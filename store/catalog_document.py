@@ -12,7 +12,14 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from store.model import DEFAULT_TENANT, SYSTEM_OUTCOME_TYPES, Channel, Creative, Offer, OutcomeType
+from store.records import (
+    DEFAULT_TENANT,
+    SYSTEM_OUTCOME_TYPES,
+    Channel,
+    Creative,
+    Offer,
+    OutcomeType,
+)
 from store.windows import is_zone
 
 OUTCOME_TYPES_MAX: Final = 1_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from store.model import CounterReader, Grouping
+from store.records import CounterReader, Grouping
 
 
 class Deltas(NamedTuple):

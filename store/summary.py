@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from store.model import SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts, Grouping, OutcomeType
+from store.records import SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts, Grouping, OutcomeType
 
 Row = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from store.counters import Deltas
-from store.model import Event, SourcedEvent
+from store.records import Event, SourcedEvent
 from store.windows import DAY_MS, Calendar
 
 _TYPE_BITS: Final = 10  # a day and a type in one int: day << 10 | type

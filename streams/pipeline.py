@@ -13,14 +13,14 @@ from typing import Any, Final, NamedTuple, Protocol
 from store import metrics
 from store.catalog import CatalogCache
 from store.logs import get_logger
-from store.model import Catalog, Event, SourcedEvent
-from streams.alarm import RatioAlarm
-from streams.decode import Decoder, Rejected, Skipped, too_many_tenants, unregistered_type
-from streams.history import Chunk, HistorySink
-from streams.inbox import Inbox
-from streams.ledger import Ledger
+from store.records import Catalog, Event, SourcedEvent
+from streams.commit import Ledger
+from streams.dead_letters.alarm import RatioAlarm
+from streams.decode.decoder import Decoder, Rejected, Skipped, too_many_tenants, unregistered_type
+from streams.history_sink import Chunk, HistorySink
+from streams.kafka.consumer import Batch
+from streams.partition_queue import Inbox
 from streams.retry import retried
-from streams.transport import Batch
 
 log = get_logger("pipeline")
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from store.counters import Committed, CounterStore, Deltas, Duplicates, Generation, Position
-from store.model import Catalog
 from store.postgres.pool import Pool
 from store.postgres.replay import replay
+from store.records import Catalog
 from store.windows import DAY_MS, Calendar
 from streams.aggregate import aggregate, by_slot
 

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from store import metrics
 from store.logs import get_logger
-from store.model import StoreUnavailable
+from store.records import StoreUnavailable
 
 T = TypeVar("T")
 _FIRST_S: Final = 0.05

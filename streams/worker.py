@@ -27,26 +27,26 @@ from store import logs, metrics  # noqa: E402
 from store.catalog import CatalogCache  # noqa: E402
 from store.clock import system_clock_ms  # noqa: E402
 from store.counters import PartitionProgress, Rolled  # noqa: E402
-from store.model import StoreUnavailable  # noqa: E402
 from store.postgres.catalog import load_catalog  # noqa: E402
 from store.postgres.history import HistoryWriter  # noqa: E402
 from store.postgres.migrate import ensure_partitions  # noqa: E402
 from store.postgres.pool import bounded, make_pool  # noqa: E402
+from store.records import StoreUnavailable  # noqa: E402
 from store.redis.client import make_client  # noqa: E402
 from store.redis.counters import RedisCounters  # noqa: E402
 from store.redis.owners import PartitionOwners  # noqa: E402
 from store.settings import Settings  # noqa: E402
 from store.windows import DAY_MS, Calendar, date_of  # noqa: E402
-from streams.alarm import RatioAlarm  # noqa: E402
-from streams.arrivals import Arrivals  # noqa: E402
-from streams.decode import Decoder  # noqa: E402
-from streams.history import HistorySink  # noqa: E402
-from streams.ledger import Ledger, SeekBack  # noqa: E402
-from streams.letters import KafkaDeadLetters  # noqa: E402
-from streams.log import describe  # noqa: E402
+from streams.arrival_watermarks import Arrivals  # noqa: E402
+from streams.commit import Ledger, SeekBack  # noqa: E402
+from streams.dead_letters.alarm import RatioAlarm  # noqa: E402
+from streams.dead_letters.sink import KafkaDeadLetters  # noqa: E402
+from streams.decode.decoder import Decoder  # noqa: E402
+from streams.history_sink import HistorySink  # noqa: E402
+from streams.kafka.consumer import Batch, BatchConsumer, batch_transport  # noqa: E402
+from streams.kafka.topic_id import describe  # noqa: E402
 from streams.pipeline import Pipeline  # noqa: E402
 from streams.retry import retried  # noqa: E402
-from streams.transport import Batch, BatchConsumer, batch_transport  # noqa: E402
 from streams.watchdog import Watchdog  # noqa: E402
 
 log = logs.get_logger("worker")

@@ -19,11 +19,11 @@ import redis
 import structlog
 from psycopg.conninfo import make_conninfo
 
-from cli.server import StackError
+from cli.embedded.server import StackError
 from store.postgres.migrate import migrate
 from store.settings import Settings
-from tests.services import base, real, wheels
-from tests.services.base import Services, revive
+from tests.support.services import base, real, wheels
+from tests.support.services.base import Services, revive
 
 PARTITIONS = 4
 _FOLDERS = ("unit", "integration", "e2e")
@@ -115,7 +115,7 @@ def _choose(kind: str, folder: Path, durable: bool) -> Services:
     if kind == "real":
         return real.services(folder, durable=durable)
     if kind != "wheels":
-        from tests.services import containers  # slow to import, and needed only here
+        from tests.support.services import containers  # slow to import, and needed only here
 
         if containers.engine_answers():
             return containers.services()

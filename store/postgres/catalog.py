@@ -1,6 +1,6 @@
 """The catalog in PostgreSQL: loaded whole, imported in one transaction, exported.
 
-The four tables are alike, so their statements are made from the records of `store.model`: a column
+The four tables are alike, so their statements are made from `store.records`: a column
 has the name of the record's field."""
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from store.catalog_document import (
     TreatmentItem,
     check_document,
 )
-from store.model import SYSTEM_OUTCOME_TYPES, Catalog, Channel, Creative, Offer, OutcomeType
 from store.postgres.pool import Connection, Pool, bounded, transaction
+from store.records import SYSTEM_OUTCOME_TYPES, Catalog, Channel, Creative, Offer, OutcomeType
 
 #: The tenant whose outcome types every tenant has. Not a name that a tenant can have.
 SYSTEM_TENANT: Final = "*"

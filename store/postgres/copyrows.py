@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
-from store.model import SourcedEvent
+from store.records import SourcedEvent
 
 #: In the order of `encode`, and of the COPY statement that takes it.
 COLUMNS: Final = (

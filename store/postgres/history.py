@@ -10,13 +10,13 @@ from uuid import UUID
 
 import psycopg
 
-from store.model import Fenced, GroupCounts, Grouping, Page, Question, SourcedEvent
 from store.postgres import pool as postgres
 from store.postgres.arrays import Texts, Uuids
 from store.postgres.copyrows import COLUMNS, encode
 from store.postgres.migrate import ensure_partitions
 from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.sql import load
+from store.records import Fenced, GroupCounts, Grouping, Page, Question, SourcedEvent
 from store.windows import Calendar
 
 _POSITIONS: Final = load("positions")

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool
 
 from store.cancellation import cancellable
-from store.model import StoreUnavailable
+from store.records import StoreUnavailable
 from store.settings import Settings
 
 Connection = AsyncConnection[tuple[Any, ...]]

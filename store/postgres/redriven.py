@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from store.model import Event
 from store.postgres.pool import Pool, transaction
 from store.postgres.sql import load
+from store.records import Event
 
 _MARKED: Final = load("redriven_marked")
 _MARK: Final = load("redriven_mark")

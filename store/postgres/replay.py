@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from store.counters import Position
-from store.model import Event, SourcedEvent
 from store.postgres.pool import Pool, transaction
 from store.postgres.sql import load
+from store.records import Event, SourcedEvent
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)

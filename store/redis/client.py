@@ -15,7 +15,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from store.cancellation import cancellable
-from store.model import StoreUnavailable
+from store.records import StoreUnavailable
 from store.settings import Settings
 
 Client = Redis | RedisCluster

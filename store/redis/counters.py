@@ -22,7 +22,7 @@ from store.counters import (
     TenantOverview,
     Visible,
 )
-from store.model import GROUPINGS, CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
+from store.records import GROUPINGS, CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
 from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import LETTERS, Keys, mark_field
 from store.windows import DAY_MS, Period, from_tiles

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from store.model import Grouping
+from store.records import Grouping
 
 #: The letter of a grouping in keys, scripts and the members of due sets.
 LETTERS: Final[dict[Grouping, str]] = {

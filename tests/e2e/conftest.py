@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from store.settings import Settings
-from tests.e2e.harness import Program
+from tests.support.program import Program
 
 
 @pytest.fixture

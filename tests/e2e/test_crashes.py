@@ -7,11 +7,11 @@ import os
 
 import pytest
 
-from tests.e2e import plain
-from tests.e2e.answers import all_answers, all_pages
-from tests.e2e.harness import Process, Program, read_topic
-from tests.services.base import Services
-from tests.waiting import eventually
+from tests.support import expected as plain
+from tests.support.answers import all_answers, all_pages
+from tests.support.program import Process, Program, read_topic
+from tests.support.services.base import Services
+from tests.support.waiting import eventually
 
 #: More by the environment; with much fewer the worker is done before it can be killed.
 EVENTS = int(os.environ.get("CRASH_EVENTS") or 200_000)

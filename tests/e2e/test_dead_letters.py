@@ -15,9 +15,9 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from cli.server import free_port
+from cli.embedded.server import free_port
 from store.settings import Settings
-from tests.e2e.harness import Program, read_topic
+from tests.support.program import Program, read_topic
 
 MEBIBYTE = 1_048_576
 OURS = (
@@ -139,7 +139,7 @@ def test_each_kind_of_broken_event_is_kept_whole_and_stops_nothing(program: Prog
 
     good = sum(record.reason is None for record in sent) - len(SKIPPED)
     assert good == len(BROKEN) + 1
-    (row,) = api.summary("acme").json()["summary"]
+    (row,) = api.routes("acme").json()["summary"]
     assert (row["id"], row["impression"], row["total"]) == ("off_001", good, good)
 
     letters = read_topic(program.settings, program.settings.dead_letter_topic)

@@ -1,4 +1,4 @@
-"""Every interaction counts exactly once, whatever fails: see tests/chaos.py for the storm."""
+"""Every interaction counts exactly once, whatever fails: see tests/support/chaos.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from store.settings import Settings
-from tests.chaos import Plan, Storm
-from tests.services.base import Services
+from tests.support.chaos import Plan, Storm
+from tests.support.services.base import Services
 
 
 @pytest.mark.timeout(900)

@@ -18,20 +18,20 @@ from typing import Any, NamedTuple
 import pytest
 
 from store.catalog_document import CatalogDocument, OutcomeTypeItem
-from store.model import GROUPINGS, CounterPage, Event, Incomplete, Question
 from store.postgres.catalog import import_catalog
 from store.postgres.history import PostgresHistory
 from store.postgres.pool import make_pool
+from store.records import GROUPINGS, CounterPage, Event, Incomplete, Question
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS, Calendar, date_of, exact_window, window_of
-from streams.transport import Batch
+from streams.kafka.consumer import Batch
 from streams.worker import CountingWorker
-from tests.chaos import encode
-from tests.events import make_event
-from tests.oracle import groups_of, page_of
-from tests.waiting import eventually_async
+from tests.support.chaos import encode
+from tests.support.events import make_event
+from tests.support.oracle import groups_of, page_of
+from tests.support.waiting import eventually_async
 
 ZONES = {"york": "America/New_York", "berlin": "Europe/Berlin", "kolkata": "Asia/Kolkata"}
 FIRST_DAY = (date(2026, 10, 12) - date(1970, 1, 1)).days

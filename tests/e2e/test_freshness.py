@@ -8,11 +8,11 @@ import re
 import httpx
 import pytest
 
-from cli.server import free_port
+from cli.embedded.server import free_port
 from cli.state import State, gather
 from store.settings import Settings
-from tests.e2e.rig import make_events, rig_of
-from tests.waiting import eventually_async
+from tests.support.waiting import eventually_async
+from tests.support.worker_fixture import make_events, rig_of
 
 
 async def observed(port: int) -> dict[str, float]:

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from store.settings import Settings
-from tests.e2e.harness import read_topic
-from tests.e2e.rig import Rig, make_events, rig_of
-from tests.waiting import eventually_async
+from tests.support.program import read_topic
+from tests.support.waiting import eventually_async
+from tests.support.worker_fixture import Rig, make_events, rig_of
 
 
 @pytest.mark.anyio

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from store.settings import Settings
-from tests.chaos import Plan, Worker
-from tests.e2e.rig import make_events, rig_of
-from tests.services.base import Services
-from tests.waiting import eventually_async
+from tests.support.chaos import Plan, Worker
+from tests.support.services.base import Services
+from tests.support.waiting import eventually_async
+from tests.support.worker_fixture import make_events, rig_of
 
 PAUSED_S, RUNNING_S = 0.3, 0.1
 

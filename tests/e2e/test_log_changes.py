@@ -7,11 +7,11 @@ import asyncio
 import pytest
 from kafka import TopicPartition
 
-from store.model import Incomplete
+from store.records import Incomplete
 from store.settings import Settings
-from tests.e2e.rig import make_events, rig_of
-from tests.services.base import Services, create_topics
-from tests.waiting import eventually_async
+from tests.support.services.base import Services, create_topics
+from tests.support.waiting import eventually_async
+from tests.support.worker_fixture import make_events, rig_of
 
 
 def test_a_topic_that_is_made_again_is_counted_from_its_start(

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.e2e import plain
-from tests.e2e.answers import all_answers
-from tests.e2e.harness import Program, read_topic
-from tests.services.base import Services
+from tests.support import expected as plain
+from tests.support.answers import all_answers
+from tests.support.program import Program, read_topic
+from tests.support.services.base import Services
 
 DATA = Path(__file__).parents[1] / "data"
 FILE = Path(os.environ.get("INTERACTION_DATA") or DATA / "open-bandit-cut.jsonl.gz").absolute()

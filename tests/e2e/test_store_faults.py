@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from cli.stack import Valkey
-from store.model import Incomplete
+from cli.embedded.stack import Valkey
+from store.records import Incomplete
 from store.settings import Settings
-from tests.e2e.rig import make_events, rig_of
-from tests.services.base import Services
-from tests.waiting import eventually_async
+from tests.support.services.base import Services
+from tests.support.waiting import eventually_async
+from tests.support.worker_fixture import make_events, rig_of
 
 
 def run(test: object) -> None:

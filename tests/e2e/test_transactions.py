@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from store.model import Event
+from store.records import Event
 from store.settings import Settings
-from tests.chaos import encode
-from tests.e2e.rig import Rig, make_events, now_ms, rig_of
-from tests.services.base import Services
-from tests.services.wheels import WheelBroker
-from tests.waiting import eventually_async
+from tests.support.chaos import encode
+from tests.support.services.base import Services
+from tests.support.services.wheels import WheelBroker
+from tests.support.waiting import eventually_async
+from tests.support.worker_fixture import Rig, make_events, now_ms, rig_of
 
 KEPT, DROPPED = 30, 7
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from tests.e2e import plain
-from tests.e2e.answers import all_answers, all_pages
-from tests.e2e.harness import STOP_S, Process, Program, read_topic
-from tests.services.base import Services
-from tests.waiting import eventually
+from tests.support import expected as plain
+from tests.support.answers import all_answers, all_pages
+from tests.support.program import STOP_S, Process, Program, read_topic
+from tests.support.services.base import Services
+from tests.support.waiting import eventually
 
 #: Events counted before the one is told to stop, and after that.
 EACH = 5_000

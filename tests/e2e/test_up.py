@@ -18,13 +18,13 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.server import free_port
+from cli.embedded.server import free_port
+from cli.traffic.demo_catalog import demo_catalog
 from store.settings import Settings
-from streams.demo_catalog import demo_catalog
-from tests.e2e import plain
-from tests.e2e.answers import Bodies, all_answers, all_pages
-from tests.e2e.harness import PROGRAM, Api, Process, read_topic
-from tests.waiting import eventually
+from tests.support import expected as plain
+from tests.support.answers import Bodies, all_answers, all_pages
+from tests.support.program import PROGRAM, Api, Process, read_topic
+from tests.support.waiting import eventually
 
 #: By contract.
 READY_S = 60.0
@@ -204,7 +204,7 @@ def more(now: dict[str, int], before: dict[str, int]) -> bool:
 
 def totals(api: Api) -> dict[str, int]:
     """Action -> its interactions of all time."""
-    rows = api.summary(TENANT, groupBy="action", days=3650).json()["summary"]
+    rows = api.routes(TENANT, groupBy="action", days=3650).json()["summary"]
     return {row["id"]: row["total"] for row in rows}
 
 

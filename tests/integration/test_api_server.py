@@ -16,7 +16,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 PATH = "/api/v1/interaction-summary"
 _SERVE = (

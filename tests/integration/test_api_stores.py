@@ -15,18 +15,18 @@ from fastapi.testclient import TestClient
 
 from api.app import build
 from store.catalog_document import CatalogDocument, OfferItem
-from store.model import Event
 from store.postgres.catalog import import_catalog
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import make_pool
+from store.records import Event
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS
-from tests.contract import LOG, Writer
-from tests.events import IDS, NOW_MS, OUTCOMES, TODAY, make_event, sourced
-from tests.services.base import Services, revive
-from tests.waiting import eventually
+from tests.support.contract import LOG, Writer
+from tests.support.events import IDS, NOW_MS, OUTCOMES, TODAY, make_event, sourced
+from tests.support.services.base import Services, revive
+from tests.support.waiting import eventually
 
 PATH = "/api/v1/interaction-summary"
 ACME = {"X-Tenant-Id": "acme"}

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from store.settings import Settings
-from tests.contract import question
-from tests.events import make_event
-from tests.twins import Tenant, Twins, open_twins
+from tests.support.contract import question
+from tests.support.events import make_event
+from tests.support.reader_pair import Tenant, Twins, open_twins
 
 Use = Callable[[Twins, Tenant], Awaitable[object]]
 

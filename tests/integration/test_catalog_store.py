@@ -11,7 +11,6 @@ import psycopg
 import pytest
 
 from store.catalog_document import CatalogError, dump_document, parse_document
-from store.model import SYSTEM_OUTCOME_TYPES, Catalog, Channel, Creative, Offer, StoreUnavailable
 from store.postgres.catalog import (
     PartReport,
     export_catalog,
@@ -20,6 +19,7 @@ from store.postgres.catalog import (
     load_catalog,
 )
 from store.postgres.pool import Pool, make_pool
+from store.records import SYSTEM_OUTCOME_TYPES, Catalog, Channel, Creative, Offer, StoreUnavailable
 from store.settings import Settings
 from tests.unit.test_catalog_document import FULL
 

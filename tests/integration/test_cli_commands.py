@@ -15,15 +15,15 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from kafka.admin import KafkaAdminClient
 
+from cli.traffic.demo_catalog import demo_catalog
 from store.counters import PartitionProgress, Visible
-from store.model import Event
+from store.records import Event
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
-from streams.decode import Decoder
-from streams.demo_catalog import demo_catalog
-from streams.instants import format_ms
-from streams.log import describe
+from streams.decode.decoder import Decoder
+from streams.decode.timestamps import format_ms
+from streams.kafka.topic_id import describe
 from tests.conftest import PARTITIONS
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from store.settings import Settings
-from streams.ledger import Ledger
-from tests.contract import LOG
+from streams.commit import Ledger
 from tests.integration.test_rebuild import NOW_MS, Stores, some_events, sourced
+from tests.support.contract import LOG
 
 ROWS = 40
 

@@ -16,22 +16,22 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from store.model import StoreUnavailable
+from store.records import StoreUnavailable
 from store.redis.client import make_client
 from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from store.windows import DAY_MS
-from streams import dead_letters
-from streams.decode import Reason, rejected
-from streams.letters import KafkaDeadLetters
+from streams.dead_letters import headers as dead_letters
+from streams.dead_letters.sink import KafkaDeadLetters
+from streams.decode.decoder import Reason, rejected
+from streams.kafka.producers import start_fencing_producer
 from streams.pipeline import DeadLetter
-from streams.producers import start_fencing_producer
 from streams.retry import retried
-from tests.chaos import encode
-from tests.e2e.harness import PROGRAM, Program, read_topic
-from tests.e2e.rig import make_events, now_ms, rig_of
-from tests.events import make_event
-from tests.waiting import eventually_async
+from tests.support.chaos import encode
+from tests.support.events import make_event
+from tests.support.program import PROGRAM, Program, read_topic
+from tests.support.waiting import eventually_async
+from tests.support.worker_fixture import make_events, now_ms, rig_of
 
 pytestmark = pytest.mark.anyio
 MEBIBYTE = 1_048_576

@@ -11,9 +11,9 @@ import pytest
 from store.catalog_document import CatalogDocument, OfferItem
 from store.settings import Settings
 from store.windows import DAY_MS
-from tests.events import NOW_MS, make_event
-from tests.twins import Tenant, Twins, open_twins
-from tests.waiting import eventually_async
+from tests.support.events import NOW_MS, make_event
+from tests.support.reader_pair import Tenant, Twins, open_twins
+from tests.support.waiting import eventually_async
 
 Body = Callable[[Twins, Tenant, httpx.AsyncClient], Awaitable[None]]
 READERS = ("counted", "historic")

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from store.model import SourcedEvent
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import make_pool
+from store.records import SourcedEvent
 from store.settings import Settings
-from streams import history
-from streams.history import Chunk, HistorySink
-from tests.e2e.rig import make_events, now_ms
-from tests.waiting import eventually_async
+from streams import history_sink as history
+from streams.history_sink import Chunk, HistorySink
+from tests.support.waiting import eventually_async
+from tests.support.worker_fixture import make_events, now_ms
 
 pytestmark = pytest.mark.anyio
 CHUNK = 10

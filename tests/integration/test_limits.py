@@ -16,29 +16,29 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from cli.server import free_port
+from cli.embedded.server import free_port
 from cli.state import gather
 from store import metrics
 from store.catalog import CatalogCache
-from store.model import Event, Incomplete
 from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool, make_pool
+from store.records import Event, Incomplete
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
-from streams import dead_letters
-from streams.alarm import RatioAlarm
-from streams.decode import Decoder
-from streams.history import HistorySink
-from streams.ledger import Ledger
+from streams.commit import Ledger
+from streams.dead_letters import headers as dead_letters
+from streams.dead_letters.alarm import RatioAlarm
+from streams.decode.decoder import Decoder
+from streams.history_sink import HistorySink
+from streams.kafka.consumer import Batch
 from streams.pipeline import LOG_APPEND_TIME, DeadLetter, Pipeline
-from streams.transport import Batch
-from tests.chaos import encode
-from tests.e2e.harness import read_topic
-from tests.e2e.rig import make_events, now_ms, rig_of
-from tests.events import make_event
-from tests.waiting import eventually, eventually_async
+from tests.support.chaos import encode
+from tests.support.events import make_event
+from tests.support.program import read_topic
+from tests.support.waiting import eventually, eventually_async
+from tests.support.worker_fixture import make_events, now_ms, rig_of
 
 pytestmark = pytest.mark.anyio
 BATCH_EVENTS = 10

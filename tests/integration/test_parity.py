@@ -22,7 +22,7 @@ from store.catalog_document import (
     OutcomeTypeItem,
     TreatmentItem,
 )
-from store.model import GROUPINGS, Event, Grouping
+from store.records import GROUPINGS, Event, Grouping
 from store.settings import Settings
 from store.windows import (
     DAY_MS,
@@ -34,10 +34,10 @@ from store.windows import (
     period_for,
     window_of,
 )
-from tests.events import IDS, OUTCOMES, make_event
-from tests.oracle import body_of, groups_of
-from tests.twins import Tenant, Twins, open_twins
-from tests.zones import ODD_ZONES, ZONES, transitions
+from tests.support.events import IDS, OUTCOMES, make_event
+from tests.support.oracle import body_of, groups_of
+from tests.support.reader_pair import Tenant, Twins, open_twins
+from tests.support.zones import ODD_ZONES, ZONES, transitions
 
 WORLDS = 250
 SINCE_YEAR, UNTIL_YEAR = 2010, 2028

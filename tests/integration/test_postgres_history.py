@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store.model import GROUPINGS, Event, Fenced, Grouping, Question, StoreUnavailable
 from store.postgres.history import HistoryWriter, PostgresHistory
 from store.postgres.pool import Pool, make_pool
+from store.records import GROUPINGS, Event, Fenced, Grouping, Question, StoreUnavailable
 from store.settings import Settings
 from store.windows import PERIODS, Calendar, Period, Window, exact_window, window_of
-from tests.events import DAY_MS, NOW_MS, TODAY, events, make_event, sourced
-from tests.oracle import groups_of, page_of
-from tests.services.base import Services
+from tests.support.events import DAY_MS, NOW_MS, TODAY, events, make_event, sourced
+from tests.support.oracle import groups_of, page_of
+from tests.support.services.base import Services
 
 LOG = "0b0c3a52-8b1e-4a53-9d1f-0d7a4a1f0c11"
 OTHER_LOG = "5e9f7d2c-0f0b-4d43-8f4a-6a5c6f9b7e21"

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from store.model import SYSTEM_OUTCOME_TYPES, OutcomeType, StoreUnavailable
 from store.postgres.migrate import ensure_partitions, migrate, migrations
 from store.postgres.pool import make_pool, ping
+from store.records import SYSTEM_OUTCOME_TYPES, OutcomeType, StoreUnavailable
 from store.settings import Settings
 
 NAMES = [migration.name for migration in migrations()]

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from store.counters import Committed
-from store.model import GROUPINGS, Catalog, CounterPage, Event
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import make_pool
+from store.records import GROUPINGS, Catalog, CounterPage, Event
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import PERIODS
-from streams.ledger import Ledger, SeekBack
+from streams.commit import Ledger, SeekBack
 from streams.rebuild import RebuildFailed, rebuild_from_history
-from tests.contract import LOG, Writer, assert_counts, question, start
-from tests.events import NOW_MS, TODAY, make_event, sourced
+from tests.support.contract import LOG, Writer, assert_counts, question, start
+from tests.support.events import NOW_MS, TODAY, make_event, sourced
 
 DAY = 86_400_000
 

@@ -6,7 +6,7 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from store.model import StoreUnavailable
+from store.records import StoreUnavailable
 from store.redis.client import Client, Script, make_client
 from store.settings import Settings
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from store.counters import Committed, CounterStore, Deltas, PartitionProgress, Rolled
-from store.model import CounterPage
+from store.records import CounterPage
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS
-from tests.contract import (
+from tests.support.contract import (
     LOG,
     CounterStoreContract,
     OpenStore,
@@ -25,8 +25,8 @@ from tests.contract import (
     question,
     start,
 )
-from tests.events import NOW_MS, TODAY, make_event
-from tests.protocol import Protocol
+from tests.support.events import NOW_MS, TODAY, make_event
+from tests.support.state_machine import Protocol
 
 
 @asynccontextmanager

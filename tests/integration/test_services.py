@@ -12,8 +12,8 @@ from kafka.admin import KafkaAdminClient
 
 from store.settings import Settings
 from tests.conftest import Topics
-from tests.services.base import Services, revive
-from tests.waiting import eventually
+from tests.support.services.base import Services, revive
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

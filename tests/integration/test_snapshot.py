@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 import httpx
 import pytest
 
-from store.model import GROUPINGS, Event
+from store.records import GROUPINGS, Event
 from store.settings import Settings
 from store.windows import DAY_MS
-from tests.events import NOW_MS, make_event
-from tests.twins import Tenant, Twins, open_twins
+from tests.support.events import NOW_MS, make_event
+from tests.support.reader_pair import Tenant, Twins, open_twins
 
 FIRST_GROUPS = 5
 #: The writer ends when each reader has seen so many different moments.

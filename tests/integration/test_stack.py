@@ -16,14 +16,14 @@ import psycopg
 import pytest
 import redis
 
-from cli import postgres_home
-from cli.server import HOST, Server, free_port
-from cli.stack import Broker, Postgres, Stack, StackError, Valkey
+from cli.embedded import postgres_home
+from cli.embedded.server import HOST, Server, free_port
+from cli.embedded.stack import Broker, Postgres, Stack, StackError, Valkey
 
 _RUNS_A_STACK = """
 import signal, sys
 from pathlib import Path
-from cli.stack import Stack
+from cli.embedded.stack import Stack
 stack = Stack(Path(sys.argv[1]))
 stack.start()
 print(*[s.pid for s in stack.servers], stack.valkey.url, flush=True)

@@ -11,17 +11,17 @@ from pathlib import Path
 import httpx
 
 from store.catalog_document import CatalogDocument
-from store.model import GROUPINGS, Event
 from store.postgres.catalog import load_catalog
+from store.records import GROUPINGS, Event
 from store.settings import Settings
 from store.windows import DAY_MS, Calendar, period_for, window_of
-from streams.ledger import Ledger
-from tests.contract import LOG, Writer
-from tests.e2e.harness import Program
-from tests.events import NOW_MS, make_event, sourced
-from tests.oracle import body_of, groups_of
-from tests.twins import Tenant, Twins, open_twins
-from tests.waiting import eventually_async
+from streams.commit import Ledger
+from tests.support.contract import LOG, Writer
+from tests.support.events import NOW_MS, make_event, sourced
+from tests.support.oracle import body_of, groups_of
+from tests.support.program import Program
+from tests.support.reader_pair import Tenant, Twins, open_twins
+from tests.support.waiting import eventually_async
 
 BEFORE, AFTER = "Asia/Tokyo", "America/New_York"
 QUERIES = [(group_by, days) for group_by in GROUPINGS for days in (1, 7, 30, 365)]

@@ -17,9 +17,9 @@ from fastapi.testclient import TestClient
 
 from api.access import StartupRefused, check_startup
 from api.app import create_app
-from api.edge import BODY_BYTES_MAX
 from api.errors import CODES, ApiError
-from store.model import (
+from api.middleware import BODY_BYTES_MAX
+from store.records import (
     Catalog,
     Channel,
     CounterPage,

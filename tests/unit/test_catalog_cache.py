@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from store.catalog import RETRY_S, CatalogCache
-from store.model import Catalog, StoreUnavailable
+from store.records import Catalog, StoreUnavailable
 
 
 class Source:

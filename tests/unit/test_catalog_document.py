@@ -9,7 +9,7 @@ import pytest
 from msgspec import UNSET
 
 from store.catalog_document import CatalogError, dump_document, parse_document
-from store.model import Channel, Creative, Offer, OutcomeType
+from store.records import Channel, Creative, Offer, OutcomeType
 
 FULL: dict[str, Any] = {
     "tenant": "acme",

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli import feed
 from cli.console import CliError
 from cli.load import due_s
+from cli.traffic import source as feed
+from cli.traffic.recorded import instant_of, key_of, moved
+from cli.traffic.synthetic import Traffic
 from store.windows import DAY_MS
-from streams.instants import parse_ms
-from streams.replay import instant_of, key_of, moved
-from streams.synthetic import Traffic
+from streams.decode.timestamps import parse_ms
 
 NOW_MS = 1_795_521_600_000
 OLD = "2019-11-24T00:00:17.004Z"

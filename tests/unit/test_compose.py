@@ -14,7 +14,7 @@ import yaml
 from typer.main import get_command
 
 from store.settings import LOOPBACK_HOSTS, Settings
-from tests.services import containers
+from tests.support.services import containers
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

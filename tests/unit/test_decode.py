@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.model import Event
+from store.records import Event
 from store.windows import INSTANT_MAX_MS, INSTANT_MIN_MS
-from streams import decode
-from streams.decode import Decoder, Reason, Rejected, Skipped, unregistered_type
-from streams.instants import format_ms
+from streams.decode import decoder as decode
+from streams.decode.decoder import Decoder, Reason, Rejected, Skipped, unregistered_type
+from streams.decode.timestamps import format_ms
 
 NOW_MS = 1_795_521_600_000
 NOW = format_ms(NOW_MS)

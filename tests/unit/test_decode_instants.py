@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.instants import format_ms, parse_ms
+from streams.decode.timestamps import format_ms, parse_ms
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

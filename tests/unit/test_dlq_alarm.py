@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.alarm import RatioAlarm
+from streams.dead_letters.alarm import RatioAlarm
 
 
 def alarm(*, ratio: float = 0.05, window_events: int = 1_000, bad_min: int = 20) -> RatioAlarm:

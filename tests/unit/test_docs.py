@@ -19,10 +19,10 @@ import typer.main
 from api.app import create_app
 from cli.main import app as cli_app
 from store.metrics import METRICS
-from store.model import GROUPINGS, Catalog, GroupCounts
+from store.records import GROUPINGS, Catalog, GroupCounts
 from store.settings import Settings
 from store.summary import percent, row
-from streams.decode import Reason
+from streams.decode.decoder import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

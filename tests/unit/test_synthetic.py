@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from cli.traffic.demo_catalog import DEMO_OUTCOME_TYPE, OFFER_IDS, demo_catalog
+from cli.traffic.synthetic import LATE_DAYS_MAX, Record, Traffic
 from store.catalog_document import parse_document
-from store.model import Event
+from store.records import Event
 from store.windows import DAY_MS
-from streams.decode import Decoder, Reason, Rejected, Skipped
-from streams.demo_catalog import DEMO_OUTCOME_TYPE, OFFER_IDS, demo_catalog
-from streams.synthetic import LATE_DAYS_MAX, Record, Traffic
+from streams.decode.decoder import Decoder, Reason, Rejected, Skipped
 
 NOW_MS = 1_795_521_600_000
 

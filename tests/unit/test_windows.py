@@ -27,7 +27,7 @@ from store.windows import (
     period_for,
     window_of,
 )
-from tests.zones import ODD_ZONES, ZONES, transitions
+from tests.support.zones import ODD_ZONES, ZONES, transitions
 
 HOUR_MS = 3_600_000
 zones = st.sampled_from(ODD_ZONES) | st.sampled_from(ZONES)

@@ -1,0 +1,199 @@
+"""Writes what is counted to history, in large batches, behind the counters.
+
+Postgres may be slow or away: counting goes on until `buffer_events` are waiting here, then it
+waits too. Nothing is acknowledged to Kafka before it is in both stores, so what a crash takes from
+this buffer is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from store import metrics
+from store.logs import get_logger
+from store.postgres.history import HistoryWriter
+from store.records import Fenced, SourcedEvent
+from streams.commit import SeekBack
+from streams.retry import retried
+
+log = get_logger("history")
+
+#: Bytes of records that one transaction stores at most, but for a single chunk that has more.
+BATCH_BYTES_MAX: Final = 16 * 1_048_576
+#: Rounds begin so far apart, unless enough waits to fill a transaction: each of these has a price
+#: of its own, which the counters would pay where processors are full.
+GATHER_S: Final = 0.5
+
+
+@dataclasses.dataclass
+class Chunk:
+    events: Sequence[SourcedEvent]
+    next_offset: int
+    done: Callable[[], None]
+    """Called when the chunk is in history."""
+    size: int = 0
+    """Bytes of the records that the events came in."""
+
+
+class HistorySink:
+    def __init__(
+        self,
+        writer: HistoryWriter,
+        *,
+        topic: str,
+        buffer_events: int,
+        batch_events: int,
+        buffer_bytes: int,
+        on_behind: Callable[[SeekBack], None],
+    ) -> None:
+        """`on_behind`: told when history has less than this worker read."""
+        self._writer = writer
+        self._topic = topic
+        self._buffer_events = buffer_events
+        self._batch_events = batch_events
+        self._buffer_bytes = buffer_bytes
+        self._on_behind = on_behind
+        self._log = ""
+        self._positions: dict[int, int | None] = {}
+        self._chunks: dict[int, deque[Chunk]] = {}
+        self._buffered = 0
+        self._bytes = 0
+        self._changed = asyncio.Condition()
+        self._epoch = 0
+        self._draining = False
+        self._began_s = 0.0
+
+    async def open_log(self, log_id: str, positions: dict[int, int | None]) -> None:
+        """Forgets what waits. `positions`: history's own watermarks; None = has none."""
+        async with self._changed:
+            self._epoch += 1
+            self._log, self._positions = log_id, dict(positions)
+            self._chunks = {partition: deque() for partition in positions}
+            self._buffered = self._bytes = 0
+            self._changed.notify_all()
+
+    async def put(self, partition: int, chunk: Chunk) -> None:
+        """Takes the chunk over; waits while the buffer is full."""
+        async with self._changed:
+            epoch = self._epoch
+            await self._changed.wait_for(lambda: self._has_room() or self._epoch != epoch)
+            if self._epoch != epoch or partition not in self._chunks:
+                return  # not ours any more: whoever has it reads it again
+            self._chunks[partition].append(chunk)
+            self._buffered += len(chunk.events)
+            self._bytes += chunk.size
+            metrics.HISTORY_BUFFER.set(self._buffered)
+            self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return self._buffered < self._buffer_events and self._bytes < self._buffer_bytes
+
+    async def drain(self) -> None:
+        """Returns when nothing waits."""
+        async with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: not any(self._chunks.values()))
+            self._draining = False
+
+    async def run(self) -> None:
+        """Writes for as long as the worker lives: round after round, each partition in its turn."""
+        while True:
+            async with self._changed:
+                await self._gather()
+                epoch = self._epoch
+                waiting = [partition for partition, chunks in self._chunks.items() if chunks]
+            for partition in waiting:
+                await self._write_some(partition, epoch)
+
+    async def _gather(self) -> None:
+        """Returns when a round is due, with `_changed` held and something to write."""
+        while True:
+            await self._changed.wait_for(lambda: any(self._chunks.values()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._began_s + GATHER_S):
+                    await self._changed.wait_for(self._is_enough)
+            if any(self._chunks.values()):  # else they were forgotten meanwhile
+                self._began_s = asyncio.get_running_loop().time()
+                return
+
+    async def _write_some(self, partition: int, epoch: int) -> None:
+        """One transaction of what waits of the partition."""
+        async with self._changed:
+            if self._epoch != epoch:
+                return
+            chunks = self._take(self._chunks[partition])
+        try:
+            await self._write(partition, chunks, epoch)
+        except SeekBack as behind:
+            self._on_behind(behind)
+            async with self._changed:  # until open_log says where to go on
+                await self._changed.wait_for(lambda: self._epoch != epoch)
+        async with self._changed:
+            if self._epoch == epoch:
+                self._buffered -= sum(len(c.events) for c in chunks)
+                self._bytes -= sum(c.size for c in chunks)
+                for _ in chunks:
+                    self._chunks[partition].popleft()
+                self._changed.notify_all()
+            metrics.HISTORY_BUFFER.set(self._buffered)
+
+    def _is_enough(self) -> bool:
+        is_full = self._buffered >= self._batch_events or not self._has_room()
+        return is_full or self._draining
+
+    def _take(self, waiting: deque[Chunk]) -> list[Chunk]:
+        taken: list[Chunk] = []
+        events = size = 0
+        for chunk in waiting:
+            events += len(chunk.events)
+            size += chunk.size
+            if taken and (events > self._batch_events or size > BATCH_BYTES_MAX):
+                break
+            taken.append(chunk)
+        return taken
+
+    async def _write(self, partition: int, chunks: Sequence[Chunk], epoch: int) -> None:
+        next_offset = chunks[-1].next_offset
+        while self._epoch == epoch:
+            first = self._positions[partition]
+            if first is not None and first >= next_offset:
+                break
+            events = [
+                e for chunk in chunks for e in chunk.events if first is None or e.offset >= first
+            ]
+            log_id = self._log
+            try:
+                rows = await retried(
+                    "history",
+                    lambda f=first, e=events, i=log_id: self._writer.write(  # type: ignore[misc]
+                        topic=self._topic,
+                        log=i,
+                        partition=partition,
+                        first=f,
+                        next_offset=next_offset,
+                        events=e,
+                    ),
+                )
+            except Fenced as fenced:
+                true = fenced.truth["next_offset"]
+                if true is None or (first is not None and true < first):
+                    raise SeekBack(
+                        f"history is at {true} of partition {partition}, not at {first}"
+                    ) from None
+                if self._epoch == epoch:
+                    self._positions[partition] = true
+                continue
+            metrics.STORED.inc(rows)
+            if self._epoch == epoch:
+                self._positions[partition] = next_offset
+            break
+        if self._epoch == epoch:
+            for chunk in chunks:
+                with contextlib.suppress(Exception):  # an acknowledgement is only a hint
+                    chunk.done()

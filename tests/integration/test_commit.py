@@ -1,0 +1,244 @@
+"""What a worker believes of the counters, where generations change and tenants appear under it: no
+event is left out, whichever partition finds out first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import pytest
+
+from store.records import CounterPage, Event
+from store.settings import Settings
+from store.windows import DAY_MS
+from streams.commit import Ledger, SeekBack
+from tests.integration.test_rebuild import Stores, some_events
+from tests.support.contract import LOG, assert_counts, question
+from tests.support.events import NOW_MS, TODAY, make_event, sourced
+
+
+def ledger_of(stores: Stores) -> Ledger:
+    async def utc(tenant: str) -> str:
+        return "UTC"
+
+    return Ledger(stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc)
+
+
+def with_stores(redis_url: str, database_url: str, go: Callable[[Stores], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            await go(stores)
+
+    asyncio.run(run())
+
+
+async def begin(ledger: Ledger, first: Mapping[int, int]) -> None:
+    """As a worker does that was given all partitions."""
+    ledger.open_log(LOG, await ledger.counted(LOG, first), first)
+
+
+async def total_of(stores: Stores, tenant: str) -> int:
+    asked = question("action", "alltime")._replace(tenant=tenant)
+    found = await stores.counters.read(asked)
+    assert isinstance(found, CounterPage)
+    return sum(group.total for group in found.page.groups)
+
+
+async def store(stores: Stores, partition: int, batch: Sequence[Event], first: int | None) -> None:
+    begin = first or 0
+    await stores.history.write(
+        topic="t",
+        log=LOG,
+        partition=partition,
+        first=first,
+        next_offset=begin + len(batch),
+        events=sourced(*batch, first=begin),
+    )
+
+
+def test_a_generation_that_is_behind_in_one_partition_is_noticed_by_another(
+    redis_url: str, database_url: str
+) -> None:
+    """History was even with the counters in partition 0, and behind them in partition 1."""
+
+    async def go(stores: Stores) -> None:
+        zero, one, more = some_events(10), some_events(30), some_events(2)
+        ledger = ledger_of(stores)
+        ledger.open_log(LOG, {0: 0, 1: 0})
+        await ledger.commit("acme", 0, sourced(*zero), 10)
+        await ledger.commit("acme", 1, sourced(*one), 30)
+        await store(stores, 0, zero, None)
+        await store(stores, 1, one[:20], None)
+        await stores.rebuild()
+        with pytest.raises(SeekBack):
+            await ledger.commit("acme", 0, sourced(more[0], first=10), 11)
+            await ledger.commit("acme", 1, sourced(more[1], first=30), 31)
+        ledger.open_log(LOG, {0: 10, 1: 20})
+        await ledger.commit("acme", 0, sourced(more[0], first=10), 11)
+        await ledger.commit("acme", 1, sourced(*one[20:], more[1], first=20), 31)
+        await assert_counts(stores.counters, [*zero, *one, *more], TODAY)
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_a_generation_from_before_what_was_read_is_noticed_by_a_tenant_that_was_quiet(
+    redis_url: str, database_url: str
+) -> None:
+    """The worker began after all was counted, and has not met the tenant when its counters go back
+    to a generation that has less."""
+
+    async def go(stores: Stores) -> None:
+        batch, more = some_events(20), some_events(1)
+        before = ledger_of(stores)
+        before.open_log(LOG, {0: 0})
+        await before.commit("acme", 0, sourced(*batch[:15]), 15)
+        await store(stores, 0, batch[:15], None)
+        await stores.rebuild()
+        before.open_log(LOG, {0: 15})
+        await before.commit("acme", 0, sourced(*batch[15:], first=15), 20)
+        ledger = ledger_of(stores)
+        ledger.open_log(LOG, {0: 20})
+        await stores.counters.rollback("acme")
+        with pytest.raises(SeekBack):
+            await ledger.commit("acme", 0, sourced(*more, first=20), 21)
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_a_generation_that_has_no_offset_of_a_partition_is_behind_there(
+    redis_url: str, database_url: str
+) -> None:
+    """History had nothing of partition 1 when it was read for the rebuild."""
+
+    async def go(stores: Stores) -> None:
+        zero, one, more = some_events(10), some_events(30), some_events(2)
+        ledger = ledger_of(stores)
+        ledger.open_log(LOG, {0: 0, 1: 0})
+        await ledger.commit("acme", 0, sourced(*zero), 10)
+        await ledger.commit("acme", 1, sourced(*one), 30)
+        await store(stores, 0, zero, None)
+        await stores.rebuild()
+        with pytest.raises(SeekBack):
+            await ledger.commit("acme", 0, sourced(more[0], first=10), 11)
+            await ledger.commit("acme", 1, sourced(more[1], first=30), 31)
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_all_tenants_of_a_slice_have_counters_before_one_of_them_is_counted(
+    redis_url: str, database_url: str
+) -> None:
+    """Else a crash in between leaves a tenant that nobody knows, whose events are below the offset
+    that all known tenants are counted up to; and there its counters would begin."""
+
+    async def go(stores: Stores) -> None:
+        acme, umbrella = sourced(*some_events(5)), sourced(make_event(tenant="umbrella"), first=5)
+        ledger = ledger_of(stores)
+        ledger.open_log(LOG, {0: 0})
+        assert await ledger.refused(["acme", "umbrella"]) == set()
+        await ledger.commit("acme", 0, acme, 6)
+        # Here the worker dies.
+        ledger = ledger_of(stores)
+        await begin(ledger, {0: 0})
+        assert await ledger.refused(["acme", "umbrella"]) == set()
+        await ledger.commit("acme", 0, acme, 6)
+        await ledger.commit("umbrella", 0, umbrella, 6)
+        assert await total_of(stores, "umbrella") == 1
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_reading_begins_at_the_first_offset_where_a_tenant_has_none(
+    redis_url: str, database_url: str
+) -> None:
+    """Partition 1 was added, and a worker died when it had counted one tenant of two there."""
+
+    async def go(stores: Stores) -> None:
+        ledger = ledger_of(stores)
+        ledger.open_log(LOG, {0: 0})
+        await ledger.refused(["acme", "umbrella"])
+        ledger.open_log(LOG, {0: 0, 1: 0})
+        await ledger.commit("acme", 1, sourced(*some_events(5)), 6)
+        assert await ledger_of(stores).counted(LOG, {0: 0, 1: 0}) == {0: 0, 1: 0}
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_a_rollback_is_noticed_without_an_event(redis_url: str, database_url: str) -> None:
+    """As nothing else would read again what the generation before lacks."""
+
+    async def go(stores: Stores) -> None:
+        batch = some_events(20)
+        ledger = ledger_of(stores)
+        ledger.open_log(LOG, {0: 0})
+        await ledger.commit("acme", 0, sourced(*batch[:15]), 15)
+        await store(stores, 0, batch[:15], None)
+        await stores.rebuild()
+        await ledger.commit("acme", 0, sourced(*batch[15:], first=15), 20)
+        await stores.counters.rollback("acme")
+        active = await stores.counters.generation("acme")
+        assert active is not None
+        with pytest.raises(SeekBack):
+            await ledger.follow(active)
+        await begin(ledger, {0: 0})
+        await ledger.commit("acme", 0, sourced(*batch[15:], first=15), 20)
+        await assert_counts(stores.counters, batch, TODAY)
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_what_is_not_complete_waits_for_a_log(redis_url: str, database_url: str) -> None:
+    """A worker looks after tenants before it knows which log it reads."""
+
+    async def go(stores: Stores) -> None:
+        await store(stores, 0, some_events(5), None)
+        ledger = ledger_of(stores)
+        await stores.counters.create(
+            "acme", day=TODAY, timezone="UTC", complete=False, watermarks=[]
+        )
+        assert not await ledger.settle("acme")
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_a_copy_is_known_after_days_without_a_worker(redis_url: str, database_url: str) -> None:
+    """It arrived an hour after its original; both before a worker was away for three days. What is
+    forgotten when the windows roll goes by what was read, not by the clock."""
+
+    async def go(stores: Stores) -> None:
+        event, then = make_event(), NOW_MS
+        ledger = ledger_of(stores)
+        ledger.open_log(LOG, {0: 0})
+        await ledger.commit("acme", 0, sourced(event, recorded_ms=then), 1)
+        await stores.counters.report_arrivals(LOG, {0: then, 1: then + 3 * DAY_MS})
+        generation = await stores.counters.generation("acme")
+        assert generation is not None
+        arrived_ms = min((await stores.counters.arrivals(LOG)).values())
+        await stores.counters.roll(generation, TODAY + 3, now_ms=arrived_ms, records_max=100)
+        ledger.open_log(LOG, {0: 1})
+        copy = sourced(event, first=1, recorded_ms=then + 3_600_000)
+        await ledger.commit("acme", 0, copy, 2)
+        await assert_counts(stores.counters, [event], TODAY + 3)
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_tenants_that_are_behind_come_in_the_order_of_how_far(
+    redis_url: str, database_url: str
+) -> None:
+    """The lowest watermark is where the next start begins to read, so it is moved first."""
+
+    async def go(stores: Stores) -> None:
+        ledger = ledger_of(stores)
+        await begin(ledger, {0: 0, 1: 0})
+        for tenant, offset in (("a", 20), ("b", 5), ("c", 10)):
+            event = make_event(tenant=tenant)
+            await ledger.commit(tenant, 0, sourced(event, first=offset - 1), offset)
+        assert ledger.behind(0, 20) == ["b", "c"]
+        assert ledger.behind(0, 5) == []
+        assert ledger.behind(1, 0) == []
+        assert set(ledger.behind(1, 1)) == {"a", "b", "c"}
+        await ledger.commit("b", 0, [], 20)
+        assert ledger.behind(0, 20) == ["c"]
+
+    with_stores(redis_url, database_url, go)

@@ -1,0 +1,143 @@
+"""The plain-Python count that stores are held against: no cleverness, just the contract."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from store.catalog_document import CatalogDocument
+from store.records import Event, GroupCounts, Grouping, Page
+from store.windows import Calendar, Window
+
+_ID = {"action": "offer", "treatment": "creative", "channel": "channel", "customer": "customer"}
+
+
+def groups_of(
+    events: Iterable[Event], grouping: Grouping, window: Window, calendar: Calendar
+) -> list[GroupCounts]:
+    """All groups of the window, sorted as a response is. `events` must be distinct."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    offers: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        id_ = getattr(event, _ID[grouping])
+        if id_ is not None and calendar.day_of(event.occurred_ms) in window:
+            counts[id_][event.outcome] += 1
+            offers[id_].add(event.offer)
+    groups = [
+        GroupCounts(id_, dict(n), len(offers[id_]) if grouping == "customer" else None)
+        for id_, n in counts.items()
+    ]
+    return sorted(groups, key=lambda g: (-g.total, g.id))
+
+
+def page_of(groups: Sequence[GroupCounts], limit: int, offset: int) -> Page:
+    return Page(groups[offset : offset + limit], len(groups))
+
+
+def body_of(
+    groups: Sequence[GroupCounts],
+    catalog: CatalogDocument,
+    *,
+    group_by: Grouping,
+    days: int,
+    limit: int,
+    offset: int,
+) -> bytes:
+    """The body of a response, from all groups of its window and the catalog as it was imported."""
+    limit = min(limit, 500)
+    body = {
+        "groupBy": group_by,
+        "days": days,
+        "summary": [_row(group_by, g, catalog) for g in groups[offset : offset + limit]],
+        "total": len(groups),
+        "limit": limit,
+        "offset": offset,
+    }
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _row(group_by: Grouping, group: GroupCounts, catalog: CatalogDocument) -> dict[str, Any]:
+    counts = group.counts
+    total = sum(counts.values())
+    shown = ("impression", "click", "dismiss", "accept", "convert")
+    columns = {key: counts.get(key, 0) for key in shown}
+    ctr, cvr = _rate(columns["click"], columns), _rate(columns["convert"], columns)
+    if group_by == "customer":
+        return {
+            "customerId": group.id,
+            "total": total,
+            **columns,
+            "uniqueActions": group.unique_actions,
+        }
+    offers = {i.id: i for i in catalog.offers or ()}
+    treatments = {i.id: i for i in catalog.treatments or ()}
+    channels = {i.id: i for i in catalog.channels or ()}
+
+    def of(item: Any, *names: str) -> list[Any]:
+        return [getattr(item, name) if item is not None else None for name in names]
+
+    if group_by == "action":
+        names = ("name", "issue", "group", "status", "priority")
+        positive, negative = _reactions(counts, catalog)
+        return {
+            "id": group.id,
+            **dict(zip(names, of(offers.get(group.id), *names), strict=True)),
+            **columns,
+            "total": total,
+            "ctr": ctr,
+            "cvr": cvr,
+            "positive": positive,
+            "negative": negative,
+            "neutral": max(0, columns["impression"] - positive - negative),
+        }
+    if group_by == "treatment":
+        item = treatments.get(group.id)
+        offer = offers.get(item.offer_id or "") if item else None
+        channel = channels.get(item.channel_id or "") if item else None
+        kinds = ("templateType", "abTestVariant", "weight", "status")
+        fields = of(item, "template_type", "ab_test_variant", "weight", "status")
+        return {
+            "id": group.id,
+            "name": of(item, "name")[0],
+            "offerName": of(offer, "name")[0],
+            "channelType": of(channel, "channel_type")[0],
+            "channelName": of(channel, "name")[0],
+            **dict(zip(kinds, fields, strict=True)),
+            **columns,
+            "total": total,
+            "ctr": ctr,
+            "cvr": cvr,
+        }
+    channel = channels.get(group.id)
+    theirs = [t for t in treatments.values() if t.channel_id == group.id]
+    return {
+        "id": group.id,
+        "name": of(channel, "name")[0],
+        "channelType": of(channel, "channel_type")[0],
+        "treatmentCount": len([t for t in theirs if t.status != "archived"]) if channel else None,
+        **columns,
+        "total": total,
+        "ctr": ctr,
+    }
+
+
+def _rate(part: int, columns: dict[str, int]) -> float:
+    whole = columns["impression"]
+    return float(f"{100 * part / whole:.2f}") if whole else 0.0
+
+
+_POSITIVE = {"click", "accept", "requested_info"}
+_NEGATIVE = {"dismiss", "not_interested"}
+
+
+def _reactions(counts: Mapping[str, int], catalog: CatalogDocument) -> tuple[int, int]:
+    """Interactions of positive types, `convert` left out, and of negative types."""
+    own = {i.key: i.classification for i in catalog.outcome_types or ()}
+    positive = _POSITIVE | {key for key, kind in own.items() if kind == "positive"}
+    negative = _NEGATIVE | {key for key, kind in own.items() if kind == "negative"}
+    return (
+        sum(n for key, n in counts.items() if key in positive),
+        sum(n for key, n in counts.items() if key in negative),
+    )

@@ -1,0 +1,170 @@
+"""Containers, through testcontainers: the images that docker-compose.yml runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import docker
+from docker.errors import DockerException, NotFound
+from testcontainers.community.postgres import PostgresContainer
+from testcontainers.community.redis import RedisContainer
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+from cli.embedded.server import HOST, free_port
+from cli.embedded.stack import kafka_answers
+from tests.support.services.base import Services
+
+KAFKA_IMAGE = "apache/kafka:4.1.0"
+REDIS_IMAGE = "redis:8"
+POSTGRES_IMAGE = "postgres:18"
+_READY_S = 120
+
+
+def engine_answers() -> bool:
+    """Whether a Docker engine of this machine answers. One elsewhere does not count: the tests
+    reach the servers on the loopback."""
+    try:
+        client = docker.from_env(timeout=5)
+    except DockerException:
+        return False
+    with contextlib.closing(client):
+        try:
+            here = client.api.base_url.startswith(("http+docker://", "http://localhost"))
+            return here and bool(client.ping())
+        except Exception:
+            return False
+
+
+class KafkaContainer(DockerContainer):
+    """apache/kafka, one node that is broker and controller (KRaft). testcontainers' own class
+    knows only Confluent's image.
+
+    The image takes its default settings as a whole or not at all: with one variable given, all
+    that are needed must be. The host port is fixed beforehand, because Kafka tells its clients
+    where to reach it."""
+
+    PORT = 9092
+
+    def __init__(self, host_port: int) -> None:
+        super().__init__(KAFKA_IMAGE)
+        self.with_bind_ports(self.PORT, host_port)
+        self.with_env("CLUSTER_ID", "aW50ZXJhY3Rpb24tc3VtbQ")  # any 16 bytes, in base64
+        for name, value in {
+            "NODE_ID": "1",
+            "PROCESS_ROLES": "broker,controller",
+            "LISTENERS": f"PLAINTEXT://:{self.PORT},CONTROLLER://:9093",
+            "ADVERTISED_LISTENERS": f"PLAINTEXT://{HOST}:{host_port}",
+            "LISTENER_SECURITY_PROTOCOL_MAP": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+            "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+            "AUTO_CREATE_TOPICS_ENABLE": "false",
+            "OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+            "OFFSETS_TOPIC_NUM_PARTITIONS": "4",
+            "TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+            "TRANSACTION_STATE_LOG_MIN_ISR": "1",
+            "SHARE_COORDINATOR_STATE_TOPIC_REPLICATION_FACTOR": "1",
+            "SHARE_COORDINATOR_STATE_TOPIC_MIN_ISR": "1",
+            "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+        }.items():
+            self.with_env(f"KAFKA_{name}", value)
+        self.waiting_for(
+            LogMessageWaitStrategy("Kafka Server started").with_startup_timeout(_READY_S)
+        )
+
+
+class Contained:
+    """A container with the shape of a Service: the container is made at the first start, and the
+    same one is started again after that, with its data and its port."""
+
+    def __init__(self, name: str, container: DockerContainer, answers: Callable[[], bool]) -> None:
+        self.name = name
+        self._container = container
+        self._answers = answers
+        self._made = False
+
+    def start(self) -> None:
+        if self._made:
+            self._container.get_wrapped_container().start()
+        else:
+            self._made = True
+            self._container.start()
+        deadline = time.monotonic() + _READY_S
+        while not self._ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name} does not answer, {_READY_S} s after its start")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        self.resume()
+        with contextlib.suppress(NotFound):
+            self._container.get_wrapped_container().stop(timeout=30)
+
+    def kill(self) -> None:
+        self._container.get_wrapped_container().kill("SIGKILL")
+        self._container.get_wrapped_container().wait()
+
+    def pause(self) -> None:
+        self._container.get_wrapped_container().pause()
+
+    def resume(self) -> None:
+        if self._made and self._status() == "paused":
+            self._container.get_wrapped_container().unpause()
+
+    def alive(self) -> bool:
+        return self._made and self._status() in ("running", "paused")
+
+    def remove(self) -> None:
+        """Removes the container and its data."""
+        if self._made:
+            self._container.stop()
+
+    def _status(self) -> str:
+        self._container.reload()
+        return self._container.status
+
+    def _ready(self) -> bool:
+        try:
+            return self._answers()
+        except Exception:  # each client has its own for "not yet"
+            return False
+
+
+class DockerKafka(Contained):
+    def __init__(self) -> None:
+        port = free_port()
+        super().__init__("kafka", KafkaContainer(port), lambda: kafka_answers(port))
+        self.bootstrap = f"{HOST}:{port}"
+
+
+class DockerRedis(Contained):
+    def __init__(self) -> None:
+        port = free_port()
+        container = RedisContainer(REDIS_IMAGE).with_bind_ports(6379, port)
+        container.with_command("redis-server --appendonly yes --maxmemory-policy noeviction")
+        super().__init__("redis", container, lambda: bool(container.get_client().ping()))
+        self.url = f"redis://{HOST}:{port}/0"
+
+
+class DockerPostgres(Contained):
+    def __init__(self) -> None:
+        port = free_port()
+        container = PostgresContainer(
+            POSTGRES_IMAGE, username="postgres", password="test", dbname="postgres", driver=None
+        ).with_bind_ports(5432, port)
+        url = f"postgresql://postgres:test@{HOST}:{port}/postgres"
+        super().__init__("postgres", container, lambda: _selects(url))
+        self.url = url
+
+
+def _selects(url: str) -> bool:
+    import psycopg
+
+    with psycopg.connect(url, connect_timeout=2) as connection:
+        return connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def services() -> Services:
+    return Services("docker", DockerKafka(), DockerRedis(), DockerPostgres())

@@ -1,0 +1,30 @@
+"""The servers of `up`, from wheels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli.embedded.stack import Broker, Postgres, Valkey
+from tests.support.services.base import Faults, Services
+
+
+class WheelBroker(Faults, Broker):
+    pass
+
+
+class WheelValkey(Faults, Valkey):
+    pass
+
+
+class WheelPostgres(Faults, Postgres):
+    pass
+
+
+def services(folder: Path, *, durable: bool = False) -> Services:
+    """`durable`: whether PostgreSQL waits for the disk."""
+    return Services(
+        "wheels",
+        WheelBroker(None, folder),
+        WheelValkey(None, folder),
+        WheelPostgres(folder, None, durable=durable),
+    )

@@ -1,0 +1,147 @@
+"""One worker process on real servers, and what fault tests do and ask around it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from kafka.admin import KafkaAdminClient
+
+from store.postgres.history import PostgresHistory
+from store.postgres.pool import make_pool
+from store.records import CounterPage, Event, Incomplete, Question, StoreUnavailable
+from store.redis.client import make_client
+from store.redis.counters import RedisCounters
+from store.settings import Settings
+from store.windows import Calendar, window_of
+from tests.support.chaos import ROOT, Plan, Worker, encode
+from tests.support.events import make_event
+from tests.support.waiting import eventually_async
+
+UTC = Calendar("UTC")
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def make_events(n: int, *, customers: int = 50) -> list[Event]:
+    return [
+        make_event(customer=f"C-{i % customers}", offer=f"off_{i % 7}", occurred_ms=now_ms())
+        for i in range(n)
+    ]
+
+
+class Rig:
+    def __init__(self, settings: Settings, worker: Worker) -> None:
+        self.settings, self.worker = settings, worker
+        self.client: Any = make_client(settings, timeout_s=5, retries=0)
+        self.counters = RedisCounters(self.client, settings.redis_prefix)
+        self.pool = make_pool(settings, max_size=2)
+        self.history = PostgresHistory(self.pool)
+        self.sent: list[Event] = []
+
+    def admin(self) -> KafkaAdminClient:
+        return KafkaAdminClient(bootstrap_servers=self.settings.brokers)
+
+    def command(self, *words: str) -> str:
+        """Runs `interaction-summary WORDS` on this rig's servers; what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "cli.main", *words],
+            cwd=ROOT,
+            env=self.worker.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    async def send(self, events: Sequence[Event], *, partition: int | None = None) -> None:
+        """Returns when Kafka has acknowledged all."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.settings.brokers, acks="all")
+        await producer.start()
+        try:
+            sent = [
+                await producer.send(
+                    self.settings.interactions_topic,
+                    encode(event),
+                    key=event.customer.encode(),
+                    partition=partition,
+                )
+                for event in events
+            ]
+            await asyncio.gather(*sent)
+        finally:
+            await producer.stop()
+        self.sent += events
+
+    def question(self) -> Question:
+        today = UTC.day_of(now_ms())
+        return Question(
+            "acme", "action", "alltime", window_of("alltime", today), today, "UTC", 100, 0
+        )
+
+    async def counted(self) -> int | Incomplete | None:
+        """Events that the counters hold, as a reader is told; None = Redis does not answer."""
+        try:
+            answer = await self.counters.read(self.question())
+        except StoreUnavailable:
+            return None
+        if isinstance(answer, CounterPage):
+            return sum(group.total for group in answer.page.groups)
+        return answer
+
+    async def stored(self) -> int | None:
+        """Events that history holds; None = Postgres does not answer."""
+        try:
+            page = await self.history.read(self.question())
+        except StoreUnavailable:
+            return None
+        return sum(group.total for group in page.groups)
+
+    async def wait_counted(self, n: int, timeout_s: float = 60.0) -> None:
+        async def all_counted() -> bool:
+            counted = await self.counted()
+            assert counted == n, f"counted {counted}, not {n}\n{self.worker.log_tail(6)}"
+            return True
+
+        await eventually_async(all_counted, timeout_s=timeout_s, message=f"{n} events counted")
+
+    async def wait_stored(self, n: int, timeout_s: float = 60.0) -> None:
+        async def all_stored() -> bool:
+            stored = await self.stored()
+            assert stored == n, f"stored {stored}, not {n}\n{self.worker.log_tail(6)}"
+            return True
+
+        await eventually_async(all_stored, timeout_s=timeout_s, message=f"{n} events in history")
+
+
+@asynccontextmanager
+async def rig_of(settings: Settings, *, start: bool = True, **changes: Any) -> AsyncIterator[Rig]:
+    """A rig with its worker running; shows the end of the worker's log where a test fails."""
+    settings = settings.model_copy(update=changes)
+    folder = Path(tempfile.mkdtemp(prefix="rig-"))
+    rig = Rig(settings, Worker("rig-worker", settings, Plan(seed=0), folder))
+    await rig.pool.open()
+    if start:
+        rig.worker.start()
+    try:
+        yield rig
+    except BaseException:
+        sys.stderr.write(rig.worker.log_tail(40))
+        raise
+    finally:
+        if rig.worker.process is not None:
+            rig.worker.stop()
+        await rig.pool.close()
+        await rig.client.aclose()
