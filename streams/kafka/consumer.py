@@ -6,6 +6,7 @@ which is far too much for one event and nothing for a batch.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
@@ -88,7 +89,7 @@ class Paced:
         self._sent_s: dict[int, float] = {}
 
     async def __call__(self, assignment: Any, node: int, request: Any) -> bool:
-        wait_s = self._sent_s.get(node, 0.0) + self._every_s - time.monotonic()
+        wait_s = self._sent_s.get(node, -math.inf) + self._every_s - time.monotonic()
         if wait_s > 0:
             try:
                 await asyncio.sleep(wait_s)
