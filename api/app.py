@@ -19,7 +19,7 @@ from api import system
 from api.access import check_startup
 from api.errors import ApiError, error_response
 from api.lag import LagWatch
-from api.middleware import Edge, request_id_of
+from api.middleware import RequestMiddleware, request_id_of
 from api.reader import CatalogSource, SummaryReader
 from store.catalog import CatalogCache
 from store.clock import system_clock_ms
@@ -75,13 +75,13 @@ def create_app(
     reader = SummaryReader(settings, counters=counters, history=history, catalogs=catalogs)
     app.include_router(summary.router(reader, watch, now_ms))
     app.include_router(system.router(checks or {}))
-    app.add_middleware(Edge)
+    app.add_middleware(RequestMiddleware)
     _handle_errors(app)
     return app
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Errors that FastAPI and Starlette raise get our shape too. What is left is for `Edge`."""
+    """Give the errors that FastAPI and Starlette raise our shape; `RequestMiddleware` has the rest."""
 
     async def ours(request: Request, error: Exception) -> Response:
         if not isinstance(error, ApiError):

@@ -9,7 +9,7 @@ from typing import Final
 from store import metrics
 from store.logs import get_logger
 
-_log = get_logger("api")
+logger = get_logger("api")
 
 INTERVAL_S: Final = 0.5
 #: An answer later than this describes another moment, and Redis has other work.
@@ -30,7 +30,7 @@ class LagWatch:
                 self.events = await self._lag()
         except Exception as error:
             self.events = None
-            _log.debug("lag unknown", cause=repr(error))
+            logger.debug("lag unknown", cause=repr(error))
         metrics.API_LAG.set(-1 if self.events is None else self.events)
 
     async def run(self) -> None:

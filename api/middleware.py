@@ -18,7 +18,7 @@ from api.errors import error_response
 from store import metrics
 from store.logs import get_logger
 
-_log = get_logger("api")
+logger = get_logger("api")
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 #: No endpoint takes a body; this much is read and thrown away, so that a stray one does no harm.
@@ -31,12 +31,12 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 
 
 def request_id_of(scope: Scope) -> str:
-    """The id that `Edge` gave the request."""
+    """The id that `RequestMiddleware` gave the request."""
     request_id: str = scope["state"]["request_id"]
     return request_id
 
 
-class Edge:
+class RequestMiddleware:
     """ASGI middleware. One log line and one count per request, whatever becomes of it."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -52,7 +52,7 @@ class Edge:
         given = headers.get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         state["request_id"] = request_id
-        exchange = _Exchange(request_id, send)
+        exchange = _ResponseRecorder(request_id, send)
         self._inside += 1
         try:
             with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -62,7 +62,7 @@ class Edge:
             _record(scope, state, exchange)
 
     async def _guarded(
-        self, scope: Scope, headers: Headers, receive: Receive, exchange: _Exchange
+        self, scope: Scope, headers: Headers, receive: Receive, exchange: _ResponseRecorder
     ) -> None:
         try:
             refusal = await self._refusal(headers, receive, exchange.request_id)
@@ -71,7 +71,7 @@ class Edge:
             else:
                 await self._app(scope, receive, exchange.send)
         except Exception:
-            _log.exception("request failed", method=scope["method"], path=scope["path"])
+            logger.exception("request failed", method=scope["method"], path=scope["path"])
             if exchange.status:
                 raise  # half an answer is out: the server can only cut the connection
             response = error_response(
@@ -101,7 +101,7 @@ class Edge:
         )
 
 
-class _Exchange:
+class _ResponseRecorder:
     """Passes the messages of one response on, and notes what they were."""
 
     def __init__(self, request_id: str, send: Send) -> None:
@@ -132,14 +132,14 @@ async def _fits(receive: Receive) -> bool:
     return False
 
 
-def _record(scope: Scope, state: dict[str, Any], exchange: _Exchange) -> None:
+def _record(scope: Scope, state: dict[str, Any], exchange: _ResponseRecorder) -> None:
     seconds = perf_counter() - exchange.start_s
     status = exchange.status or 500
     # The template of a known route, so that invented paths do not become metrics.
     route = getattr(scope.get("route"), "path", "other")
     metrics.API_REQUESTS.labels(route, str(status)).inc()
     metrics.API_REQUEST_SECONDS.labels(route).observe(seconds)
-    _log.info(
+    logger.info(
         "request",
         method=scope["method"],
         path=scope["path"],

@@ -34,7 +34,7 @@ from store.windows import (
     window_of,
 )
 
-_log = get_logger("api")
+logger = get_logger("api")
 
 #: Counter reads in flight at once. Redis runs one script at a time, so more gains nothing; but a
 #: burst of thousands would share this process' event loop, each would see its budget pass while
@@ -119,7 +119,7 @@ class SummaryReader:
                 return await self._catalogs.get(tenant)
         except (StoreUnavailable, TimeoutError) as error:
             metrics.API_FALLBACK_REFUSED.labels("catalog").inc()
-            _log.warning("no catalog", cause=str(error) or "timeout")
+            logger.warning("no catalog", cause=str(error) or "timeout")
             raise unavailable(
                 "the catalog of the tenant cannot be read now; try again", retry_after_s=1
             ) from error
@@ -172,7 +172,7 @@ class SummaryReader:
                     return await self._catalogs.fresh(tenant)
         except (StoreUnavailable, TimeoutError) as error:
             # Old names beside exact counts are better than no answer.
-            _log.warning("catalog may be behind", cause=str(error) or "timeout")
+            logger.warning("catalog may be behind", cause=str(error) or "timeout")
         return catalog
 
     async def _ask_counters(self, question: Question) -> CounterPage | Incomplete:
@@ -193,12 +193,12 @@ class SummaryReader:
                 return Incomplete("timeout")
             except StoreUnavailable as error:
                 result = "failed"
-                _log.warning("counters unavailable", cause=str(error))
+                logger.warning("counters unavailable", cause=str(error))
                 return Incomplete("unreachable")
             except Exception:
                 # History has the right answer all the same; the traceback is for us.
                 result = "failed"
-                _log.exception("counter read failed")
+                logger.exception("counter read failed")
                 return Incomplete("error")
             finally:
                 self.breaker.leave(permit, result, self._monotonic_s())
@@ -223,7 +223,7 @@ class SummaryReader:
             return page
         except (StoreUnavailable, TimeoutError) as error:
             metrics.API_FALLBACK_REFUSED.labels("history").inc()
-            _log.warning("history unavailable", cause=str(error) or "timeout")
+            logger.warning("history unavailable", cause=str(error) or "timeout")
             raise unavailable(
                 "neither the counters nor history can answer now; try again", retry_after_s=2
             ) from error

@@ -58,9 +58,9 @@ class Committer:
     async def __call__(self, deltas: Deltas, events: int) -> None:
         answer = await self._counters.commit(
             self.generation,
-            log=LOG,
+            topic_id=LOG,
             partition=0,
-            believed=self._next,
+            expected_offset=self._next,
             next_offset=self._next + events,
             deltas=deltas,
         )
@@ -93,7 +93,12 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, float]:
     # Watermarks begin with the first commit.
     commit._next = 0
     answer = await counters.commit(
-        commit.generation, log=LOG, partition=0, believed=None, next_offset=0, deltas=Deltas()
+        commit.generation,
+        topic_id=LOG,
+        partition=0,
+        expected_offset=None,
+        next_offset=0,
+        deltas=Deltas(),
     )
     assert isinstance(answer, Committed)
     slot = now_ms // SLOT_MS

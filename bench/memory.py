@@ -31,7 +31,7 @@ from store.counters import Committed, Deltas, Generation, Rolled
 from store.records import GROUPINGS
 from store.redis.client import make_client
 from store.redis.counters import SLOT_MS, RedisCounters
-from store.redis.keys import LETTERS, Keys
+from store.redis.keys import GROUPING_CODES, Keys
 from store.settings import Settings
 from store.windows import DAY_MS
 
@@ -115,7 +115,7 @@ class Filler:
             self.generation,
             log=LOG,
             partition=0,
-            believed=self._believed,
+            expected_offset=self._believed,
             next_offset=next_offset,
             deltas=deltas,
         )
@@ -304,7 +304,7 @@ async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, 
     found["customer_with_identities_bytes"] = round(sum(parts.values()) + identities / customers, 1)
     kinds = {}
     for grouping in ("action", "treatment", "channel"):
-        letter = LETTERS[grouping]
+        letter = GROUPING_CODES[grouping]
         ids_ = info.zrange(rank[grouping, "a"], 0, -1)
         mine = [f"{home}{letter}:{id_.decode()}" for id_ in ids_]
         mine += [rank[grouping, p] for p in PERIODS]

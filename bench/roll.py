@@ -84,9 +84,9 @@ class Committer:
         while True:
             answer = await self._store.commit(
                 self._generation,
-                log=LOG,
+                topic_id=LOG,
                 partition=self._partition,
-                believed=self._believed,
+                expected_offset=self._believed,
                 next_offset=next_offset,
                 deltas=deltas,
             )
@@ -117,11 +117,11 @@ class Roller:
         self._store, self._generation, self._client = store, generation, client
         self.turns = 50_000
 
-    async def calibrate(self, log: Log) -> None:
+    async def calibrate(self, topic_id: Log) -> None:
         """Makes the script that only counts take COUNTING_MS when nothing comes between."""
         for _ in range(50):
             await self.count()
-        quick_ms = log.take_ms(COUNTED)[5]
+        quick_ms = topic_id.take_ms(COUNTED)[5]
         self.turns = int(self.turns * COUNTING_MS / quick_ms)
 
     async def count(self) -> None:
@@ -167,8 +167,8 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     fill = await filler(store, TENANT, TODAY, "C-{:07}")
     await fill.days(options.customers, kinds, 0, 29, identities=True)
     roller = Roller(store, fill.generation, client)
-    log = Log(info)
-    await roller.calibrate(log)
+    topic_id = Log(info)
+    await roller.calibrate(topic_id)
     deltas = batches(options.customers, kinds, options.slice)
     found: dict[str, Any] = {"customers": options.customers, "records_max": options.records}
     committers = [Committer(store, fill.generation, 1 + p) for p in range(PARTITIONS)]
@@ -187,9 +187,9 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         await asyncio.gather(*going)
         waits = [wait for c in committers for wait in c.waits_ms]
         found[f"commit_waits_{phase}"] = spread(waits)
-        found[f"commit_scripts_{phase}"] = spread(log.take_ms(Script("commit").sha))
-    found["roll_scripts"] = spread(log.take_ms(Script("roll").sha))
-    found["counting_scripts"] = spread(log.take_ms(COUNTED))
+        found[f"commit_scripts_{phase}"] = spread(topic_id.take_ms(Script("commit").sha))
+    found["roll_scripts"] = spread(topic_id.take_ms(Script("roll").sha))
+    found["counting_scripts"] = spread(topic_id.take_ms(COUNTED))
     await client.aclose()
     info.close()
     return found

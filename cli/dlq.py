@@ -13,7 +13,7 @@ from store.clock import system_clock_ms
 
 if TYPE_CHECKING:
     from store.settings import Settings
-    from streams.dead_letters.redrive import DeadLetterTopic, Letter, Listing, Report
+    from streams.dead_letters.redrive import DeadLetter, DeadLetterTopic, Listing, Report
 
 app = typer.Typer(
     help="Events that could not be counted: what they are, and counting them after a fix.",
@@ -69,7 +69,7 @@ def show(
         "reason": about.reason,
         "detail": about.detail,
         "source": f"{about.topic} partition {about.partition} offset {about.offset}",
-        "log": about.log,
+        "log": about.topic_id,
         "found": format_ms(about.time_ms),
         "redriven": redriven,
         "key": shown(letter.key),
@@ -133,10 +133,10 @@ async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
         return listing
 
 
-async def _find(settings: Settings, partition: int, offset: int) -> tuple[Letter, str]:
+async def _find(settings: Settings, partition: int, offset: int) -> tuple[DeadLetter, str]:
     """The letter, and when it was redriven."""
     from cli.catalog import with_pool
-    from store.postgres.redriven import RedrivenLetters
+    from store.postgres.redriven import RedrivenDeadLetters
     from store.records import StoreUnavailable
     from streams.dead_letters.redrive import open_dead_letters
 
@@ -144,7 +144,7 @@ async def _find(settings: Settings, partition: int, offset: int) -> tuple[Letter
         letter = await _letter_at(settings, topic, partition, offset)
     source = letter.about.source
     try:
-        marked = await with_pool(settings, lambda pool: RedrivenLetters(pool).marked([source]))
+        marked = await with_pool(settings, lambda pool: RedrivenDeadLetters(pool).marked([source]))
     except StoreUnavailable as error:
         return letter, f"not known ({error})"
     return letter, f"{marked[0]:%Y-%m-%dT%H:%M:%SZ}" if marked else "no"
@@ -152,7 +152,7 @@ async def _find(settings: Settings, partition: int, offset: int) -> tuple[Letter
 
 async def _letter_at(
     settings: Settings, topic: DeadLetterTopic, partition: int, offset: int
-) -> Letter:
+) -> DeadLetter:
     letter = await topic.at(partition, offset)
     if letter is None:
         raise CliError(f"no dead letter at {partition}:{offset} of {settings.dead_letter_topic}")
@@ -191,7 +191,7 @@ async def _redrive(
             return await with_pool(settings, work)
 
 
-async def _each(letters: Sequence[Letter]) -> AsyncIterator[Letter]:
+async def _each(letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetter]:
     for letter in letters:
         yield letter
 
@@ -275,7 +275,7 @@ def _as_document(settings: Settings, listing: Listing) -> dict[str, Any]:
                 "found": format_ms(letter.about.time_ms),
                 "source": {
                     "topic": letter.about.topic,
-                    "log": letter.about.log,
+                    "log": letter.about.topic_id,
                     "partition": letter.about.partition,
                     "offset": letter.about.offset,
                 },

@@ -122,7 +122,7 @@ async def rebuild_tenants(
         await pool.close()
 
 
-async def heal(settings: Settings) -> list[str]:
+async def rebuild_inconsistent(settings: Settings) -> list[str]:
     """Rebuilds the tenants whose counters and history are not even; their names. For a start on
     data that a crash may have left so, where the log that could mend it is gone too."""
     from store.postgres.history import HistoryWriter
@@ -147,7 +147,9 @@ async def heal(settings: Settings) -> list[str]:
             if (
                 generation is not None
                 and generation.complete
-                and await history.is_even_with(tenant, await counters.all_watermarks(generation))
+                and await history.matches_counters(
+                    tenant, await counters.all_watermarks(generation)
+                )
             ):
                 continue
             await rebuild_tenants(settings, counters, tenant)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
-from msgspec import Struct
+from msgspec import Struct, field
 
 from cli.console import described
 from store.clock import system_clock_ms
@@ -25,7 +25,7 @@ from store.settings import Settings
 from store.windows import PERIODS, date_of, window_of
 from streams.decode.timestamps import format_ms
 from streams.freshness import RECENT_MS
-from streams.kafka.topic_id import Log, describe
+from streams.kafka.topic_id import TopicDescription, describe_topic
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ WHERE oid IN (SELECT inhrelid FROM pg_inherits
 """
 
 
-class VisibleState(Struct, rename="camel"):
+class VisibleStatus(Struct, rename="camel"):
     """From arrival in Kafka until counted, of the events counted last: ms that half of them, 99% of
     them and all of them took at most."""
 
@@ -53,7 +53,7 @@ class VisibleState(Struct, rename="camel"):
     max_ms: int
 
 
-class PartitionState(Struct, rename="camel"):
+class PartitionStatus(Struct, rename="camel"):
     """Offsets are the next one to write, to count, to store in history. None = not known: Kafka or
     the store did not answer."""
 
@@ -66,11 +66,11 @@ class PartitionState(Struct, rename="camel"):
     history_lag: int | None
     waiting_ms: int | None
     """For how long the oldest event that is not counted has been in Kafka; 0 = all counted."""
-    visible: VisibleState | None
+    visible: VisibleStatus | None
     """None = no event arrived and was counted in the last minute."""
 
 
-class TenantState(Struct, rename="camel"):
+class TenantStatus(Struct, rename="camel"):
     tenant: str
     generation: int
     complete: bool
@@ -97,37 +97,37 @@ class Sizes(Struct, rename="camel"):
     history_bytes: int | None
 
 
-class LogChangeState(Struct, rename="camel"):
+class LogChangeStatus(Struct, rename="camel"):
     kind: str
     """recreated (somebody made the topic anew) or cut (it ended before what was counted)"""
-    log: str
+    topic_id: str = field(name="log")
     at: str
 
 
-class State(Struct, rename="camel"):
+class Status(Struct, rename="camel"):
     """What `status --json` prints."""
 
     topic: str
-    log: str | None
+    topic_id: str | None = field(name="log")
     """The topic's id: a topic made anew has another."""
     lag: int | None
     history_lag: int | None
     waiting_ms: int | None
     """Of the partition that waits longest."""
-    visible: VisibleState | None
+    visible: VisibleStatus | None
     """The worst of any partition."""
-    partitions: Sequence[PartitionState]
+    partitions: Sequence[PartitionStatus]
     lost_offsets: int | None
     """Offsets that retention took before they were counted. Where history has them,
     `rebuild --from history` counts them."""
-    log_changes: Sequence[LogChangeState]
-    tenants: Sequence[TenantState]
+    log_changes: Sequence[LogChangeStatus]
+    tenants: Sequence[TenantStatus]
     sizes: Sizes
     errors: Mapping[str, str]
     """kafka, redis, postgres: why it did not answer. Empty = all did."""
 
 
-async def gather(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) -> State:
+async def gather(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) -> Status:
     """Asks all. Never raises for a store that is away: `errors` has it."""
     client = make_client(settings, timeout_s=STORE_TIMEOUT_S, retries=1)
     pool = make_pool(settings, max_size=2)
@@ -141,7 +141,7 @@ async def gather(settings: Settings, *, now_ms: Callable[[], int] = system_clock
 
 async def _gather(
     settings: Settings, client: Client, pool: Pool, now_ms: Callable[[], int]
-) -> State:
+) -> Status:
     counters = RedisCounters(client, settings.redis_prefix)
     errors: dict[str, str] = {}
 
@@ -152,8 +152,8 @@ async def _gather(
             errors.setdefault(store, str(error))
             return None
 
-    log, progress, tenants, zones, redis_bytes, history_bytes = await asyncio.gather(
-        asked("kafka", _log(settings)),
+    topic, progress, tenants, zones, redis_bytes, history_bytes = await asyncio.gather(
+        asked("kafka", _describe(settings)),
         asked("redis", counters.progress()),
         asked("redis", counters.overview()),
         asked("postgres", timezones(pool)),
@@ -161,18 +161,18 @@ async def _gather(
         asked("postgres", _history_bytes(pool)),
     )
     incidents = await asked("redis", counters.incidents())
-    partitions: list[PartitionState] = []
-    if log is not None:
-        reports = None if progress is None else _reports(progress, log)
+    partitions: list[PartitionStatus] = []
+    if topic is not None:
+        reports = None if progress is None else _reports(progress, topic)
         counted = {p: r.next_offset for p, r in (reports or {}).items()}
-        stored = await asked("postgres", HistoryWriter(pool).positions(log.id))
-        tails = await asked("kafka", _tails(settings, log, counted))
+        stored = await asked("postgres", HistoryWriter(pool).positions(topic.topic_id))
+        tails = await asked("kafka", _tails(settings, topic, counted))
         partitions = [
-            _partition(p, tails, reports, stored, now_ms()) for p in range(log.partitions)
+            _partition(p, tails, reports, stored, now_ms()) for p in range(topic.partitions)
         ]
-    return State(
+    return Status(
         topic=settings.interactions_topic,
-        log=log.id if log else None,
+        topic_id=topic.topic_id if topic else None,
         lag=_sum(p.lag for p in partitions),
         history_lag=_sum(p.history_lag for p in partitions),
         waiting_ms=_longest(p.waiting_ms for p in partitions),
@@ -180,7 +180,7 @@ async def _gather(
         partitions=partitions,
         lost_offsets=incidents.lost_offsets if incidents else None,
         log_changes=[
-            LogChangeState(c.kind, c.log, format_ms(c.at_ms)) for c in incidents.log_changes
+            LogChangeStatus(c.kind, c.topic_id, format_ms(c.at_ms)) for c in incidents.log_changes
         ]
         if incidents
         else [],
@@ -190,8 +190,10 @@ async def _gather(
     )
 
 
-def _reports(progress: Sequence[PartitionProgress], log: Log) -> dict[int, PartitionProgress]:
-    return {p.partition: p for p in progress if p.log == log.id}
+def _reports(
+    progress: Sequence[PartitionProgress], topic: TopicDescription
+) -> dict[int, PartitionProgress]:
+    return {p.partition: p for p in progress if p.topic_id == topic.topic_id}
 
 
 def _partition(
@@ -200,14 +202,14 @@ def _partition(
     reports: Mapping[int, PartitionProgress] | None,
     stored: Mapping[int, int] | None,
     now_ms: int,
-) -> PartitionState:
+) -> PartitionStatus:
     tail = None if tails is None else tails.get(partition)
     end = None if tail is None else tail.end
     report = None if reports is None else reports.get(partition)
     # A store that answers, but not of this partition, has nothing of it yet.
     has = None if reports is None else report.next_offset if report else 0
     keeps = None if stored is None else stored.get(partition, 0)
-    return PartitionState(
+    return PartitionStatus(
         partition,
         end,
         has,
@@ -225,11 +227,11 @@ def _waiting(tail: Tail, now_ms: int) -> int | None:
     return None if tail.arrived_ms is None else max(0, now_ms - tail.arrived_ms)
 
 
-def _visible(report: PartitionProgress | None, now_ms: int) -> VisibleState | None:
+def _visible(report: PartitionProgress | None, now_ms: int) -> VisibleStatus | None:
     # What a worker that is gone said last is not how things are.
     if report is None or report.visible is None or report.at_ms <= now_ms - RECENT_MS:
         return None
-    return VisibleState(*report.visible)
+    return VisibleStatus(*report.visible)
 
 
 def _longest(waits_ms: Iterable[int | None]) -> int | None:
@@ -237,10 +239,10 @@ def _longest(waits_ms: Iterable[int | None]) -> int | None:
     return None if None in known else max((ms for ms in known if ms is not None), default=None)
 
 
-def _worst(seen: Sequence[VisibleState]) -> VisibleState | None:
+def _worst(seen: Sequence[VisibleStatus]) -> VisibleStatus | None:
     if not seen:
         return None
-    return VisibleState(
+    return VisibleStatus(
         max(v.p50_ms for v in seen), max(v.p99_ms for v in seen), max(v.max_ms for v in seen)
     )
 
@@ -254,7 +256,7 @@ def _sum(lags: Any) -> int | None:
     return None if not known or None in known else sum(known)
 
 
-def _tenant(of: TenantOverview, zones: Mapping[str, str] | None) -> TenantState:
+def _tenant(of: TenantOverview, zones: Mapping[str, str] | None) -> TenantStatus:
     windows: dict[str, dict[str, str | None]] = {}
     for period in PERIODS:
         start, end = window_of(period, of.day)
@@ -263,7 +265,7 @@ def _tenant(of: TenantOverview, zones: Mapping[str, str] | None) -> TenantState:
             "end": None if end is None else date_of(end).isoformat(),
         }
     day, rolled = date_of(of.day).isoformat(), date_of(of.rolled).isoformat()
-    return TenantState(
+    return TenantStatus(
         of.tenant,
         of.generation,
         of.complete,
@@ -277,7 +279,7 @@ def _tenant(of: TenantOverview, zones: Mapping[str, str] | None) -> TenantState:
     )
 
 
-async def _log(settings: Settings) -> Log:
+async def _describe(settings: Settings) -> TopicDescription:
     client = AIOKafkaClient(bootstrap_servers=settings.brokers)
     try:
         # Says at once that nobody is there, where `describe` goes on trying.
@@ -287,7 +289,7 @@ async def _log(settings: Settings) -> Log:
         raise StoreUnavailable(f"Kafka: {described(error)}") from error
     finally:
         await client.close()
-    return await describe(settings, settings.interactions_topic)
+    return await describe_topic(settings, settings.interactions_topic)
 
 
 class Tail(NamedTuple):
@@ -301,7 +303,9 @@ class Tail(NamedTuple):
     """When the first of it arrived; None = not known, as it did not come in time."""
 
 
-async def _tails(settings: Settings, log: Log, positions: Mapping[int, int]) -> dict[int, Tail]:
+async def _tails(
+    settings: Settings, topic: TopicDescription, positions: Mapping[int, int]
+) -> dict[int, Tail]:
     """Partition -> what is in it from its position on, from fetch answers: what the broker's own
     offset listing says is not right on every compatible broker. Raises StoreUnavailable."""
     consumer = AIOKafkaConsumer(
@@ -313,7 +317,7 @@ async def _tails(settings: Settings, log: Log, positions: Mapping[int, int]) -> 
         fetch_max_wait_ms=100,
         max_partition_fetch_bytes=1,  # one batch at most: the end comes with any answer
     )
-    partitions = [TopicPartition(settings.interactions_topic, p) for p in range(log.partitions)]
+    partitions = [TopicPartition(settings.interactions_topic, p) for p in range(topic.partitions)]
     starts = {tp: positions.get(tp.partition, 0) for tp in partitions}
     try:
         async with asyncio.timeout(ENDS_TIMEOUT_S):

@@ -9,7 +9,7 @@ import typer
 from cli.console import CliError, answer, load_settings, out, run
 
 if TYPE_CHECKING:
-    from cli.state import State, VisibleState
+    from cli.state import Status, VisibleStatus
 
 
 def status(
@@ -34,10 +34,10 @@ def status(
         raise CliError("; ".join(state.errors.values()))
 
 
-def _show(state: State) -> None:
+def _show(state: Status) -> None:
     from rich.table import Table
 
-    table = Table(title=f"topic {state.topic}", caption=f"log {state.log or 'unknown'}")
+    table = Table(title=f"topic {state.topic}", caption=f"log {state.topic_id or 'unknown'}")
     for column in ("partition", "end", "counted", "lag", "waits", "in history", "history lag"):
         table.add_column(column, justify="right")
     for p in state.partitions:
@@ -64,12 +64,12 @@ def _show(state: State) -> None:
             "history has them, `rebuild --from history` counts them"
         )
     for change in state.log_changes:
-        answer(f"the log was {change.kind} at {change.at}: {change.log}")
+        answer(f"the log was {change.kind} at {change.at}: {change.topic_id}")
     sizes = state.sizes
     answer(f"Redis {_bytes(sizes.redis_bytes)}, history {_bytes(sizes.history_bytes)}")
 
 
-def _tenants(state: State) -> object:
+def _tenants(state: Status) -> object:
     from rich.table import Table
 
     table = Table(title="tenants")
@@ -119,7 +119,7 @@ def _seconds(ms: int) -> str:
     return f"{ms / 1_000:,.1f} s" if ms < 3_600_000 else f"{ms / 3_600_000:,.1f} h"
 
 
-def _visible(seen: VisibleState | None) -> str:
+def _visible(seen: VisibleStatus | None) -> str:
     if seen is None:
         return "no event arrived and was counted in the last minute"
     return (

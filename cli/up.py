@@ -78,7 +78,7 @@ def _run(stack: Stack, port: int, demo: bool) -> None:
         stack.start(lambda server: say(f"{server.name} answers at {server.address}"))
         _use(stack, port)
         _migrate()
-        _heal()
+        _rebuild_inconsistent()
         children = _children(stack.data_dir, demo)
         for child in (children.worker, children.api):
             started.append(child)
@@ -118,12 +118,12 @@ def _use(stack: Stack, port: int) -> None:
     (stack.data_dir / "env").write_text("".join(lines))
 
 
-def _heal() -> None:
+def _rebuild_inconsistent() -> None:
     """The embedded broker forgets all when it ends. Where it ended in the middle, one store may
     have what the other has not, and history decides."""
-    from cli.rebuild import heal
+    from cli.rebuild import rebuild_inconsistent
 
-    for tenant in run(heal(load_settings())):
+    for tenant in run(rebuild_inconsistent(load_settings())):
         say(f"tenant {tenant}: counters were rebuilt from history after an unclean end")
 
 

@@ -27,7 +27,7 @@ class _Entry(NamedTuple):
     """The load after it failed."""
 
 
-class _Flight(NamedTuple):
+class _Load(NamedTuple):
     task: asyncio.Task[Catalog]
     started_s: float
     asked: float
@@ -53,7 +53,7 @@ class CatalogCache:
         self._monotonic = monotonic
         self._tenants_max = tenants_max
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._flights: dict[str, _Flight] = {}
+        self._loads: dict[str, _Load] = {}
         self._forced_s: OrderedDict[str, float] = OrderedDict()
 
     async def get(self, tenant: str, *, at_least_version: int = 0) -> Catalog:
@@ -94,9 +94,9 @@ class CatalogCache:
         self, tenant: str, entry: _Entry, asked: float, patience_s: float | None
     ) -> Catalog:
         """A newer catalog than `entry`'s; its own when the source is away or too slow."""
-        flight = self._flights.get(tenant)
-        if patience_s is not None and flight is not None:
-            patience_s -= self._monotonic() - flight.started_s  # others have waited for it already
+        load = self._loads.get(tenant)
+        if patience_s is not None and load is not None:
+            patience_s -= self._monotonic() - load.started_s  # others have waited for it already
             if patience_s <= 0:
                 return entry.catalog
         try:
@@ -107,18 +107,18 @@ class CatalogCache:
 
     async def _loaded(self, tenant: str, asked: float) -> Catalog:
         """What a load brings that began no earlier than somebody wanted `asked`."""
-        while (flight := self._flights.get(tenant)) is not None and flight.asked < asked:
-            await asyncio.wait([flight.task])  # it may have read before there was such a version
-        if flight is None:
-            flight = self._take_off(tenant, asked)
+        while (load := self._loads.get(tenant)) is not None and load.asked < asked:
+            await asyncio.wait([load.task])  # it may have read before there was such a version
+        if load is None:
+            load = self._start_load(tenant, asked)
         # Shielded: who gives up waiting must not take the load from the others.
-        return await asyncio.shield(flight.task)
+        return await asyncio.shield(load.task)
 
-    def _take_off(self, tenant: str, asked: float) -> _Flight:
+    def _start_load(self, tenant: str, asked: float) -> _Load:
         task = asyncio.create_task(self._load_and_keep(tenant, asked), name=f"catalog-{tenant}")
-        flight = self._flights[tenant] = _Flight(task, self._monotonic(), asked)
+        load = self._loads[tenant] = _Load(task, self._monotonic(), asked)
         task.add_done_callback(_retrieved)
-        return flight
+        return load
 
     async def _load_and_keep(self, tenant: str, asked: float) -> Catalog:
         began_s = self._monotonic()
@@ -129,7 +129,7 @@ class CatalogCache:
                 self._entries[tenant] = entry._replace(checked_s=self._monotonic(), stale=True)
             raise
         finally:
-            del self._flights[tenant]
+            del self._loads[tenant]
         self._entries[tenant] = _Entry(catalog, began_s, asked)
         self._entries.move_to_end(tenant)
         while len(self._entries) > self._tenants_max:

@@ -31,7 +31,7 @@ class Deltas(NamedTuple):
 class Position(NamedTuple):
     """A place in the log: the next offset of one partition, of one log (topic id)."""
 
-    log: str
+    topic_id: str
     partition: int
     offset: int
 
@@ -103,7 +103,7 @@ class Visible(NamedTuple):
 
 
 class PartitionProgress(NamedTuple):
-    log: str
+    topic_id: str
     partition: int
     next_offset: int
     end_offset: int | None
@@ -115,7 +115,7 @@ class PartitionProgress(NamedTuple):
 class LogChange(NamedTuple):
     kind: str
     """recreated | cut"""
-    log: str
+    topic_id: str
     at_ms: int
 
 
@@ -176,19 +176,19 @@ class CounterStore(CounterReader, Protocol):
 
     async def mark_complete(self, generation: Generation) -> None: ...
 
-    async def watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:
+    async def watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
         """Partition -> next offset to count."""
         ...
 
-    async def first_watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:
+    async def first_watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
         """Partition -> the watermark that the generation was created with."""
         ...
 
-    async def note_lost(self, log: str, partition: int, first: int, offsets: int) -> None:
+    async def note_lost(self, topic_id: str, partition: int, first: int, offsets: int) -> None:
         """Remembers that `offsets` offsets from `first` on were gone before they were counted."""
         ...
 
-    async def last_lost(self, log: str) -> Mapping[int, int]:
+    async def last_lost(self, topic_id: str) -> Mapping[int, int]:
         """Partition -> the highest `first` that was noted of it; those without a loss left out."""
         ...
 
@@ -196,9 +196,9 @@ class CounterStore(CounterReader, Protocol):
         self,
         generation: Generation,
         *,
-        log: str,
+        topic_id: str,
         partition: int,
-        believed: int | None,
+        expected_offset: int | None,
         next_offset: int,
         deltas: Deltas,
     ) -> Committed | Duplicates | Refused: ...

@@ -189,7 +189,7 @@ REFUSED: Final = _counter(
     "Commits that the fence refused; the worker took the store's values and went on.",
     "A few come with each rebalance and midnight. Many: two workers fight over a partition.",
 )
-SEEKS_BACK: Final = _counter(
+REWINDS: Final = _counter(
     "interaction_summary_seeks_back_total",
     "Times that a store had less than was read, so that the log was read again.",
     "Redis or Postgres lost data: look at its persistence and its failovers.",

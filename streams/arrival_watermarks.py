@@ -14,7 +14,7 @@ STEP_MS = 60_000
 KEPT_MAX = 1_440
 
 
-class Arrivals:
+class ArrivalWatermarks:
     """Of the partitions that a worker reads."""
 
     def __init__(self) -> None:

@@ -18,12 +18,12 @@ from store import metrics
 from store.logs import get_logger
 from store.postgres.history import HistoryWriter
 from store.records import Fenced, SourcedEvent
-from streams.commit import SeekBack
+from streams.commit import RewindRequired
 from streams.retry import retried
 
-log = get_logger("history")
+logger = get_logger("history")
 
-#: Bytes of records that one transaction stores at most, but for a single chunk that has more.
+#: Bytes of records that one transaction stores at most, but for a single batch that has more.
 BATCH_BYTES_MAX: Final = 16 * 1_048_576
 #: Rounds begin so far apart, unless enough waits to fill a transaction: each of these has a price
 #: of its own, which the counters would pay where processors are full.
@@ -31,11 +31,11 @@ GATHER_S: Final = 0.5
 
 
 @dataclasses.dataclass
-class Chunk:
+class HistoryBatch:
     events: Sequence[SourcedEvent]
     next_offset: int
     done: Callable[[], None]
-    """Called when the chunk is in history."""
+    """Called when the batch is in history."""
     size: int = 0
     """Bytes of the records that the events came in."""
 
@@ -49,7 +49,7 @@ class HistorySink:
         buffer_events: int,
         batch_events: int,
         buffer_bytes: int,
-        on_behind: Callable[[SeekBack], None],
+        on_behind: Callable[[RewindRequired], None],
     ) -> None:
         """`on_behind`: told when history has less than this worker read."""
         self._writer = writer
@@ -58,9 +58,9 @@ class HistorySink:
         self._batch_events = batch_events
         self._buffer_bytes = buffer_bytes
         self._on_behind = on_behind
-        self._log = ""
+        self._topic_id = ""
         self._positions: dict[int, int | None] = {}
-        self._chunks: dict[int, deque[Chunk]] = {}
+        self._batches: dict[int, deque[HistoryBatch]] = {}
         self._buffered = 0
         self._bytes = 0
         self._changed = asyncio.Condition()
@@ -68,25 +68,25 @@ class HistorySink:
         self._draining = False
         self._began_s = 0.0
 
-    async def open_log(self, log_id: str, positions: dict[int, int | None]) -> None:
+    async def start_session(self, topic_id: str, positions: dict[int, int | None]) -> None:
         """Forgets what waits. `positions`: history's own watermarks; None = has none."""
         async with self._changed:
             self._epoch += 1
-            self._log, self._positions = log_id, dict(positions)
-            self._chunks = {partition: deque() for partition in positions}
+            self._topic_id, self._positions = topic_id, dict(positions)
+            self._batches = {partition: deque() for partition in positions}
             self._buffered = self._bytes = 0
             self._changed.notify_all()
 
-    async def put(self, partition: int, chunk: Chunk) -> None:
-        """Takes the chunk over; waits while the buffer is full."""
+    async def put(self, partition: int, batch: HistoryBatch) -> None:
+        """Takes the batch over; waits while the buffer is full."""
         async with self._changed:
             epoch = self._epoch
             await self._changed.wait_for(lambda: self._has_room() or self._epoch != epoch)
-            if self._epoch != epoch or partition not in self._chunks:
+            if self._epoch != epoch or partition not in self._batches:
                 return  # not ours any more: whoever has it reads it again
-            self._chunks[partition].append(chunk)
-            self._buffered += len(chunk.events)
-            self._bytes += chunk.size
+            self._batches[partition].append(batch)
+            self._buffered += len(batch.events)
+            self._bytes += batch.size
             metrics.HISTORY_BUFFER.set(self._buffered)
             self._changed.notify_all()
 
@@ -98,7 +98,7 @@ class HistorySink:
         async with self._changed:
             self._draining = True
             self._changed.notify_all()
-            await self._changed.wait_for(lambda: not any(self._chunks.values()))
+            await self._changed.wait_for(lambda: not any(self._batches.values()))
             self._draining = False
 
     async def run(self) -> None:
@@ -107,18 +107,18 @@ class HistorySink:
             async with self._changed:
                 await self._gather()
                 epoch = self._epoch
-                waiting = [partition for partition, chunks in self._chunks.items() if chunks]
+                waiting = [partition for partition, batches in self._batches.items() if batches]
             for partition in waiting:
                 await self._write_some(partition, epoch)
 
     async def _gather(self) -> None:
         """Returns when a round is due, with `_changed` held and something to write."""
         while True:
-            await self._changed.wait_for(lambda: any(self._chunks.values()))
+            await self._changed.wait_for(lambda: any(self._batches.values()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._began_s + GATHER_S):
                     await self._changed.wait_for(self._is_enough)
-            if any(self._chunks.values()):  # else they were forgotten meanwhile
+            if any(self._batches.values()):  # else they were forgotten meanwhile
                 self._began_s = asyncio.get_running_loop().time()
                 return
 
@@ -127,19 +127,19 @@ class HistorySink:
         async with self._changed:
             if self._epoch != epoch:
                 return
-            chunks = self._take(self._chunks[partition])
+            batches = self._take(self._batches[partition])
         try:
-            await self._write(partition, chunks, epoch)
-        except SeekBack as behind:
+            await self._write(partition, batches, epoch)
+        except RewindRequired as behind:
             self._on_behind(behind)
-            async with self._changed:  # until open_log says where to go on
+            async with self._changed:  # until start_session says where to go on
                 await self._changed.wait_for(lambda: self._epoch != epoch)
         async with self._changed:
             if self._epoch == epoch:
-                self._buffered -= sum(len(c.events) for c in chunks)
-                self._bytes -= sum(c.size for c in chunks)
-                for _ in chunks:
-                    self._chunks[partition].popleft()
+                self._buffered -= sum(len(c.events) for c in batches)
+                self._bytes -= sum(c.size for c in batches)
+                for _ in batches:
+                    self._batches[partition].popleft()
                 self._changed.notify_all()
             metrics.HISTORY_BUFFER.set(self._buffered)
 
@@ -147,33 +147,33 @@ class HistorySink:
         is_full = self._buffered >= self._batch_events or not self._has_room()
         return is_full or self._draining
 
-    def _take(self, waiting: deque[Chunk]) -> list[Chunk]:
-        taken: list[Chunk] = []
+    def _take(self, waiting: deque[HistoryBatch]) -> list[HistoryBatch]:
+        taken: list[HistoryBatch] = []
         events = size = 0
-        for chunk in waiting:
-            events += len(chunk.events)
-            size += chunk.size
+        for batch in waiting:
+            events += len(batch.events)
+            size += batch.size
             if taken and (events > self._batch_events or size > BATCH_BYTES_MAX):
                 break
-            taken.append(chunk)
+            taken.append(batch)
         return taken
 
-    async def _write(self, partition: int, chunks: Sequence[Chunk], epoch: int) -> None:
-        next_offset = chunks[-1].next_offset
+    async def _write(self, partition: int, batches: Sequence[HistoryBatch], epoch: int) -> None:
+        next_offset = batches[-1].next_offset
         while self._epoch == epoch:
             first = self._positions[partition]
             if first is not None and first >= next_offset:
                 break
             events = [
-                e for chunk in chunks for e in chunk.events if first is None or e.offset >= first
+                e for batch in batches for e in batch.events if first is None or e.offset >= first
             ]
-            log_id = self._log
+            topic_id = self._topic_id
             try:
                 rows = await retried(
                     "history",
-                    lambda f=first, e=events, i=log_id: self._writer.write(  # type: ignore[misc]
+                    lambda f=first, e=events, i=topic_id: self._writer.write(  # type: ignore[misc]
                         topic=self._topic,
-                        log=i,
+                        topic_id=i,
                         partition=partition,
                         first=f,
                         next_offset=next_offset,
@@ -183,7 +183,7 @@ class HistorySink:
             except Fenced as fenced:
                 true = fenced.truth["next_offset"]
                 if true is None or (first is not None and true < first):
-                    raise SeekBack(
+                    raise RewindRequired(
                         f"history is at {true} of partition {partition}, not at {first}"
                     ) from None
                 if self._epoch == epoch:
@@ -194,6 +194,6 @@ class HistorySink:
                 self._positions[partition] = next_offset
             break
         if self._epoch == epoch:
-            for chunk in chunks:
+            for batch in batches:
                 with contextlib.suppress(Exception):  # an acknowledgement is only a hint
-                    chunk.done()
+                    batch.done()

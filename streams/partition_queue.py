@@ -11,7 +11,7 @@ from streams.kafka.consumer import Batch
 Acknowledge = Callable[[], None]
 
 
-class Inbox:
+class PartitionQueue:
     """Batches of one partition, in their order. While the task is busy they pile up, and are then
     taken as one: a commit costs a round trip whether it has ten events or two hundred, so if each
     small batch had its own, they would fall behind just when there are many."""

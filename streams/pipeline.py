@@ -14,15 +14,15 @@ from store import metrics
 from store.catalog import CatalogCache
 from store.logs import get_logger
 from store.records import Catalog, Event, SourcedEvent
-from streams.commit import Ledger
+from streams.commit import CounterCommitter
 from streams.dead_letters.alarm import RatioAlarm
 from streams.decode.decoder import Decoder, Rejected, Skipped, too_many_tenants, unregistered_type
-from streams.history_sink import Chunk, HistorySink
+from streams.history_sink import HistoryBatch, HistorySink
 from streams.kafka.consumer import Batch
-from streams.partition_queue import Inbox
+from streams.partition_queue import PartitionQueue
 from streams.retry import retried
 
-log = get_logger("pipeline")
+logger = get_logger("pipeline")
 
 #: Tenants whose watermark one look at the idle ones moves: moving thousands at once would keep the
 #: events of others waiting.
@@ -31,14 +31,14 @@ IDLE_TENANTS: Final = 200
 LOG_APPEND_TIME: Final = 1
 
 
-class DeadLetter(NamedTuple):
+class RejectedRecord(NamedTuple):
     partition: int
     record: Any
     why: Rejected
 
 
 class DeadLetterSink(Protocol):
-    async def send(self, letters: Sequence[DeadLetter]) -> None:
+    async def send(self, letters: Sequence[RejectedRecord]) -> None:
         """Returns when Kafka has acknowledged all; raises StoreUnavailable."""
         ...
 
@@ -48,7 +48,7 @@ class Slice(NamedTuple):
 
     events: Mapping[str, list[SourcedEvent]]
     """By tenant."""
-    letters: Sequence[DeadLetter]
+    letters: Sequence[RejectedRecord]
     """In the order of their offsets."""
     next_offset: int
     size: int
@@ -61,7 +61,7 @@ class Pipeline:
         *,
         decoder: Decoder,
         catalogs: CatalogCache,
-        ledger: Ledger,
+        ledger: CounterCommitter,
         history: HistorySink,
         dead_letters: DeadLetterSink,
         now_ms: Callable[[], int],
@@ -76,7 +76,7 @@ class Pipeline:
         """`batch_bytes`, `queue_batches`: of what waits in front of a partition's task so much is
         taken at once; where so many times that waits, it is one of `full_partitions`. `on_lost` is
         told of batches that begin with offsets that retention took; `on_failure` of what ended a
-        partition's task, SeekBack among them."""
+        partition's task, RewindRequired among them."""
         self._decoder = decoder
         self._catalogs = catalogs
         self._ledger = ledger
@@ -90,7 +90,7 @@ class Pipeline:
         self._idle_commit_s = idle_commit_s
         self._on_lost = on_lost
         self._on_failure = on_failure
-        self._inboxes: dict[int, Inbox] = {}
+        self._queues: dict[int, PartitionQueue] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.positions: dict[int, int] = {}
         """Partition -> the offset up to which everything is counted."""
@@ -101,7 +101,7 @@ class Pipeline:
         await self.abandon()
         self.positions = dict(starts)
         for partition in starts:
-            self._inboxes[partition] = Inbox(
+            self._queues[partition] = PartitionQueue(
                 batch_bytes=self._batch_bytes, batches=self._queue_batches
             )
             task = asyncio.create_task(self._run(partition), name=f"partition-{partition}")
@@ -112,7 +112,7 @@ class Pipeline:
         """Stops where it is. The fences make that safe: what was sent is counted or is not."""
         tasks = list(self._tasks.values())
         self._tasks.clear()
-        self._inboxes.clear()
+        self._queues.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -120,25 +120,25 @@ class Pipeline:
     async def close(self) -> None:
         """Finishes the batches in hand and waits for history."""
         self.closing = True
-        await asyncio.gather(*(inbox.join() for inbox in self._inboxes.values()))
+        await asyncio.gather(*(inbox.join() for inbox in self._queues.values()))
         await self._history.drain()
 
     def submit(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
         """Hands a batch to its partition's task."""
-        inbox = self._inboxes.get(batch.partition)
+        inbox = self._queues.get(batch.partition)
         if inbox is not None and not self.closing:
             inbox.put(batch, acknowledge)
 
     def full_partitions(self) -> set[int]:
         """The partitions of which enough waits."""
-        return {partition for partition, inbox in self._inboxes.items() if inbox.is_full}
+        return {partition for partition, inbox in self._queues.items() if inbox.is_full}
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_failure(error)
 
     async def _run(self, partition: int) -> None:
-        inbox = self._inboxes[partition]
+        inbox = self._queues[partition]
         loop = asyncio.get_running_loop()
         next_idle_s = loop.time() + self._idle_commit_s
         while True:
@@ -194,13 +194,13 @@ class Pipeline:
         self.positions[partition] = part.next_offset
         events = [e for of_tenant in part.events.values() for e in of_tenant]
         events.sort(key=lambda e: e.offset)
-        await self._history.put(partition, Chunk(events, part.next_offset, done, part.size))
+        await self._history.put(partition, HistoryBatch(events, part.next_offset, done, part.size))
 
     async def _decode(self, partition: int, records: Sequence[Any]) -> Slice:
         now_ms = self._now_ms()
         decode = self._decoder.decode
         by_tenant: dict[str, list[SourcedEvent]] = {}
-        letters: list[DeadLetter] = []
+        letters: list[RejectedRecord] = []
         for record in records:
             decoded = decode(record.value, _judged_at(record, now_ms))
             if isinstance(decoded, Event):
@@ -211,14 +211,14 @@ class Pipeline:
             elif isinstance(decoded, Skipped):
                 metrics.SKIPPED.inc()
             else:
-                letters.append(DeadLetter(partition, record, decoded))
+                letters.append(RejectedRecord(partition, record, decoded))
         by_offset = {record.offset: record for record in records}
         for tenant, events in list(by_tenant.items()):
             registered = await self._registered(tenant, events)
             if len(registered) < len(events):
                 kept = {e.offset for e in registered}
                 letters += [
-                    DeadLetter(partition, by_offset[e.offset], unregistered_type(e.event))
+                    RejectedRecord(partition, by_offset[e.offset], unregistered_type(e.event))
                     for e in events
                     if e.offset not in kept
                 ]
@@ -227,7 +227,7 @@ class Pipeline:
                     del by_tenant[tenant]
         for tenant in await self._ledger.refused(by_tenant):
             letters += [
-                DeadLetter(
+                RejectedRecord(
                     partition,
                     by_offset[e.offset],
                     too_many_tenants(e.event, self._ledger.tenants_max),
@@ -239,7 +239,7 @@ class Pipeline:
         size = sum(len(record.value or b"") for record in records)
         return Slice(by_tenant, letters, records[-1].offset + 1, size)
 
-    def _tell(self, events: int, letters: Sequence[DeadLetter]) -> None:
+    def _tell(self, events: int, letters: Sequence[RejectedRecord]) -> None:
         """Metrics of the letters, and the alarm where they are too many of the last events."""
         for letter in letters:
             metrics.DEAD_LETTERS.labels(letter.why.reason).inc()
@@ -247,9 +247,11 @@ class Pipeline:
             metrics.DEAD_LETTER_ALARM.set(self._alarm.is_on)
             found = {"dead_letters": self._alarm.bad, "of_the_last": self._alarm.events}
             if self._alarm.is_on:
-                log.error("too many events are dead letters", last=letters[-1].why.detail, **found)
+                logger.error(
+                    "too many events are dead letters", last=letters[-1].why.detail, **found
+                )
             else:
-                log.info("few events are dead letters again", **found)
+                logger.info("few events are dead letters again", **found)
 
     async def _registered(self, tenant: str, events: list[SourcedEvent]) -> list[SourcedEvent]:
         """The events whose outcome type the tenant has registered."""

@@ -68,9 +68,9 @@ async def rebuild_from_history(
                 while True:
                     answer = await counters.commit(
                         building,
-                        log=BUILD_LOG,
+                        topic_id=BUILD_LOG,
                         partition=0,
-                        believed=done,
+                        expected_offset=done,
                         next_offset=done + len(batch),
                         deltas=deltas,
                     )

@@ -15,7 +15,7 @@ T = TypeVar("T")
 _FIRST_S: Final = 0.05
 _MOST_S: Final = 2.0
 
-log = get_logger("retry")
+logger = get_logger("retry")
 
 
 async def retried(store: str, call: Callable[[], Awaitable[T]]) -> T:
@@ -30,10 +30,10 @@ async def retried(store: str, call: Callable[[], Awaitable[T]]) -> T:
             failed += 1
             metrics.RETRIES.labels(store).inc()
             if failed & (failed - 1) == 0:  # 1, 2, 4, 8…: a long outage must not fill the log
-                log.warning("store does not answer, trying again", store=store, error=str(error))
+                logger.warning("store does not answer, trying again", store=store, error=str(error))
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(_MOST_S, wait_s * 2)
         else:
             if failed:
-                log.info("store answers again", store=store, failed=failed)
+                logger.info("store answers again", store=store, failed=failed)
             return answer

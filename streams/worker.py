@@ -37,19 +37,19 @@ from store.redis.counters import RedisCounters  # noqa: E402
 from store.redis.owners import PartitionOwners  # noqa: E402
 from store.settings import Settings  # noqa: E402
 from store.windows import DAY_MS, Calendar, date_of  # noqa: E402
-from streams.arrival_watermarks import Arrivals  # noqa: E402
-from streams.commit import Ledger, SeekBack  # noqa: E402
+from streams.arrival_watermarks import ArrivalWatermarks  # noqa: E402
+from streams.commit import CounterCommitter, RewindRequired  # noqa: E402
 from streams.dead_letters.alarm import RatioAlarm  # noqa: E402
-from streams.dead_letters.sink import KafkaDeadLetters  # noqa: E402
+from streams.dead_letters.sink import KafkaDeadLetterSink  # noqa: E402
 from streams.decode.decoder import Decoder  # noqa: E402
 from streams.history_sink import HistorySink  # noqa: E402
 from streams.kafka.consumer import Batch, BatchConsumer, batch_transport  # noqa: E402
-from streams.kafka.topic_id import describe  # noqa: E402
+from streams.kafka.topic_id import describe_topic  # noqa: E402
 from streams.pipeline import Pipeline  # noqa: E402
 from streams.retry import retried  # noqa: E402
 from streams.watchdog import Watchdog  # noqa: E402
 
-log = logs.get_logger("worker")
+logger = logs.get_logger("worker")
 
 ROLL_RECORDS: Final = 40  # records of one roll script: 2 to 4 ms, so that 10 leaves room
 TICK_S: Final = 0.5
@@ -72,7 +72,7 @@ class RolledTo(NamedTuple):
     day: int
 
 
-class CountingWorker:
+class Worker:
     """Everything that one worker process runs, around one Faust app."""
 
     def __init__(
@@ -82,7 +82,7 @@ class CountingWorker:
         self.settings = settings
         self._now_ms = clock_ms
         self._topic = settings.interactions_topic
-        self._log_id = ""
+        self._topic_id = ""
         self._rewinding: asyncio.Task[None] | None = None
         self._rewind_again = False
         self._tasks: list[asyncio.Task[Any]] = []
@@ -90,7 +90,7 @@ class CountingWorker:
         self._closed = False
         self._instance = ""
         self._partitions = 0
-        self._arrivals = Arrivals()
+        self._arrivals = ArrivalWatermarks()
         self._rejoins = 0
         self._rolled: dict[str, RolledTo] = {}
         self._calendars: dict[str, Calendar] = {}
@@ -132,7 +132,7 @@ class CountingWorker:
             settings.interactions_topic,
             fetch_wait_ms=settings.fetch_wait_ms,
             find_start=self._find_start,
-            on_shrunk=self._on_shrunk,
+            on_truncated=self._on_truncated,
             full_partitions=self._full_partitions,
         )
         app.transport = transport(app.conf.broker_consumer, app)
@@ -162,7 +162,7 @@ class CountingWorker:
             refresh_s=settings.catalog_refresh_s,
             monotonic=time.monotonic,
         )
-        self._ledger = Ledger(
+        self._ledger = CounterCommitter(
             self._counters,
             self._writer,
             now_ms=self._now_ms,
@@ -177,7 +177,7 @@ class CountingWorker:
             buffer_bytes=settings.history_buffer_bytes,
             on_behind=self._on_failure,
         )
-        self._letters = KafkaDeadLetters(
+        self._letters = KafkaDeadLetterSink(
             settings, PartitionOwners(self._client, settings.redis_prefix), now_ms=self._now_ms
         )
         self._pipeline = Pipeline(
@@ -216,33 +216,37 @@ class CountingWorker:
         self._rewind_again = False
         self._reported = {}
         settings = self.settings
-        found = await retried("kafka", lambda: describe(settings, settings.interactions_topic))
-        self._log_id, self._partitions = found.id, found.partitions
+        found = await retried(
+            "kafka", lambda: describe_topic(settings, settings.interactions_topic)
+        )
+        self._topic_id, self._partitions = found.topic_id, found.partitions
         # Before the stores are asked: from here on, whoever had a partition before sends nothing.
-        await retried("counters", lambda: self._letters.assign(found.id, partitions))
+        await retried("counters", lambda: self._letters.assign(found.topic_id, partitions))
         first = await retried("kafka", lambda: self._first_offsets(found.partitions))
-        known = await retried("counters", lambda: self._ledger.counted(found.id, first))
-        stored = await self._stored(found.id)
-        self._ledger.open_log(found.id, known, first)
+        known = await retried("counters", lambda: self._ledger.counted(found.topic_id, first))
+        stored = await self._stored(found.topic_id)
+        self._ledger.start_session(found.topic_id, known, first)
         if stored is None:
             starts = {p: known[p] for p in partitions}
-            await self._history.open_log(found.id, dict(starts))
+            await self._history.start_session(found.topic_id, dict(starts))
         else:
             starts = {p: min(known[p], stored.get(p, first[p])) for p in partitions}
-            await self._history.open_log(found.id, {p: stored.get(p) for p in partitions})
+            await self._history.start_session(
+                found.topic_id, {p: stored.get(p) for p in partitions}
+            )
         self._arrivals.begin(partitions)
         await self._pipeline.assign(starts)
-        log.info("partitions assigned", log_id=found.id, starts=starts)
+        logger.info("partitions assigned", topic_id=found.topic_id, starts=starts)
         return starts
 
-    async def _stored(self, log_id: str) -> Mapping[int, int] | None:
+    async def _stored(self, topic_id: str) -> Mapping[int, int] | None:
         """Partition -> the offset up to which history has everything. None where Postgres is away:
         counting need not wait for it. History is then taken to be where the counters are, and its
         fence says so where it is not, as soon as something is written."""
         try:
-            return await bounded(self._writer.positions(log_id), POSITIONS_TIMEOUT_S)
+            return await bounded(self._writer.positions(topic_id), POSITIONS_TIMEOUT_S)
         except StoreUnavailable as error:
-            log.warning(
+            logger.warning(
                 "history does not answer; reading goes on from the counters' offsets",
                 error=str(error),
             )
@@ -261,9 +265,9 @@ class CountingWorker:
         return self._pipeline.full_partitions()
 
     def _on_failure(self, error: BaseException) -> None:
-        if isinstance(error, SeekBack):
-            metrics.SEEKS_BACK.inc()
-            log.warning("reading again what a store lacks", why=str(error))
+        if isinstance(error, RewindRequired):
+            metrics.REWINDS.inc()
+            logger.warning("reading again what a store lacks", why=str(error))
             self._start_rewind(self._rewind())
         elif self._failed is not None and not self._failed.done():
             self._failed.set_result(error)
@@ -288,11 +292,11 @@ class CountingWorker:
 
     async def _check_log(self) -> None:
         """A topic that was deleted and made again is a new log, counted from its start."""
-        found = await describe(self.settings, self.settings.interactions_topic)
-        if self._log_id and found.id != self._log_id:
+        found = await describe_topic(self.settings, self.settings.interactions_topic)
+        if self._topic_id and found.topic_id != self._topic_id:
             metrics.LOG_CHANGES.labels("recreated").inc()
-            log.warning("the topic is a new log", before=self._log_id, now=found.id)
-            await self._counters.note_log_change("recreated", found.id, self._now_ms())
+            logger.warning("the topic is a new log", before=self._topic_id, now=found.topic_id)
+            await self._counters.note_log_change("recreated", found.topic_id, self._now_ms())
             self._start_rewind(self._rewind())
         await self._rejoin_if_idle()
 
@@ -302,32 +306,32 @@ class CountingWorker:
         also be one more than there are partitions."""
         if self._pipeline.positions:
             self._rejoins = 0
-        elif self._log_id and self._rejoins < REJOINS_MAX:
+        elif self._topic_id and self._rejoins < REJOINS_MAX:
             self._rejoins += 1
             thread = self.app.consumer._thread
 
             async def rejoin() -> None:
                 thread._ensure_consumer()._coordinator.request_rejoin()
 
-            log.info("no partitions; asking the group again", times=self._rejoins)
+            logger.info("no partitions; asking the group again", times=self._rejoins)
             await thread.call_thread(rejoin)
 
-    def _on_shrunk(self, partition: int, end: int) -> None:
-        self._start_rewind(self._after_cut(partition, end))
+    def _on_truncated(self, partition: int, end: int) -> None:
+        self._start_rewind(self._after_truncation(partition, end))
 
-    async def _after_cut(self, partition: int, end: int) -> None:
+    async def _after_truncation(self, partition: int, end: int) -> None:
         """The log ends before what was counted. The same log was cut (an unclean election, say):
         what it holds from some point on is new, and nobody tells from where. So the last day is
         read again, which the remembered identities allow."""
-        found = await retried("kafka", lambda: describe(self.settings, self._topic))
-        if found.id == self._log_id:
+        found = await retried("kafka", lambda: describe_topic(self.settings, self._topic))
+        if found.topic_id == self._topic_id:
             since = await self._offset_at(partition, self._now_ms() - DAY_MS)
             start = min(end, since) if self.settings.dedup_horizon_h >= 24 else end
             metrics.LOG_CHANGES.labels("cut").inc()
-            log.error("the log was cut", partition=partition, end=end, reading_from=start)
-            await self._counters.note_log_change("cut", found.id, self._now_ms())
+            logger.error("the log was cut", partition=partition, end=end, reading_from=start)
+            await self._counters.note_log_change("cut", found.topic_id, self._now_ms())
             await retried("counters", lambda: self._ledger.reset(partition, start))
-            stored = (await retried("history", lambda: self._writer.positions(found.id))).get(
+            stored = (await retried("history", lambda: self._writer.positions(found.topic_id))).get(
                 partition, 0
             )
             if stored > start:
@@ -335,7 +339,7 @@ class CountingWorker:
                     "history",
                     lambda: self._writer.reset(
                         topic=self._topic,
-                        log=found.id,
+                        topic_id=found.topic_id,
                         partition=partition,
                         first=stored,
                         next_offset=start,
@@ -350,7 +354,7 @@ class CountingWorker:
         return int(found[tp].offset) if found.get(tp) else 0
 
     async def _on_lost(self, batch: Batch) -> None:
-        log.error(
+        logger.error(
             "retention took offsets before they were counted; if history has them, "
             "`interaction-summary rebuild --from history` counts them",
             partition=batch.partition,
@@ -360,7 +364,9 @@ class CountingWorker:
         metrics.LOST_OFFSETS.inc(batch.lost)
         await retried(
             "counters",
-            lambda: self._counters.note_lost(self._log_id, batch.partition, batch.base, batch.lost),
+            lambda: self._counters.note_lost(
+                self._topic_id, batch.partition, batch.base, batch.lost
+            ),
         )
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -408,7 +414,7 @@ class CountingWorker:
         """Ends the process, through Faust, when any part has failed for good."""
         assert self._failed is not None
         error = await self._failed
-        log.error("worker failed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        logger.error("worker failed", error=f"{type(error).__name__}: {error}", exc_info=error)
         raise error
 
     async def _every(self, wait_s: float, work: Callable[[], Awaitable[None]]) -> None:
@@ -416,8 +422,8 @@ class CountingWorker:
             try:
                 await work()
             except StoreUnavailable as error:
-                log.info("left for later", work=work.__name__, error=str(error))
-            except SeekBack as behind:
+                logger.info("left for later", work=work.__name__, error=str(error))
+            except RewindRequired as behind:
                 self._on_failure(behind)
             await asyncio.sleep(wait_s)
 
@@ -432,7 +438,7 @@ class CountingWorker:
         generation = await self._counters.generation(tenant)
         if generation is None:
             return
-        await self._ledger.follow(generation)
+        await self._ledger.adopt_generation(generation)
         calendar = self._calendars.setdefault(generation.timezone, Calendar(generation.timezone))
         today = calendar.day_of(self._now_ms())
         behind = max(today, generation.day) > (generation.rolled or 0)
@@ -446,15 +452,15 @@ class CountingWorker:
             metrics.ROLLED.inc(answer.records)
             behind = not answer.finished
             if answer.finished:
-                log.info("rolled", tenant=tenant, day=date_of(answer.day).isoformat())
-        if not generation.complete and self._log_id:
-            await self._ledger.settle(tenant)
+                logger.info("rolled", tenant=tenant, day=date_of(answer.day).isoformat())
+        if not generation.complete and self._topic_id:
+            await self._ledger.try_mark_complete(tenant)
         elif generation.day >= today:
             self._rolled[tenant] = RolledTo(calendar, generation.day)
 
     async def _all_read_until(self) -> int:
         """All that arrived before this has been read, ms; 0 = not known."""
-        read = await self._counters.arrivals(self._log_id)
+        read = await self._counters.arrivals(self._topic_id)
         return min((read.get(p, 0) for p in range(self._partitions)), default=0)
 
     async def _forget_rolled(self) -> None:
@@ -467,7 +473,7 @@ class CountingWorker:
         ends = self._ends()
         marks = [
             PartitionProgress(
-                self._log_id,
+                self._topic_id,
                 p,
                 position,
                 ends.get(p),
@@ -481,7 +487,7 @@ class CountingWorker:
         )
         await self._counters.report_progress(marks)
         await self._counters.report_arrivals(
-            self._log_id, self._arrivals.look(at_ms, self._pipeline.positions, ends)
+            self._topic_id, self._arrivals.look(at_ms, self._pipeline.positions, ends)
         )
         self._reported = {m.partition: m.next_offset for m in marks}
 
@@ -492,12 +498,12 @@ class CountingWorker:
         progress = {
             p.partition: p.next_offset
             for p in await self._counters.progress()
-            if p.log == self._log_id
+            if p.topic_id == self._topic_id
         }
         gone = set(self._ledger.tenants) - set(await self._counters.tenants())
         lost = any(progress.get(p, -1) < offset for p, offset in self._reported.items())
         if gone or lost or (self._instance and instance != self._instance):
-            self._on_failure(SeekBack("Redis is another, or lost what was written"))
+            self._on_failure(RewindRequired("Redis is another, or lost what was written"))
             self._reported = {}
         self._instance = instance
 
@@ -552,10 +558,10 @@ def run_worker(settings: Settings) -> None:
         from prometheus_client import start_http_server
 
         start_http_server(settings.worker_metrics_port, addr="127.0.0.1")
-    counting = CountingWorker(settings)
+    counting = Worker(settings)
     _calm_collector()
 
-    class Worker(FaustWorker):  # type: ignore[misc]
+    class _FaustWorker(FaustWorker):  # type: ignore[misc]
         async def on_first_start(self) -> None:
             await counting.open()
             await super().on_first_start()
@@ -570,7 +576,7 @@ def run_worker(settings: Settings) -> None:
             await counting.close()
             await super().stop()
 
-    worker = Worker(
+    worker = _FaustWorker(
         counting.app,
         loglevel=settings.log_level,
         override_logging=False,

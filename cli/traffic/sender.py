@@ -13,7 +13,7 @@ from cli.console import described
 from store.records import StoreUnavailable
 from store.settings import Settings
 from streams.kafka.producers import started
-from streams.kafka.topic_id import describe
+from streams.kafka.topic_id import describe_topic
 
 #: More than any topic of ours takes: the topic's own limit decides, record by record.
 REQUEST_BYTES_MAX: Final = 16 * 1_048_576
@@ -50,7 +50,9 @@ class Sender:
         except (KafkaError, OSError) as error:
             raise _unavailable(error) from error
         try:
-            await describe(self._settings, self._topic)  # a producer would wait for it to appear
+            await describe_topic(
+                self._settings, self._topic
+            )  # a producer would wait for it to appear
         except BaseException:
             await self._producer.stop()
             raise

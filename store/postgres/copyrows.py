@@ -31,9 +31,9 @@ _float8 = struct.Struct("!id").pack
 _POSTGRES_EPOCH_MS: Final = 946_684_800_000
 
 
-def encode(events: Iterable[SourcedEvent], *, topic: str, log: UUID, partition: int) -> bytes:
+def encode(events: Iterable[SourcedEvent], *, topic: str, topic_id: UUID, partition: int) -> bytes:
     """The whole COPY stream of `events`, all read from `partition` of `log`."""
-    source = _text(topic) + _bytes(log.bytes) + _bytes(struct.pack("!i", partition))
+    source = _text(topic) + _bytes(topic_id.bytes) + _bytes(struct.pack("!i", partition))
     rows = [_HEADER]
     for event, offset, recorded_ms in events:
         value = event.conversion_value

@@ -55,17 +55,17 @@ class HistoryWriter:
         self._pool = pool
         self._timeout_s = timeout_s
 
-    async def positions(self, log: str) -> dict[int, int]:
+    async def positions(self, topic_id: str) -> dict[int, int]:
         """Partition -> the next offset to store, of every partition of `log` stored so far."""
         async with self._reading() as connection:
-            cursor = await connection.execute(_POSITIONS, {"log": UUID(log)})
+            cursor = await connection.execute(_POSITIONS, {"log": UUID(topic_id)})
             return dict(await cursor.fetchall())
 
     async def write(
         self,
         *,
         topic: str,
-        log: str,
+        topic_id: str,
         partition: int,
         first: int | None,
         next_offset: int,
@@ -77,7 +77,7 @@ class HistoryWriter:
         wrong nothing changes, and Fenced tells the true `next_offset` (None = none is stored).
         Returns how many events are new; of one identity the lowest offset is kept. No events:
         only the watermark moves. Raises ValueError for offsets outside `first..next_offset-1`."""
-        step = _Step(topic, UUID(log), partition, first, next_offset)
+        step = _Step(topic, UUID(topic_id), partition, first, next_offset)
         distinct = _distinct(events)
         if first is not None and next_offset < first:
             raise ValueError(f"the watermark cannot go back from {first} to {next_offset}")
@@ -92,10 +92,10 @@ class HistoryWriter:
             return await self._store(step, distinct)
 
     async def reset(
-        self, *, topic: str, log: str, partition: int, first: int, next_offset: int
+        self, *, topic: str, topic_id: str, partition: int, first: int, next_offset: int
     ) -> None:
         """Moves a watermark back, where the log itself was cut. Raises Fenced, as `write` does."""
-        await self._store(_Step(topic, UUID(log), partition, first, next_offset), [])
+        await self._store(_Step(topic, UUID(topic_id), partition, first, next_offset), [])
 
     async def _store(self, step: _Step, events: Sequence[SourcedEvent]) -> int:
         async with transaction(self._pool, timeout_s=self._timeout_s) as connection:
@@ -104,18 +104,20 @@ class HistoryWriter:
             # 2. Who is new. 3. The rows of the new.
             fresh = await _take_identities(connection, events) if events else []
             if fresh:
-                rows = encode(fresh, topic=step.topic, log=step.log, partition=step.partition)
+                rows = encode(
+                    fresh, topic=step.topic, topic_id=step.topic_id, partition=step.partition
+                )
                 async with connection.cursor().copy(_COPY) as copy:
                     await copy.write(rows)
         return len(fresh)
 
-    async def covers(self, tenant: str, log: str, starts: Mapping[int, int]) -> bool:
+    async def covers(self, tenant: str, topic_id: str, starts: Mapping[int, int]) -> bool:
         """Whether a replay of `log` from `starts` (partition -> offset) meets every row of the
         tenant: all were read from `log`, in a partition of `starts`, at or after its start."""
         async with self._reading() as connection:
             cursor = await connection.execute(_SOURCES, {"tenant": tenant})
             sources = await cursor.fetchall()
-        wanted = UUID(log)
+        wanted = UUID(topic_id)
         return all(
             source == wanted and partition in starts and lowest >= starts[partition]
             for source, partition, lowest in sources
@@ -127,24 +129,24 @@ class HistoryWriter:
             cursor = await connection.execute(_TENANTS)
             return [tenant for (tenant,) in await cursor.fetchall()]
 
-    async def is_even_with(self, tenant: str, counted: Mapping[tuple[str, int], int]) -> bool:
+    async def matches_counters(self, tenant: str, counted: Mapping[tuple[str, int], int]) -> bool:
         """Whether counters with these watermarks, (log, partition) -> next offset, and history
         hold the same of the tenant: neither has read on where the other has rows to come."""
         async with self._reading() as connection:
             cursor = await connection.execute(
                 "SELECT log, partition, next_offset FROM history_watermarks"
             )
-            stored = {(str(log), p): offset for log, p, offset in await cursor.fetchall()}
+            stored = {(str(topic_id), p): offset for topic_id, p, offset in await cursor.fetchall()}
             if any(offset > stored.get(mark, 0) for mark, offset in counted.items()):
                 return False
-            for log, partition in stored:
+            for topic_id, partition in stored:
                 found = await connection.execute(
                     _UNCOUNTED,
                     {
                         "tenant": tenant,
-                        "log": UUID(log),
+                        "log": UUID(topic_id),
                         "partition": partition,
-                        "offset": counted.get((log, partition), 0),
+                        "offset": counted.get((topic_id, partition), 0),
                     },
                 )
                 if (await found.fetchone() or (False,))[0]:
@@ -163,7 +165,7 @@ class _Step(NamedTuple):
     """What one write does to a watermark. The field names are the statements' parameters."""
 
     topic: str
-    log: UUID
+    topic_id: UUID
     partition: int
     first: int | None
     next_offset: int

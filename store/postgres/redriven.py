@@ -19,7 +19,7 @@ _KNOWN: Final = load("known_identities")
 Place = tuple[str, int, int]
 
 
-class RedrivenLetters:
+class RedrivenDeadLetters:
     """Every method raises StoreUnavailable."""
 
     def __init__(self, pool: Pool) -> None:
@@ -51,7 +51,7 @@ class RedrivenLetters:
 
 def _columns(sources: Sequence[Place]) -> dict[str, Any]:
     return {
-        "logs": [log for log, _, _ in sources],
+        "logs": [topic_id for topic_id, _, _ in sources],
         "partitions": [partition for _, partition, _ in sources],
         "offsets": [offset for _, _, offset in sources],
     }

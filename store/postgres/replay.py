@@ -47,8 +47,8 @@ async def replay(pool: Pool, tenant: str, *, batch_events: int) -> AsyncIterator
                     yield [_event(tenant, place + i, row) for i, row in enumerate(rows)]
                     place += len(rows)
 
-        yield Replay([Position(str(log), p, offset) for log, p, offset in marks], counted[0],
-                     batches())  # fmt: skip
+        positions = [Position(str(topic_id), p, offset) for topic_id, p, offset in marks]
+        yield Replay(positions, counted[0], batches())
 
 
 def _event(tenant: str, place: int, row: Sequence[Any]) -> SourcedEvent:

@@ -24,7 +24,7 @@ from store.counters import (
 )
 from store.records import GROUPINGS, CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
 from store.redis.client import Client, Script, redis_errors
-from store.redis.keys import LETTERS, Keys, mark_field
+from store.redis.keys import GROUPING_CODES, Keys, mark_field
 from store.windows import DAY_MS, Period, from_tiles
 
 #: Length of a slot of remembered identities, in event arrival time.
@@ -33,15 +33,15 @@ SLOT_MS: Final = DAY_MS
 PROGRESS_OLD_MS: Final = 10_000
 #: Keys that one call of `drop` deletes at most: a few milliseconds.
 DROP_KEYS: Final = 1_000
-_PERIOD_LETTERS: Final[dict[Period, str]] = {
+_PERIOD_CODES: Final[dict[Period, str]] = {
     "daily": "d",
     "weekly": "w",
     "monthly": "m",
     "alltime": "a",
 }
-_GROUPINGS: Final[dict[bytes, Grouping]] = {v.encode(): k for k, v in LETTERS.items()}
+_GROUPINGS: Final[dict[bytes, Grouping]] = {v.encode(): k for k, v in GROUPING_CODES.items()}
 #: A window that no period has.
-_EXACT_LETTER: Final = "x"
+_EXACT_CODE: Final = "x"
 #: Where a record's `s` has the counts of a window, after each code: see lua/layout.lua.
 _PLACE_OF_WINDOW: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
 
@@ -85,8 +85,8 @@ class RedisCounters:
         answer = await self._read(
             self._client,
             self._keys.active(question.tenant),
-            LETTERS[question.group_by],
-            _PERIOD_LETTERS[period] if period else _EXACT_LETTER,
+            GROUPING_CODES[question.group_by],
+            _PERIOD_CODES[period] if period else _EXACT_CODE,
             question.today,
             question.timezone,
             question.offset,
@@ -134,8 +134,8 @@ class RedisCounters:
         progress = await self.progress()
         if not progress:
             return None
-        newest = max(progress, key=lambda p: p.at_ms).log
-        current = [p for p in progress if p.log == newest]
+        newest = max(progress, key=lambda p: p.at_ms).topic_id
+        current = [p for p in progress if p.topic_id == newest]
         if any(p.end_offset is None or now_ms - p.at_ms > PROGRESS_OLD_MS for p in current):
             return None
         return sum(max(0, (p.end_offset or 0) - p.next_offset) for p in current)
@@ -211,7 +211,7 @@ class RedisCounters:
         marks: list[str | int] = []
         for mark in watermarks:
             for kind in ("w", "f"):
-                marks += [mark_field(kind, mark.log, mark.partition), mark.offset]
+                marks += [mark_field(kind, mark.topic_id, mark.partition), mark.offset]
         async with redis_errors():
             number = int(await self._client.incr(self._keys.last(tenant)))
         await self._create(
@@ -255,11 +255,11 @@ class RedisCounters:
                 self._keys.meta(generation.tenant, generation.number), "complete", "1"
             )
 
-    async def watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:
-        return await self._marks(generation, "w", log)
+    async def watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
+        return await self._marks(generation, "w", topic_id)
 
-    async def first_watermarks(self, generation: Generation, log: str) -> Mapping[int, int]:
-        return await self._marks(generation, "f", log)
+    async def first_watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
+        return await self._marks(generation, "f", topic_id)
 
     async def all_watermarks(self, generation: Generation) -> Mapping[tuple[str, int], int]:
         """(log, partition) -> next offset to count, of every log the generation ever counted."""
@@ -269,35 +269,35 @@ class RedisCounters:
         for field, value in meta.items():
             kind, _, rest = field.decode().partition(":")
             if kind == "w" and not rest.startswith("rebuild:"):
-                log, _, partition = rest.rpartition(":")
-                found[log, int(partition)] = int(value)
+                topic_id, _, partition = rest.rpartition(":")
+                found[topic_id, int(partition)] = int(value)
         return found
 
-    async def _marks(self, generation: Generation, kind: str, log: str) -> Mapping[int, int]:
+    async def _marks(self, generation: Generation, kind: str, topic_id: str) -> Mapping[int, int]:
         async with redis_errors():
             meta = await self._client.hgetall(self._keys.meta(generation.tenant, generation.number))
-        start = mark_field(kind, log, 0)[:-1].encode()
+        start = mark_field(kind, topic_id, 0)[:-1].encode()
         return {int(k[len(start) :]): int(v) for k, v in meta.items() if k.startswith(start)}
 
     async def commit(
         self,
         generation: Generation,
         *,
-        log: str,
+        topic_id: str,
         partition: int,
-        believed: int | None,
+        expected_offset: int | None,
         next_offset: int,
         deltas: Deltas,
     ) -> Committed | Duplicates | Refused:
-        """Counts one batch and moves the watermark from `believed` (None = there is none) to
+        """Counts one batch and moves the watermark from `expected_offset` (None = there is none) to
         `next_offset`, in one script. Safe to repeat: what is committed is then refused."""
         answer = await self._commit(
             self._client,
             self._keys.active(generation.tenant),
             generation.number,
             generation.day,
-            mark_field("w", log, partition),
-            "" if believed is None else believed,
+            mark_field("w", topic_id, partition),
+            "" if expected_offset is None else expected_offset,
             next_offset,
             generation.build_token,
             self._slots_back,
@@ -345,7 +345,7 @@ class RedisCounters:
         if not marks:
             return
         fields = {
-            f"{m.log}:{m.partition}": f"{m.next_offset},"
+            f"{m.topic_id}:{m.partition}": f"{m.next_offset},"
             f"{'' if m.end_offset is None else m.end_offset},{m.at_ms}"
             + "".join(f",{ms}" for ms in m.visible or ())
             for m in marks
@@ -359,11 +359,11 @@ class RedisCounters:
             fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.progress)
         found = []
         for name, value in fields.items():
-            log, _, partition = name.decode().rpartition(":")
+            topic_id, _, partition = name.decode().rpartition(":")
             next_offset, end, at_ms, *visible = value.decode().split(",")
             found.append(
                 PartitionProgress(
-                    log,
+                    topic_id,
                     int(partition),
                     int(next_offset),
                     int(end) if end else None,
@@ -373,44 +373,44 @@ class RedisCounters:
             )
         return sorted(found)
 
-    async def report_arrivals(self, log: str, read: Mapping[int, int]) -> None:
+    async def report_arrivals(self, topic_id: str, read: Mapping[int, int]) -> None:
         """Partition of `log` -> all that arrived before this, in ms, has been counted."""
         if read:
             async with redis_errors():
                 await self._client.hset(
-                    self._keys.arrivals, mapping={f"{log}:{p}": ms for p, ms in read.items()}
+                    self._keys.arrivals, mapping={f"{topic_id}:{p}": ms for p, ms in read.items()}
                 )
 
-    async def arrivals(self, log: str | None = None) -> Mapping[int, int]:
+    async def arrivals(self, topic_id: str | None = None) -> Mapping[int, int]:
         """What was reported last; without `log` of the one that was read last."""
         async with redis_errors():
             fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.arrivals)
         places = [(*name.decode().rpartition(":")[::2], int(ms)) for name, ms in fields.items()]
-        if log is None:
-            log = max(places, key=lambda place: place[2])[0] if places else ""
-        return {int(partition): ms for of, partition, ms in places if of == log}
+        if topic_id is None:
+            topic_id = max(places, key=lambda place: place[2])[0] if places else ""
+        return {int(partition): ms for of, partition, ms in places if of == topic_id}
 
-    async def note_lost(self, log: str, partition: int, first: int, offsets: int) -> None:
+    async def note_lost(self, topic_id: str, partition: int, first: int, offsets: int) -> None:
         async with redis_errors():
             await self._client.hset(
-                self._keys.incidents, f"lost:{log}:{partition}:{first}", offsets
+                self._keys.incidents, f"lost:{topic_id}:{partition}:{first}", offsets
             )
 
-    async def last_lost(self, log: str) -> Mapping[int, int]:
+    async def last_lost(self, topic_id: str) -> Mapping[int, int]:
         async with redis_errors():
             fields: list[bytes] = await self._client.hkeys(self._keys.incidents)
         last: dict[int, int] = {}
         for name in fields:
             kind, _, place = name.decode().partition(":")
-            if kind == "lost" and place.startswith(f"{log}:"):
+            if kind == "lost" and place.startswith(f"{topic_id}:"):
                 _, partition, first = place.split(":")
                 last[int(partition)] = max(int(first), last.get(int(partition), 0))
         return last
 
-    async def note_log_change(self, kind: str, log: str, at_ms: int) -> None:
+    async def note_log_change(self, kind: str, topic_id: str, at_ms: int) -> None:
         """Remembers that `log` was recreated or cut."""
         async with redis_errors():
-            await self._client.hset(self._keys.incidents, f"{kind}:{log}", at_ms)
+            await self._client.hset(self._keys.incidents, f"{kind}:{topic_id}", at_ms)
 
     async def incidents(self) -> Incidents:
         async with redis_errors():
@@ -418,9 +418,9 @@ class RedisCounters:
         lost = sum(int(v) for k, v in fields.items() if k.startswith(b"lost:"))
         changes = []
         for name, at_ms in fields.items():
-            kind, _, log = name.decode().partition(":")
+            kind, _, topic_id = name.decode().partition(":")
             if kind != "lost":
-                changes.append(LogChange(kind, log, int(at_ms)))
+                changes.append(LogChange(kind, topic_id, int(at_ms)))
         return Incidents(lost, sorted(changes, key=lambda c: c.at_ms))
 
     async def overview(self) -> list[TenantOverview]:
@@ -433,7 +433,7 @@ class RedisCounters:
             groups: dict[Grouping, int] = {}
             async with redis_errors():
                 meta = self._keys.meta(tenant, generation.number)
-                fields = ["rolled", *(f"over:{LETTERS[grouping]}" for grouping in GROUPINGS)]
+                fields = ["rolled", *(f"over:{GROUPING_CODES[grouping]}" for grouping in GROUPINGS)]
                 rolled, *over = await self._client.hmget(meta, fields)
                 for grouping in GROUPINGS:
                     groups[grouping] = await self._client.zcard(

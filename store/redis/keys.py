@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from store.records import Grouping
 
 #: The letter of a grouping in keys, scripts and the members of due sets.
-LETTERS: Final[dict[Grouping, str]] = {
+GROUPING_CODES: Final[dict[Grouping, str]] = {
     "action": "a",
     "treatment": "t",
     "channel": "c",
@@ -44,7 +44,7 @@ class Keys(NamedTuple):
         return f"{self._base(tenant)}{generation}:meta"
 
     def rank(self, tenant: str, generation: int, grouping: Grouping, period: str) -> str:
-        return f"{self._base(tenant)}{generation}:r:{LETTERS[grouping]}:{period}"
+        return f"{self._base(tenant)}{generation}:r:{GROUPING_CODES[grouping]}:{period}"
 
     @property
     def tenants(self) -> str:
@@ -75,6 +75,6 @@ class Keys(NamedTuple):
         return f"{self.prefix}:incidents"
 
 
-def mark_field(kind: str, log: str, partition: int) -> str:
+def mark_field(kind: str, topic_id: str, partition: int) -> str:
     """A field of meta. Kind `w`: the next offset to count; `f`: where counting began."""
-    return f"{kind}:{log}:{partition}"
+    return f"{kind}:{topic_id}:{partition}"

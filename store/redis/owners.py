@@ -20,15 +20,15 @@ class PartitionOwners:
         self._client: Any = client
         self._key = Keys(prefix).owners
 
-    async def claim(self, log: str, partitions: Iterable[int], owner: str) -> None:
+    async def claim(self, topic_id: str, partitions: Iterable[int], owner: str) -> None:
         """From now on `owner` reads these partitions of `log`, and nobody else does."""
-        mine = {f"{log}:{partition}": owner for partition in partitions}
+        mine = {f"{topic_id}:{partition}": owner for partition in partitions}
         if mine:
             async with redis_errors():
                 await self._client.hset(self._key, mapping=mine)
 
-    async def owner(self, log: str, partition: int) -> str | None:
+    async def owner(self, topic_id: str, partition: int) -> str | None:
         """Who claimed the partition last; None = nobody, or Redis has lost it."""
         async with redis_errors():
-            owner = await self._client.hget(self._key, f"{log}:{partition}")
+            owner = await self._client.hget(self._key, f"{topic_id}:{partition}")
         return None if owner is None else str(owner.decode())

@@ -23,18 +23,18 @@ _OURS: Final = frozenset({REASON, DETAIL, TOPIC, LOG, PARTITION, OFFSET, TIME})
 class Source(NamedTuple):
     """A place in a log."""
 
-    log: str
+    topic_id: str
     partition: int
     offset: int
 
 
-class DeadLetter(NamedTuple):
+class DeadLetterInfo(NamedTuple):
     """Why a record is a dead letter, and where it was read."""
 
     reason: str
     detail: str
     topic: str
-    log: str
+    topic_id: str
     """The topic's id: a topic that is made again has the same name and offsets, and another id."""
     partition: int
     offset: int
@@ -44,14 +44,14 @@ class DeadLetter(NamedTuple):
     @property
     def source(self) -> Source:
         """What one dead letter has in common with all its repeats, and with nothing else."""
-        return Source(self.log, self.partition, self.offset)
+        return Source(self.topic_id, self.partition, self.offset)
 
 
 def headers(
     reason: str,
     detail: str,
     topic: str,
-    log: str,
+    topic_id: str,
     partition: int,
     offset: int,
     now_ms: int,
@@ -66,19 +66,19 @@ def headers(
         (REASON, str(reason).encode()),
         (DETAIL, detail.encode("utf-8", "backslashreplace")),
         (TOPIC, topic.encode()),
-        (LOG, log.encode()),
+        (LOG, topic_id.encode()),
         (PARTITION, str(partition).encode()),
         (OFFSET, str(offset).encode()),
         (TIME, format_ms(now_ms).encode()),
     ]
 
 
-def parse(headers: Iterable[tuple[str, bytes]]) -> DeadLetter | None:
+def parse(headers: Iterable[tuple[str, bytes]]) -> DeadLetterInfo | None:
     """What the headers say; None where they make no sense: then it is no dead letter of ours."""
     found = {name: value for name, value in headers if name in _OURS and value is not None}
     try:
         text = {name: found[name].decode() for name in _OURS}
-        return DeadLetter(
+        return DeadLetterInfo(
             text[REASON],
             text[DETAIL],
             text[TOPIC],

@@ -35,14 +35,14 @@ from aiokafka.errors import KafkaError
 
 from store.postgres.catalog import load_catalog
 from store.postgres.pool import Pool
-from store.postgres.redriven import RedrivenLetters
+from store.postgres.redriven import RedrivenDeadLetters
 from store.records import Catalog, Event, StoreUnavailable
 from store.settings import Settings
 from streams.dead_letters import headers as dead_letters
-from streams.dead_letters.headers import DeadLetter, Source
+from streams.dead_letters.headers import DeadLetterInfo, Source
 from streams.decode.decoder import Decoder, Rejected, Skipped, unregistered_type
 from streams.kafka.producers import start_producer
-from streams.kafka.topic_id import describe
+from streams.kafka.topic_id import describe_topic
 from streams.kafka.topic_reader import TopicReader, open_topic
 
 #: Letters looked at, counted from the newest: what is remembered of each takes memory.
@@ -51,7 +51,7 @@ LETTERS_MAX: Final = 1_000_000
 BATCH_LETTERS: Final = 200
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     """One record of the dead-letter topic."""
 
     partition: int
@@ -59,7 +59,7 @@ class Letter(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
-    about: DeadLetter
+    about: DeadLetterInfo
 
     @property
     def place(self) -> str:
@@ -73,7 +73,7 @@ class DeadLetterTopic:
         self._reader = reader
         self.partitions = partitions
 
-    async def all(self, letters_max: int = LETTERS_MAX) -> AsyncIterator[Letter]:
+    async def all(self, letters_max: int = LETTERS_MAX) -> AsyncIterator[DeadLetter]:
         """The letters of all partitions, each partition's in order; the last ones where there are
         more than `letters_max`. Records that are no dead letters are left out."""
         ends = [await self._reader.end(p) for p in range(self.partitions)]
@@ -83,7 +83,7 @@ class DeadLetterTopic:
                 if letter := _letter(record):
                     yield letter
 
-    async def at(self, partition: int, offset: int) -> Letter | None:
+    async def at(self, partition: int, offset: int) -> DeadLetter | None:
         """The letter at a place; None where there is none."""
         if not 0 <= partition < self.partitions:
             return None
@@ -98,22 +98,22 @@ class DeadLetterTopic:
 async def open_dead_letters(settings: Settings) -> AsyncIterator[DeadLetterTopic]:
     """Raises StoreUnavailable, also when the topic is not there."""
     async with open_topic(settings, settings.dead_letter_topic) as reader:
-        log = await describe(settings, settings.dead_letter_topic)
-        yield DeadLetterTopic(reader, log.partitions)
+        topic_id = await describe_topic(settings, settings.dead_letter_topic)
+        yield DeadLetterTopic(reader, topic_id.partitions)
 
 
-def _letter(record: Any) -> Letter | None:
+def _letter(record: Any) -> DeadLetter | None:
     about = dead_letters.parse(record.headers)
     if about is None:
         return None
     headers = tuple(record.headers)
-    return Letter(record.partition, record.offset, record.key, record.value, headers, about)
+    return DeadLetter(record.partition, record.offset, record.key, record.value, headers, about)
 
 
 class Left(NamedTuple):
     """A letter that was not sent, and why it would be refused."""
 
-    letter: Letter
+    letter: DeadLetter
     why: str
 
 
@@ -137,7 +137,7 @@ class Redrive:
     ) -> None:
         self._settings = settings
         self._pool = pool
-        self._marks = RedrivenLetters(pool)
+        self._marks = RedrivenDeadLetters(pool)
         self._now_ms = now_ms
         self._dry_run = dry_run
         self._decoder = Decoder(
@@ -153,7 +153,7 @@ class Redrive:
 
     async def run(
         self,
-        letters: AsyncIterator[Letter],
+        letters: AsyncIterator[DeadLetter],
         *,
         reason: str | None = None,
         tenant: str | None = None,
@@ -161,7 +161,7 @@ class Redrive:
     ) -> Report:
         """Those of `letters` that were refused for `reason`, and whose event is `tenant`'s (None =
         any). Of the repeats of a letter one is sent."""
-        batch: list[Letter] = []
+        batch: list[DeadLetter] = []
         try:
             async for letter in letters:
                 source = letter.about.source
@@ -184,12 +184,12 @@ class Redrive:
         n = self._count
         return Report(n["sent"], n["stored"], n["before"], self._left)
 
-    async def _batch(self, letters: Sequence[Letter], tenant: str | None) -> None:
+    async def _batch(self, letters: Sequence[DeadLetter], tenant: str | None) -> None:
         # 1. What was redriven is done with.
         marked = await self._marks.marked([letter.about.source for letter in letters])
         self._count["before"] += len(marked)
         # 2. What would be refused again stays.
-        valid: list[tuple[Letter, Event]] = []
+        valid: list[tuple[DeadLetter, Event]] = []
         for place, letter in enumerate(letters):
             if place not in marked:
                 event = await self._judge(letter)
@@ -209,7 +209,7 @@ class Redrive:
             await self._marks.mark([letter.about.source for letter, _ in valid])
         self._count["sent"] += len(to_send)
 
-    async def _judge(self, letter: Letter) -> Event | str:
+    async def _judge(self, letter: DeadLetter) -> Event | str:
         """The letter's event, or why it would be refused."""
         topic = self._settings.interactions_topic
         if letter.about.topic != topic:
@@ -231,7 +231,7 @@ class Redrive:
             catalog = self._catalogs[tenant] = await load_catalog(self._pool, tenant)
         return catalog
 
-    async def _send(self, letters: Sequence[Letter]) -> None:
+    async def _send(self, letters: Sequence[DeadLetter]) -> None:
         """Returns when Kafka has all."""
         if not letters:
             return
@@ -259,7 +259,7 @@ class Redrive:
 
 
 class Listed(NamedTuple):
-    letter: Letter
+    letter: DeadLetter
     repeats: int
     """How many more times the topic has it."""
     redriven: datetime | None
@@ -273,13 +273,13 @@ class Listing(NamedTuple):
 
 
 async def list_letters(
-    letters: AsyncIterator[Letter], *, limit: int, reason: str | None = None
+    letters: AsyncIterator[DeadLetter], *, limit: int, reason: str | None = None
 ) -> Listing:
     """The newest `limit` letters, the newest first, and how many there are. Which were redriven is
     not known here: see `with_marks`."""
     repeats: Counter[Source] = Counter()
     by_reason: Counter[str] = Counter()
-    newest: list[Letter] = []
+    newest: list[DeadLetter] = []
     async for letter in letters:
         if reason not in (None, letter.about.reason):
             continue
@@ -297,13 +297,13 @@ async def list_letters(
     )
 
 
-def _newest(letters: list[Letter], limit: int) -> list[Letter]:
+def _newest(letters: list[DeadLetter], limit: int) -> list[DeadLetter]:
     return sorted(letters, key=lambda x: (-x.about.time_ms, x.partition, -x.offset))[:limit]
 
 
 async def with_marks(listing: Listing, pool: Pool) -> Listing:
     """The listing, with what was redriven. Raises StoreUnavailable."""
-    marked = await RedrivenLetters(pool).marked([x.letter.about.source for x in listing.newest])
+    marked = await RedrivenDeadLetters(pool).marked([x.letter.about.source for x in listing.newest])
     return listing._replace(
         newest=[x._replace(redriven=marked.get(place)) for place, x in enumerate(listing.newest)]
     )

@@ -33,9 +33,9 @@ from store.settings import Settings
 from streams.dead_letters import headers as dead_letters
 from streams.kafka.producers import start_fencing_producer, start_producer
 from streams.kafka.topic_reader import open_topic
-from streams.pipeline import DeadLetter
+from streams.pipeline import RejectedRecord
 
-log = get_logger("letters")
+logger = get_logger("letters")
 
 #: Most that is read back of one dead-letter partition, from its end: the letters of a few batches.
 READ_BACK_LETTERS: Final = 10_000
@@ -74,7 +74,7 @@ class _Sender:
     """None = has to be looked up."""
 
 
-class KafkaDeadLetters:
+class KafkaDeadLetterSink:
     """A `streams.pipeline.DeadLetterSink`. For one event loop."""
 
     def __init__(
@@ -83,22 +83,22 @@ class KafkaDeadLetters:
         self._settings = settings
         self._owners = owners
         self._now_ms = now_ms
-        self._log = ""
+        self._topic_id = ""
         self._token = ""
         self._senders: dict[int, _Sender] = {}
         self._retired: set[asyncio.Task[None]] = set()
 
-    async def assign(self, log_id: str, partitions: Sequence[int]) -> None:
+    async def assign(self, topic_id: str, partitions: Sequence[int]) -> None:
         """From now on this worker sends the letters of these partitions of `log_id`. Nothing that
         was to be sent before is sent after. Raises StoreUnavailable."""
         await self._discard()
-        self._log, self._token = log_id, uuid.uuid4().hex
-        await self._owners.claim(log_id, partitions, self._token)
+        self._topic_id, self._token = topic_id, uuid.uuid4().hex
+        await self._owners.claim(topic_id, partitions, self._token)
 
-    async def send(self, letters: Sequence[DeadLetter]) -> None:
+    async def send(self, letters: Sequence[RejectedRecord]) -> None:
         """Returns when Kafka has all; those it had before are left out. Raises StoreUnavailable;
         sending the same again is safe."""
-        by_partition: dict[int, list[DeadLetter]] = {}
+        by_partition: dict[int, list[RejectedRecord]] = {}
         for letter in letters:
             by_partition.setdefault(letter.partition, []).append(letter)
         for partition, of_partition in by_partition.items():
@@ -109,7 +109,7 @@ class KafkaDeadLetters:
 
     # ---- one partition
 
-    async def _send(self, partition: int, letters: Sequence[DeadLetter]) -> None:
+    async def _send(self, partition: int, letters: Sequence[RejectedRecord]) -> None:
         sender = self._senders.get(partition)
         if sender is None:
             sender = self._senders[partition] = await self._open(partition)
@@ -121,7 +121,7 @@ class KafkaDeadLetters:
         known = sender.sent
         waiting = [x for x in letters if not known.has(x.record.offset)]
         if len(waiting) < len(letters):
-            log.info("dead letters sent before", left_out=len(letters) - len(waiting))
+            logger.info("dead letters sent before", left_out=len(letters) - len(waiting))
         if waiting:
             try:
                 await self._deliver(sender, partition % places, waiting)
@@ -132,13 +132,15 @@ class KafkaDeadLetters:
                 raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
 
     async def _open(self, partition: int) -> _Sender:
-        name = f"{self._settings.dead_letter_topic}-{self._log}-{partition}"
+        name = f"{self._settings.dead_letter_topic}-{self._topic_id}-{partition}"
         producer = await start_fencing_producer(self._settings, name)
         if producer is not None:
             return _Sender(producer, fences=True)
         return _Sender(await start_producer(self._settings), fences=False)
 
-    async def _deliver(self, sender: _Sender, place: int, letters: Sequence[DeadLetter]) -> None:
+    async def _deliver(
+        self, sender: _Sender, place: int, letters: Sequence[RejectedRecord]
+    ) -> None:
         """Returns when Kafka has all. Raises KafkaError; then it may have some, or, of a sender
         that fences, all or none."""
         producer = sender.producer
@@ -168,12 +170,12 @@ class KafkaDeadLetters:
         if sender.fences:
             await producer.commit_transaction()
 
-    def _headers(self, letter: DeadLetter) -> dead_letters.Headers:
+    def _headers(self, letter: RejectedRecord) -> dead_letters.Headers:
         return dead_letters.headers(
             letter.why.reason,
             letter.why.detail,
             self._settings.interactions_topic,
-            self._log,
+            self._topic_id,
             letter.partition,
             letter.record.offset,
             self._now_ms(),
@@ -191,7 +193,7 @@ class KafkaDeadLetters:
             first = await reader.end(partition % places)
             while first > 0 and len(found) < batch_letters:
                 if records >= READ_BACK_LETTERS or size >= READ_BACK_BYTES:
-                    log.warning("dead letters before these are not looked at", records=records)
+                    logger.warning("dead letters before these are not looked at", records=records)
                     break
                 end, first = first, max(0, first - step)
                 step *= 2
@@ -199,7 +201,10 @@ class KafkaDeadLetters:
                     records += 1
                     size += len(record.value or b"")
                     letter = dead_letters.parse(record.headers)
-                    if letter and (letter.log, letter.partition) == (self._log, partition):
+                    if letter and (letter.topic_id, letter.partition) == (
+                        self._topic_id,
+                        partition,
+                    ):
                         found.add(letter.offset)
         return sent_of(found, batch_letters)
 
@@ -209,12 +214,12 @@ class KafkaDeadLetters:
         all, and is claimed again; then True: others may have sent letters meanwhile."""
         deadline_s = asyncio.get_running_loop().time() + 2 * self._settings.kafka_session_timeout_s
         taken_over = False
-        while (owner := await self._owners.owner(self._log, partition)) != self._token:
+        while (owner := await self._owners.owner(self._topic_id, partition)) != self._token:
             if not taken_over and owner is not None:
-                log.warning("another worker has the partition", partition=partition)
+                logger.warning("another worker has the partition", partition=partition)
             taken_over = True
             if owner is None or asyncio.get_running_loop().time() >= deadline_s:
-                await self._owners.claim(self._log, [partition], self._token)
+                await self._owners.claim(self._topic_id, [partition], self._token)
             else:
                 await asyncio.sleep(_OWNER_POLL_S)
         return taken_over
@@ -243,7 +248,7 @@ async def _give_up(producer: AIOKafkaProducer) -> None:
         async with asyncio.timeout(DISCARD_S):
             await producer._sender.close()
     except (TimeoutError, KafkaError):
-        log.warning("letters on their way when their producer was given up")
+        logger.warning("letters on their way when their producer was given up")
     await producer.client.close()
 
 

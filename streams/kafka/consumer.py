@@ -16,7 +16,7 @@ from faust.types import TP, ConsumerMessage
 
 from store.logs import get_logger
 
-log = get_logger("transport")
+logger = get_logger("transport")
 
 
 class Batch(NamedTuple):
@@ -47,7 +47,7 @@ FindStart = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
 
 #: Told the partition, and its end, when that is before what was read: the log was cut, or is
 #: another one under the same name.
-OnShrunk = Callable[[int, int], None]
+OnTruncated = Callable[[int, int], None]
 
 
 #: Answers the partitions that shall not be read for now, as enough of them waits.
@@ -63,7 +63,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_start(self) -> None:
         await super().on_start()
         fetcher = self._ensure_consumer()._fetcher
-        fetcher._proc_fetch_request = Paced(
+        fetcher._proc_fetch_request = FetchThrottle(
             fetcher._proc_fetch_request, self.consumer.fetch_wait_ms / 1e3
         )
 
@@ -78,7 +78,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return consumer
 
 
-class Paced:
+class FetchThrottle:
     """Sends fetches to a broker `every_s` apart at least. Each costs milliseconds, here and there,
     be it for one event or for hundreds; what comes meanwhile comes with the next. It is the request
     that waits, not what it brought: that would be old before it is looked at."""
@@ -106,7 +106,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     """The offset that the next batch of each partition begins with."""
     _gaps: dict[int, int]
     find_start: ClassVar[FindStart]
-    on_shrunk: ClassVar[OnShrunk]
+    on_truncated: ClassVar[OnTruncated]
     full_partitions: ClassVar[FullPartitions]
     topic: ClassVar[str]
     fetch_wait_ms: ClassVar[int]
@@ -172,7 +172,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             return None
         end = self.highwater(tp)
         if end is not None and end < expected:
-            type(self).on_shrunk(tp.partition, end)
+            type(self).on_truncated(tp.partition, end)
             return None
         records = [r for r in records if r.offset >= expected]
         if not records:
@@ -238,7 +238,7 @@ def batch_transport(
     *,
     fetch_wait_ms: int,
     find_start: FindStart,
-    on_shrunk: OnShrunk,
+    on_truncated: OnTruncated,
     full_partitions: FullPartitions,
 ) -> type[driver.Transport]:
     """The transport class of one app."""
@@ -249,7 +249,7 @@ def batch_transport(
             "topic": topic,
             "fetch_wait_ms": fetch_wait_ms,
             "find_start": staticmethod(find_start),
-            "on_shrunk": staticmethod(on_shrunk),
+            "on_truncated": staticmethod(on_truncated),
             "full_partitions": staticmethod(full_partitions),
         },
     )

@@ -13,20 +13,20 @@ from store.records import StoreUnavailable
 from store.settings import Settings
 
 
-class Log(NamedTuple):
-    id: str
+class TopicDescription(NamedTuple):
+    topic_id: str
     partitions: int
 
 
-async def describe(settings: Settings, topic: str) -> Log:
+async def describe_topic(settings: Settings, topic: str) -> TopicDescription:
     """The log that `topic` is now. Raises StoreUnavailable, also when the topic is not there."""
     try:
-        return await asyncio.to_thread(_describe, settings, topic)
+        return await asyncio.to_thread(_describe_topic, settings, topic)
     except (KafkaError, OSError, AssertionError) as error:
         raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
 
 
-def _describe(settings: Settings, topic: str) -> Log:
+def _describe_topic(settings: Settings, topic: str) -> TopicDescription:
     admin = KafkaAdminClient(
         bootstrap_servers=settings.brokers,
         request_timeout_ms=10_000,
@@ -39,4 +39,4 @@ def _describe(settings: Settings, topic: str) -> Log:
         admin.close()
     if found["error_code"] != 0 or not found["partitions"]:
         raise StoreUnavailable(f"Kafka: topic {topic!r} is not there (run `migrate` first)")
-    return Log(str(found["topic_id"]), len(found["partitions"]))
+    return TopicDescription(str(found["topic_id"]), len(found["partitions"]))

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from store.settings import Settings
-from tests.support.chaos import Plan, Storm
+from tests.support.chaos import ChaosRun, Plan
 from tests.support.services.base import Services
 
 
@@ -22,7 +22,7 @@ def test_counters_history_and_a_plain_count_are_equal_after_a_storm(
                     restart=("redis", "postgres"))  # fmt: skip
     else:
         plan = Plan(seed=20261124)
-    storm = Storm(plan, services, settings, print)
+    storm = ChaosRun(plan, services, settings, print)
     asyncio.run(storm.run())
-    assert storm.deeds["kill"] == plan.kills
-    assert storm.deeds["freeze"] == plan.freezes
+    assert storm.faults["kill"] == plan.kills
+    assert storm.faults["freeze"] == plan.freezes

@@ -27,7 +27,7 @@ from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS, Calendar, date_of, exact_window, window_of
 from streams.kafka.consumer import Batch
-from streams.worker import CountingWorker
+from streams.worker import Worker
 from tests.support.chaos import encode
 from tests.support.events import make_event
 from tests.support.oracle import groups_of, page_of
@@ -122,7 +122,7 @@ class Traffic:
         )
 
 
-class Worker(CountingWorker):
+class Worker(Worker):
     """The program's own, without a consumer: the log is the simulation's, with all its records."""
 
     async def _first_offsets(self, partitions: int) -> dict[int, int]:
@@ -238,9 +238,9 @@ class Simulation:
             self._draw.shuffle(works)
             await asyncio.gather(*works)
             if moment.midnight_of is not None:
-                await self.settle()
+                await self.try_mark_complete()
                 await self.check(moment.midnight_of)
-        await self.settle()
+        await self.try_mark_complete()
         await self.check(self._draw.choice(tuple(ZONES)))
 
     async def day_without_workers(self, day: int) -> None:
@@ -264,7 +264,7 @@ class Simulation:
         await self.shifts[place].start()
         self.restarts += 1
 
-    async def settle(self) -> None:
+    async def try_mark_complete(self) -> None:
         for shift in self.shifts:
             await shift.read(50)
             await shift.finish()
@@ -335,7 +335,7 @@ def test_workers_that_were_away_for_three_days_count_and_roll_all_of_it(settings
             for shift in simulation.shifts:
                 await shift.read(50)
                 await shift.finish()
-            await simulation.settle()
+            await simulation.try_mark_complete()
             for tenant in ZONES:
                 await simulation.check(tenant)
             for day in (FIRST_DAY + 6, FIRST_DAY + 12, FIRST_DAY + 38):

@@ -12,7 +12,7 @@ from cli.embedded.server import free_port
 from cli.state import State, gather
 from store.settings import Settings
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import make_events, rig_of
+from tests.support.worker_fixture import make_events, open_worker_fixture
 
 
 async def observed(port: int) -> dict[str, float]:
@@ -28,21 +28,21 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
     """A backlog and live events are told apart; what was counted before is not measured again;
     `status` tells of the live ones, and for how long the oldest waits."""
     port = free_port()
-    async with rig_of(settings, start=False, worker_metrics_port=port) as rig:
+    async with open_worker_fixture(settings, start=False, worker_metrics_port=port) as fixture:
         backlog, live = make_events(100), make_events(50)
-        await rig.send(backlog)
+        await fixture.send(backlog)
         nobody_counts = await gather(settings)
         assert nobody_counts.lag == 100
         assert nobody_counts.waiting_ms is not None and nobody_counts.waiting_ms > 0
         assert nobody_counts.visible is None
 
-        await asyncio.to_thread(rig.worker.start)
-        await rig.wait_counted(100)
+        await asyncio.to_thread(fixture.worker.start)
+        await fixture.wait_counted(100)
         assert await observed(port) == {"live": 0, "catch_up": 100}
 
-        await rig.send(live)
-        await rig.wait_counted(150)
-        await rig.send(live)  # by a producer that tries again
+        await fixture.send(live)
+        await fixture.wait_counted(150)
+        await fixture.send(live)  # by a producer that tries again
 
         async def all_told() -> State:
             state = await gather(settings)
@@ -58,7 +58,7 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
         assert state.visible.max_ms == max(visible.max_ms for visible in told)
 
         # What a worker said that is gone since is not how things are.
-        rig.worker.stop()
-        at_ms = max(p.at_ms for p in await rig.counters.progress())
+        fixture.worker.stop()
+        at_ms = max(p.at_ms for p in await fixture.counters.progress())
         assert (await gather(settings, now_ms=lambda: at_ms + 59_000)).visible == state.visible
         assert (await gather(settings, now_ms=lambda: at_ms + 61_000)).visible is None

@@ -10,31 +10,31 @@ import pytest
 from store.settings import Settings
 from tests.support.program import read_topic
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import Rig, make_events, rig_of
+from tests.support.worker_fixture import WorkerFixture, make_events, open_worker_fixture
 
 
 @pytest.mark.anyio
 async def test_the_group_has_no_lag_once_all_is_stored(settings: Settings) -> None:
     """The stores know better where to go on, but who looks at lag looks here."""
-    async with rig_of(settings) as rig:
+    async with open_worker_fixture(settings) as fixture:
         for n in range(1, 4):
-            await rig.send(make_events(100))
-            await rig.wait_counted(100 * n)
+            await fixture.send(make_events(100))
+            await fixture.wait_counted(100 * n)
         records = await asyncio.to_thread(read_topic, settings, settings.interactions_topic)
         assert len(records) == 300
         ends = Counter(record.partition for record in records)
 
         async def are_the_ends() -> bool:
-            found = await asyncio.to_thread(committed, rig)
+            found = await asyncio.to_thread(committed, fixture)
             assert found == ends, f"committed {found}, of {ends}"
             return True
 
         await eventually_async(are_the_ends, message="the group's offsets are the ends")
 
 
-def committed(rig: Rig) -> dict[int, int]:
+def committed(fixture: WorkerFixture) -> dict[int, int]:
     """Partition -> the offset that the group committed to Kafka."""
-    admin, group = rig.admin(), rig.settings.consumer_group
+    admin, group = fixture.admin(), fixture.settings.consumer_group
     try:
         found = admin.list_group_offsets(group)[group]
     finally:

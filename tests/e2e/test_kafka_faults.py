@@ -11,7 +11,7 @@ from store.settings import Settings
 from tests.support.chaos import Plan, Worker
 from tests.support.services.base import Services
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import make_events, rig_of
+from tests.support.worker_fixture import make_events, open_worker_fixture
 
 PAUSED_S, RUNNING_S = 0.3, 0.1
 
@@ -20,12 +20,12 @@ def test_a_broker_that_stutters_is_slow_and_no_more(services: Services, settings
     """It answers for a tenth of a second, then not for three, for as long as events wait."""
 
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(1_000))
-            await rig.wait_counted(1_000)
-            assert rig.worker.stop() == 0
-            await rig.send(make_events(20_000))
-            rig.worker.start()
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(1_000))
+            await fixture.wait_counted(1_000)
+            assert fixture.worker.stop() == 0
+            await fixture.send(make_events(20_000))
+            fixture.worker.start()
             stutters = 0
             stuttering = asyncio.Event()
 
@@ -45,14 +45,14 @@ def test_a_broker_that_stutters_is_slow_and_no_more(services: Services, settings
             fault = asyncio.create_task(stutter())
             try:
                 await stuttering.wait()
-                await rig.wait_counted(21_000, timeout_s=120)
+                await fixture.wait_counted(21_000, timeout_s=120)
             finally:
                 fault.cancel()
                 await asyncio.gather(fault, return_exceptions=True)
             assert stutters >= 3, "it was over before it stuttered"
-            await rig.send(make_events(500))
-            await rig.wait_counted(21_500)
-            await rig.wait_stored(21_500)
+            await fixture.send(make_events(500))
+            await fixture.wait_counted(21_500)
+            await fixture.wait_stored(21_500)
 
     asyncio.run(go())
 
@@ -61,17 +61,17 @@ def test_a_broker_that_is_killed_comes_back_to_a_worker_that_goes_on(
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(3_000))
-            await rig.wait_counted(3_000)
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(3_000))
+            await fixture.wait_counted(3_000)
             for total in (6_000, 9_000):
-                await rig.send(make_events(3_000))  # some of them wait while it is away
+                await fixture.send(make_events(3_000))  # some of them wait while it is away
                 services.kafka.kill()
                 services.kafka.start()
-                await rig.wait_counted(total, timeout_s=120)
-            assert rig.worker.process is not None
-            assert rig.worker.process.poll() is None, "the worker ended"
-            await rig.wait_stored(9_000)
+                await fixture.wait_counted(total, timeout_s=120)
+            assert fixture.worker.process is not None
+            assert fixture.worker.process.poll() is None, "the worker ended"
+            await fixture.wait_stored(9_000)
 
     if services.kind == "wheels":
         pytest.skip("the embedded broker keeps nothing; the real one is tested in CI")
@@ -84,17 +84,17 @@ def test_rebalances_in_a_row_lose_and_double_nothing(
     """Workers come and go while events flow, faster than a group settles."""
 
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(1_000))
-            await rig.wait_counted(1_000)
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(1_000))
+            await fixture.wait_counted(1_000)
             guests = [Worker(f"guest-{n}", settings, Plan(seed=0), tmp_path) for n in range(2)]
             try:
                 for round_ in range(3):
                     for guest in guests:
                         guest.start()
-                        await rig.send(make_events(1_500))
+                        await fixture.send(make_events(1_500))
                         await until_it_reads(guest)
-                        await rig.send(make_events(1_500))
+                        await fixture.send(make_events(1_500))
                     for guest in guests:
                         if round_ == 1:
                             guest.kill()
@@ -104,8 +104,8 @@ def test_rebalances_in_a_row_lose_and_double_nothing(
                 for guest in guests:
                     if guest.process is not None and guest.process.poll() is None:
                         guest.kill()
-            await rig.wait_counted(19_000, timeout_s=120)
-            await rig.wait_stored(19_000)
+            await fixture.wait_counted(19_000, timeout_s=120)
+            await fixture.wait_stored(19_000)
 
     if services.kind == "wheels":
         pytest.skip("the embedded broker's groups settle slowly; the real one is tested in CI")

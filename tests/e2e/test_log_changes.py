@@ -11,7 +11,7 @@ from store.records import Incomplete
 from store.settings import Settings
 from tests.support.services.base import Services, create_topics
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import make_events, rig_of
+from tests.support.worker_fixture import make_events, open_worker_fixture
 
 
 def test_a_topic_that_is_made_again_is_counted_from_its_start(
@@ -21,11 +21,11 @@ def test_a_topic_that_is_made_again_is_counted_from_its_start(
 
     async def go() -> None:
         topic = settings.interactions_topic
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(2_000))
-            await rig.wait_counted(2_000)
-            await rig.wait_stored(2_000)
-            admin = rig.admin()
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(2_000))
+            await fixture.wait_counted(2_000)
+            await fixture.wait_stored(2_000)
+            admin = fixture.admin()
             admin.delete_topics([topic])
 
             async def gone() -> bool:
@@ -34,10 +34,10 @@ def test_a_topic_that_is_made_again_is_counted_from_its_start(
             await eventually_async(gone, message="topic deleted")
             admin.close()
             create_topics(settings.kafka_bootstrap_servers, {topic: settings.topic_partitions})
-            await rig.send(make_events(700))
-            await rig.wait_counted(2_700, timeout_s=90)
-            await rig.wait_stored(2_700)
-            incidents = await rig.counters.incidents()
+            await fixture.send(make_events(700))
+            await fixture.wait_counted(2_700, timeout_s=90)
+            await fixture.wait_stored(2_700)
+            incidents = await fixture.counters.incidents()
             assert [change.kind for change in incidents.log_changes] == ["recreated"]
 
     asyncio.run(go())
@@ -48,18 +48,18 @@ def test_offsets_that_retention_took_are_counted_as_lost(
 ) -> None:
     async def go() -> None:
         topic = settings.interactions_topic
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(100), partition=1)
-            await rig.wait_counted(100)
-            assert rig.worker.stop() == 0
-            await rig.send(make_events(900), partition=1)
-            admin = rig.admin()
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(100), partition=1)
+            await fixture.wait_counted(100)
+            assert fixture.worker.stop() == 0
+            await fixture.send(make_events(900), partition=1)
+            admin = fixture.admin()
             admin.delete_records({TopicPartition(topic, 1): 600})
             admin.close()
-            rig.worker.start()
-            await rig.wait_counted(100 + 400)
-            assert (await rig.counters.incidents()).lost_offsets == 500
-            assert "rebuild --from history" in rig.worker.log_tail(400)
+            fixture.worker.start()
+            await fixture.wait_counted(100 + 400)
+            assert (await fixture.counters.incidents()).lost_offsets == 500
+            assert "rebuild --from history" in fixture.worker.log_tail(400)
 
     if services.kind == "wheels":
         pytest.skip("the embedded broker keeps no retention; the real one is tested in CI")
@@ -70,23 +70,23 @@ def test_partitions_added_while_running_are_picked_up(
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(200))
-            await rig.wait_counted(200)
-            admin = rig.admin()
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(200))
+            await fixture.wait_counted(200)
+            admin = fixture.admin()
             admin.create_partitions({settings.interactions_topic: 6})
             admin.close()
 
             async def sent() -> bool:
                 try:
-                    await rig.send(make_events(300), partition=5)
+                    await fixture.send(make_events(300), partition=5)
                 except AssertionError:  # the producer has not heard of the partition yet
                     return False
                 return True
 
             await eventually_async(sent, timeout_s=30, message="partition 5 takes events")
-            await rig.wait_counted(500, timeout_s=90)
-            await rig.wait_stored(500)
+            await fixture.wait_counted(500, timeout_s=90)
+            await fixture.wait_stored(500)
 
     if services.kind == "wheels":
         pytest.skip("the embedded broker cannot add partitions; the real one is tested in CI")
@@ -102,20 +102,20 @@ def test_a_log_that_was_cut_is_noticed_and_what_comes_after_is_counted(
         pytest.skip("reaches into the files of Apache Kafka")
 
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(800), partition=2)
-            await rig.wait_counted(800)
-            await rig.wait_stored(800)
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(800), partition=2)
+            await fixture.wait_counted(800)
+            await fixture.wait_stored(800)
             services.kafka.stop()
             folder = services.kafka.data_folder / f"{settings.interactions_topic}-2"  # type: ignore[attr-defined]
             for file in folder.iterdir():
                 if file.suffix in {".log", ".index", ".timeindex", ".snapshot"}:
                     file.unlink()
             services.kafka.start()
-            await rig.send(make_events(300), partition=2)
-            await rig.wait_counted(1_100, timeout_s=90)
-            await rig.wait_stored(1_100)
-            incidents = await rig.counters.incidents()
+            await fixture.send(make_events(300), partition=2)
+            await fixture.wait_counted(1_100, timeout_s=90)
+            await fixture.wait_stored(1_100)
+            incidents = await fixture.counters.incidents()
             assert [change.kind for change in incidents.log_changes] == ["cut"]
 
     asyncio.run(go())
@@ -131,29 +131,29 @@ def test_counters_lost_after_retention_took_their_events_answer_nothing_until_re
 
     async def go() -> None:
         topic = settings.interactions_topic
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(1_000), partition=1)
-            await rig.wait_counted(1_000)
-            await rig.wait_stored(1_000)
-            admin = rig.admin()
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(1_000), partition=1)
+            await fixture.wait_counted(1_000)
+            await fixture.wait_stored(1_000)
+            admin = fixture.admin()
             admin.delete_records({TopicPartition(topic, 1): 600})
             admin.close()
-            await rig.client.flushall()
+            await fixture.client.flushall()
             seen = []
 
             async def counted_again() -> bool:
-                seen.append(await rig.counted())
-                generation = await rig.counters.generation("acme")
-                marks = await rig.counters.all_watermarks(generation) if generation else {}
+                seen.append(await fixture.counted())
+                generation = await fixture.counters.generation("acme")
+                marks = await fixture.counters.all_watermarks(generation) if generation else {}
                 return 1_000 in marks.values()
 
             await eventually_async(counted_again, timeout_s=60, message="the rest is counted")
-            seen.append(await rig.counted())
+            seen.append(await fixture.counted())
             assert all(isinstance(answer, Incomplete) for answer in seen), seen
-            done = await asyncio.to_thread(rig.command, "rebuild", "--tenant", "acme")
+            done = await asyncio.to_thread(fixture.command, "rebuild", "--tenant", "acme")
             assert "1000 events" in done
-            await rig.wait_counted(1_000)
-            await rig.send(make_events(50), partition=1)
-            await rig.wait_counted(1_050)
+            await fixture.wait_counted(1_000)
+            await fixture.send(make_events(50), partition=1)
+            await fixture.wait_counted(1_050)
 
     asyncio.run(go())

@@ -13,7 +13,7 @@ from store.records import Incomplete
 from store.settings import Settings
 from tests.support.services.base import Services
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import make_events, rig_of
+from tests.support.worker_fixture import make_events, open_worker_fixture
 
 
 def run(test: object) -> None:
@@ -26,23 +26,23 @@ def test_a_flushed_redis_is_never_half_served_and_is_counted_anew(
     """After FLUSHALL readers are told that the counters cannot answer, until they hold all."""
 
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(3_000))
-            await rig.wait_counted(3_000)
-            await rig.wait_stored(3_000)
-            await rig.client.flushall()
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(3_000))
+            await fixture.wait_counted(3_000)
+            await fixture.wait_stored(3_000)
+            await fixture.client.flushall()
             seen = []
 
             async def whole_again() -> bool:
-                seen.append(await rig.counted())
+                seen.append(await fixture.counted())
                 return seen[-1] == 3_000
 
             await eventually_async(whole_again, timeout_s=60, message="counted anew")
             assert any(isinstance(answer, Incomplete) for answer in seen)
             assert {s for s in seen if not isinstance(s, Incomplete)} == {3_000}
-            await rig.send(make_events(500))
-            await rig.wait_counted(3_500)
-            await rig.wait_stored(3_500)
+            await fixture.send(make_events(500))
+            await fixture.wait_counted(3_500)
+            await fixture.wait_stored(3_500)
 
     run(go())
 
@@ -55,21 +55,21 @@ def test_a_redis_that_lost_its_tail_is_read_again_from_there(
         pytest.skip("reaches into the files of Redis, which are in a container here")
 
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(2_000))
-            await rig.wait_counted(2_000)
-            await rig.wait_stored(2_000)
-            folder = Path((await rig.client.config_get("dir"))["dir"]) / "appendonlydir"
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(2_000))
+            await fixture.wait_counted(2_000)
+            await fixture.wait_stored(2_000)
+            folder = Path((await fixture.client.config_get("dir"))["dir"]) / "appendonlydir"
             services.redis.stop()
-            (log,) = folder.glob("*.incr.aof")
-            size = log.stat().st_size
-            with log.open("r+b") as file:
+            (topic_id,) = folder.glob("*.incr.aof")
+            size = topic_id.stat().st_size
+            with topic_id.open("r+b") as file:
                 file.truncate(int(size * 0.7))
             services.redis.start()
-            await rig.wait_counted(2_000)
-            await rig.send(make_events(500))
-            await rig.wait_counted(2_500)
-            await rig.wait_stored(2_500)
+            await fixture.wait_counted(2_000)
+            await fixture.send(make_events(500))
+            await fixture.wait_counted(2_500)
+            await fixture.wait_stored(2_500)
 
     run(go())
 
@@ -78,26 +78,26 @@ def test_a_redis_without_memory_or_that_only_reads_stops_nothing_for_good(
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(1_000))
-            await rig.wait_counted(1_000)
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(1_000))
+            await fixture.wait_counted(1_000)
             for fault, mended in (
                 (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]),
                 (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
             ):
-                before = len(rig.sent)
-                await rig.client.execute_command(*fault)
-                await rig.send(make_events(700))
+                before = len(fixture.sent)
+                await fixture.client.execute_command(*fault)
+                await fixture.send(make_events(700))
 
                 async def refused() -> bool:
-                    return "store does not answer" in rig.worker.log_since_mark()
+                    return "store does not answer" in fixture.worker.log_since_mark()
 
                 await eventually_async(refused, timeout_s=30, message=f"refused by {fault}")
-                rig.worker.mark_log()
-                assert await rig.counted() == before, "readers still have what is counted"
-                await rig.client.execute_command(*mended)
-                await rig.wait_counted(before + 700)
-            await rig.wait_stored(2_400)
+                fixture.worker.mark_log()
+                assert await fixture.counted() == before, "readers still have what is counted"
+                await fixture.client.execute_command(*mended)
+                await fixture.wait_counted(before + 700)
+            await fixture.wait_stored(2_400)
 
     run(go())
 
@@ -106,23 +106,23 @@ def test_a_frozen_and_a_restarted_redis_lose_nothing(
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
-        async with rig_of(settings, redis_timeout_s=1.0) as rig:
-            await rig.send(make_events(500))
-            await rig.wait_counted(500)
+        async with open_worker_fixture(settings, redis_timeout_s=1.0) as fixture:
+            await fixture.send(make_events(500))
+            await fixture.wait_counted(500)
             services.redis.pause()
-            await rig.send(make_events(500))
+            await fixture.send(make_events(500))
 
             async def refused() -> bool:
-                return "store does not answer" in rig.worker.log_since_mark()
+                return "store does not answer" in fixture.worker.log_since_mark()
 
             await eventually_async(refused, timeout_s=30, message="the frozen Redis is noticed")
             services.redis.resume()
-            await rig.wait_counted(1_000)
+            await fixture.wait_counted(1_000)
             services.redis.stop()
-            await rig.send(make_events(500))
+            await fixture.send(make_events(500))
             services.redis.start()
-            await rig.wait_counted(1_500)
-            await rig.wait_stored(1_500)
+            await fixture.wait_counted(1_500)
+            await fixture.wait_stored(1_500)
 
     run(go())
 
@@ -131,27 +131,27 @@ def test_counting_goes_on_without_postgres_up_to_the_buffer_and_history_catches_
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
-        async with rig_of(settings, history_buffer_events=5_000) as rig:
-            await rig.send(make_events(1_000))
-            await rig.wait_counted(1_000)
-            await rig.wait_stored(1_000)
+        async with open_worker_fixture(settings, history_buffer_events=5_000) as fixture:
+            await fixture.send(make_events(1_000))
+            await fixture.wait_counted(1_000)
+            await fixture.wait_stored(1_000)
             services.postgres.stop()
-            await rig.send(make_events(3_000))
-            await rig.wait_counted(4_000)
-            assert await rig.stored() is None
+            await fixture.send(make_events(3_000))
+            await fixture.wait_counted(4_000)
+            assert await fixture.stored() is None
             # Past the buffer the worker waits, and loses nothing by it.
-            await rig.send(make_events(12_000))
+            await fixture.send(make_events(12_000))
 
             async def waits() -> bool:
-                counted = await rig.counted()
+                counted = await fixture.counted()
                 return isinstance(counted, int) and counted >= 1_000 + 5_000
 
             await eventually_async(waits, timeout_s=60, message="the buffer fills")
             # Each of 4 partitions may have a slice of 500 counted, and one in the buffer above it.
-            assert await rig.counted() <= 1_000 + 5_000 + 4 * 2 * 500  # type: ignore[operator]
+            assert await fixture.counted() <= 1_000 + 5_000 + 4 * 2 * 500  # type: ignore[operator]
             services.postgres.start()
-            await rig.wait_counted(16_000)
-            await rig.wait_stored(16_000)
+            await fixture.wait_counted(16_000)
+            await fixture.wait_stored(16_000)
 
     run(go())
 
@@ -163,29 +163,29 @@ def test_counting_starts_again_without_postgres_and_history_catches_up(
     where history is: counting does not wait for that, and history misses nothing by it."""
 
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await rig.send(make_events(1_000))
-            await rig.wait_counted(1_000)
-            await rig.wait_stored(1_000)
-            older = {key: await rig.client.dump(key) for key in await rig.client.keys("*")}
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(1_000))
+            await fixture.wait_counted(1_000)
+            await fixture.wait_stored(1_000)
+            older = {key: await fixture.client.dump(key) for key in await fixture.client.keys("*")}
             services.postgres.stop()
-            await rig.send(make_events(1_000))
-            await rig.wait_counted(2_000)
-            rig.worker.mark_log()
-            transaction = rig.client.pipeline(transaction=True)
+            await fixture.send(make_events(1_000))
+            await fixture.wait_counted(2_000)
+            fixture.worker.mark_log()
+            transaction = fixture.client.pipeline(transaction=True)
             transaction.flushall()
             for key, value in older.items():
                 transaction.restore(key, 0, value)
             await transaction.execute()
-            await rig.send(make_events(500))
-            await rig.wait_counted(2_500)
-            assert "history does not answer; reading goes on" in rig.worker.log_since_mark()
-            assert await rig.stored() is None
+            await fixture.send(make_events(500))
+            await fixture.wait_counted(2_500)
+            assert "history does not answer; reading goes on" in fixture.worker.log_since_mark()
+            assert await fixture.stored() is None
             services.postgres.start()
-            await rig.wait_stored(2_500)
-            await rig.send(make_events(500))
-            await rig.wait_counted(3_000)
-            await rig.wait_stored(3_000)
+            await fixture.wait_stored(2_500)
+            await fixture.send(make_events(500))
+            await fixture.wait_counted(3_000)
+            await fixture.wait_stored(3_000)
 
     run(go())
 
@@ -196,23 +196,23 @@ def test_a_worker_that_counts_nothing_while_events_wait_ends_itself(
     """The watchdog: whoever supervises the worker then starts another."""
 
     async def go() -> None:
-        async with rig_of(settings, redis_timeout_s=1.0, watchdog_s=5.0) as rig:
-            await rig.send(make_events(100))
-            await rig.wait_counted(100)
+        async with open_worker_fixture(settings, redis_timeout_s=1.0, watchdog_s=5.0) as fixture:
+            await fixture.send(make_events(100))
+            await fixture.wait_counted(100)
             services.redis.pause()
-            await rig.send(make_events(100))
+            await fixture.send(make_events(100))
 
             async def ended() -> bool:
-                assert rig.worker.process is not None
-                return rig.worker.process.poll() is not None
+                assert fixture.worker.process is not None
+                return fixture.worker.process.poll() is not None
 
             await eventually_async(ended, timeout_s=60, message="the worker ends itself")
-            assert rig.worker.process is not None
-            assert rig.worker.process.returncode not in (0, None)
-            assert "nothing counted for 5 s while events wait" in rig.worker.log_tail(400)
+            assert fixture.worker.process is not None
+            assert fixture.worker.process.returncode not in (0, None)
+            assert "nothing counted for 5 s while events wait" in fixture.worker.log_tail(400)
             services.redis.resume()
-            rig.worker.start()
-            await rig.wait_counted(200)
+            fixture.worker.start()
+            await fixture.wait_counted(200)
 
     run(go())
 
@@ -230,9 +230,9 @@ def test_a_failover_to_a_replica_that_lags_loses_and_doubles_nothing(
             replica.start()
             try:
                 url = f"redis://{switch.address}/0"
-                async with rig_of(settings, redis_url=url) as rig:
-                    await rig.send(make_events(2_000))
-                    await rig.wait_counted(2_000)
+                async with open_worker_fixture(settings, redis_url=url) as fixture:
+                    await fixture.send(make_events(2_000))
+                    await fixture.wait_counted(2_000)
                     host, _, port = primary.partition(":")
                     client = Redis.from_url(replica.url)
                     await client.execute_command("REPLICAOF", host, port)
@@ -245,15 +245,15 @@ def test_a_failover_to_a_replica_that_lags_loses_and_doubles_nothing(
                     await eventually_async(synced, message="the replica has a copy")
                     await client.execute_command("REPLICAOF", "NO", "ONE")
                     await client.aclose()
-                    await rig.send(make_events(1_000))
-                    await rig.wait_counted(3_000)
-                    await rig.wait_stored(3_000)
+                    await fixture.send(make_events(1_000))
+                    await fixture.wait_counted(3_000)
+                    await fixture.wait_stored(3_000)
                     await switch.to(replica.address)
-                    await rig.wait_counted(3_000)
-                    await rig.send(make_events(500))
-                    await rig.wait_counted(3_500)
-                    await rig.wait_stored(3_500)
-                    assert "reading again what a store lacks" in rig.worker.log_tail(400)
+                    await fixture.wait_counted(3_000)
+                    await fixture.send(make_events(500))
+                    await fixture.wait_counted(3_500)
+                    await fixture.wait_stored(3_500)
+                    assert "reading again what a store lacks" in fixture.worker.log_tail(400)
             finally:
                 replica.stop()
 

@@ -15,7 +15,7 @@ from tests.support.chaos import encode
 from tests.support.services.base import Services
 from tests.support.services.wheels import WheelBroker
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import Rig, make_events, now_ms, rig_of
+from tests.support.worker_fixture import WorkerFixture, make_events, now_ms, open_worker_fixture
 
 KEPT, DROPPED = 30, 7
 
@@ -26,16 +26,16 @@ def has_transactions(services: Services) -> None:
         pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
 
 
-async def transact(rig: Rig, events: Sequence[Event], *, commit: bool) -> None:
+async def transact(fixture: WorkerFixture, events: Sequence[Event], *, commit: bool) -> None:
     producer = AIOKafkaProducer(
-        bootstrap_servers=rig.settings.brokers, transactional_id="shop", acks="all"
+        bootstrap_servers=fixture.settings.brokers, transactional_id="shop", acks="all"
     )
     await producer.start()
     try:
         await producer.begin_transaction()
         for event in events:
             await producer.send_and_wait(
-                rig.settings.interactions_topic, encode(event), partition=0
+                fixture.settings.interactions_topic, encode(event), partition=0
             )
         await (producer.commit_transaction() if commit else producer.abort_transaction())
     finally:
@@ -46,12 +46,12 @@ def test_the_marker_of_a_transaction_is_no_event_that_waits(settings: Settings) 
     """It is the last in its partition: a worker that waited for it would end itself."""
 
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await transact(rig, make_events(KEPT), commit=True)
-            await rig.wait_counted(KEPT)
+        async with open_worker_fixture(settings) as fixture:
+            await transact(fixture, make_events(KEPT), commit=True)
+            await fixture.wait_counted(KEPT)
 
             async def no_lag() -> bool:
-                assert await rig.counters.lag(now_ms()) == 0
+                assert await fixture.counters.lag(now_ms()) == 0
                 return True
 
             await eventually_async(no_lag, message="no lag")
@@ -61,12 +61,12 @@ def test_the_marker_of_a_transaction_is_no_event_that_waits(settings: Settings) 
 
 def test_all_is_counted_where_a_transaction_ends(settings: Settings) -> None:
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await transact(rig, make_events(KEPT), commit=True)
-            await rig.wait_counted(KEPT)
+        async with open_worker_fixture(settings) as fixture:
+            await transact(fixture, make_events(KEPT), commit=True)
+            await fixture.wait_counted(KEPT)
 
             async def no_lag() -> bool:
-                state = json.loads(await asyncio.to_thread(rig.command, "status", "--json"))
+                state = json.loads(await asyncio.to_thread(fixture.command, "status", "--json"))
                 assert (state["lag"], state["historyLag"]) == (0, 0)
                 return True
 
@@ -77,9 +77,9 @@ def test_all_is_counted_where_a_transaction_ends(settings: Settings) -> None:
 
 def test_what_a_producer_took_back_does_not_count(settings: Settings) -> None:
     async def go() -> None:
-        async with rig_of(settings) as rig:
-            await transact(rig, make_events(DROPPED), commit=False)
-            await transact(rig, make_events(KEPT), commit=True)
-            await rig.wait_counted(KEPT, timeout_s=20)
+        async with open_worker_fixture(settings) as fixture:
+            await transact(fixture, make_events(DROPPED), commit=False)
+            await transact(fixture, make_events(KEPT), commit=True)
+            await fixture.wait_counted(KEPT, timeout_s=20)
 
     asyncio.run(go())

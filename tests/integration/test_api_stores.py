@@ -68,7 +68,7 @@ def fill(settings: Settings, events: list[Event]) -> None:
         async with make_pool(settings, max_size=1) as pool:
             await HistoryWriter(pool).write(
                 topic="interactions",
-                log=LOG,
+                topic_id=LOG,
                 partition=0,
                 first=None,
                 next_offset=len(events),

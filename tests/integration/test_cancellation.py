@@ -10,18 +10,18 @@ import pytest
 from store.settings import Settings
 from tests.support.contract import question
 from tests.support.events import make_event
-from tests.support.reader_pair import Tenant, Twins, open_twins
+from tests.support.reader_pair import ReaderPair, Tenant, open_reader_pair
 
-Use = Callable[[Twins, Tenant], Awaitable[object]]
+Use = Callable[[ReaderPair, Tenant], Awaitable[object]]
 
 USES: dict[str, Use] = {
-    "a counter read": lambda twins, tenant: twins.counters.read(question("action", "weekly")),
-    "a generation": lambda twins, tenant: twins.counters.generation(tenant.name),
-    "positions in history": lambda twins, tenant: twins.history.positions(
+    "a counter read": lambda pair, tenant: pair.counters.read(question("action", "weekly")),
+    "a generation": lambda pair, tenant: pair.counters.generation(tenant.name),
+    "positions in history": lambda pair, tenant: pair.history.positions(
         "0b0c3a52-8b1e-4a53-9d1f-0d7a4a1f0c11"
     ),
-    "a request": lambda twins, tenant: tenant.ask("days=7"),
-    "a fallback": lambda twins, tenant: tenant.ask("days=7", of=twins.historic),
+    "a request": lambda pair, tenant: tenant.ask("days=7"),
+    "a fallback": lambda pair, tenant: tenant.ask("days=7", of=pair.historic),
 }
 
 
@@ -30,13 +30,13 @@ def test_a_cancelled_task_ends(redis_url: str, database_url: str, use: str):
     stores = Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
 
     async def run() -> None:
-        async with open_twins(stores) as twins:
-            tenant = await twins.tenant("acme", "UTC")
+        async with open_reader_pair(stores) as pair:
+            tenant = await pair.tenant("acme", "UTC")
             await tenant.commit([make_event()])
 
             async def for_long() -> None:
                 for _ in range(300):
-                    await USES[use](twins, tenant)
+                    await USES[use](pair, tenant)
 
             for steps in range(80):
                 task = asyncio.create_task(for_long())

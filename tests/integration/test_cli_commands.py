@@ -23,7 +23,7 @@ from store.redis.counters import RedisCounters
 from store.settings import Settings
 from streams.decode.decoder import Decoder
 from streams.decode.timestamps import format_ms
-from streams.kafka.topic_id import describe
+from streams.kafka.topic_id import describe_topic
 from tests.conftest import PARTITIONS
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -210,7 +210,7 @@ async def test_status_shows_how_soon_events_are_visible(
     command: Command, settings: Settings
 ) -> None:
     """As workers reported it last: of all partitions the worst."""
-    log = await describe(settings, settings.interactions_topic)
+    log = await describe_topic(settings, settings.interactions_topic)
     now_ms = time.time_ns() // 1_000_000
     client = make_client(settings, timeout_s=5, retries=0)
     try:

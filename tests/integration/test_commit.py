@@ -11,17 +11,17 @@ import pytest
 from store.records import CounterPage, Event
 from store.settings import Settings
 from store.windows import DAY_MS
-from streams.commit import Ledger, SeekBack
+from streams.commit import CounterCommitter, RewindRequired
 from tests.integration.test_rebuild import Stores, some_events
 from tests.support.contract import LOG, assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
 
 
-def ledger_of(stores: Stores) -> Ledger:
+def ledger_of(stores: Stores) -> CounterCommitter:
     async def utc(tenant: str) -> str:
         return "UTC"
 
-    return Ledger(stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc)
+    return CounterCommitter(stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc)
 
 
 def with_stores(redis_url: str, database_url: str, go: Callable[[Stores], Awaitable[None]]) -> None:
@@ -32,9 +32,9 @@ def with_stores(redis_url: str, database_url: str, go: Callable[[Stores], Awaita
     asyncio.run(run())
 
 
-async def begin(ledger: Ledger, first: Mapping[int, int]) -> None:
+async def begin(ledger: CounterCommitter, first: Mapping[int, int]) -> None:
     """As a worker does that was given all partitions."""
-    ledger.open_log(LOG, await ledger.counted(LOG, first), first)
+    ledger.start_session(LOG, await ledger.counted(LOG, first), first)
 
 
 async def total_of(stores: Stores, tenant: str) -> int:
@@ -48,7 +48,7 @@ async def store(stores: Stores, partition: int, batch: Sequence[Event], first: i
     begin = first or 0
     await stores.history.write(
         topic="t",
-        log=LOG,
+        topic_id=LOG,
         partition=partition,
         first=first,
         next_offset=begin + len(batch),
@@ -64,16 +64,16 @@ def test_a_generation_that_is_behind_in_one_partition_is_noticed_by_another(
     async def go(stores: Stores) -> None:
         zero, one, more = some_events(10), some_events(30), some_events(2)
         ledger = ledger_of(stores)
-        ledger.open_log(LOG, {0: 0, 1: 0})
+        ledger.start_session(LOG, {0: 0, 1: 0})
         await ledger.commit("acme", 0, sourced(*zero), 10)
         await ledger.commit("acme", 1, sourced(*one), 30)
         await store(stores, 0, zero, None)
         await store(stores, 1, one[:20], None)
         await stores.rebuild()
-        with pytest.raises(SeekBack):
+        with pytest.raises(RewindRequired):
             await ledger.commit("acme", 0, sourced(more[0], first=10), 11)
             await ledger.commit("acme", 1, sourced(more[1], first=30), 31)
-        ledger.open_log(LOG, {0: 10, 1: 20})
+        ledger.start_session(LOG, {0: 10, 1: 20})
         await ledger.commit("acme", 0, sourced(more[0], first=10), 11)
         await ledger.commit("acme", 1, sourced(*one[20:], more[1], first=20), 31)
         await assert_counts(stores.counters, [*zero, *one, *more], TODAY)
@@ -90,16 +90,16 @@ def test_a_generation_from_before_what_was_read_is_noticed_by_a_tenant_that_was_
     async def go(stores: Stores) -> None:
         batch, more = some_events(20), some_events(1)
         before = ledger_of(stores)
-        before.open_log(LOG, {0: 0})
+        before.start_session(LOG, {0: 0})
         await before.commit("acme", 0, sourced(*batch[:15]), 15)
         await store(stores, 0, batch[:15], None)
         await stores.rebuild()
-        before.open_log(LOG, {0: 15})
+        before.start_session(LOG, {0: 15})
         await before.commit("acme", 0, sourced(*batch[15:], first=15), 20)
         ledger = ledger_of(stores)
-        ledger.open_log(LOG, {0: 20})
+        ledger.start_session(LOG, {0: 20})
         await stores.counters.rollback("acme")
-        with pytest.raises(SeekBack):
+        with pytest.raises(RewindRequired):
             await ledger.commit("acme", 0, sourced(*more, first=20), 21)
 
     with_stores(redis_url, database_url, go)
@@ -113,12 +113,12 @@ def test_a_generation_that_has_no_offset_of_a_partition_is_behind_there(
     async def go(stores: Stores) -> None:
         zero, one, more = some_events(10), some_events(30), some_events(2)
         ledger = ledger_of(stores)
-        ledger.open_log(LOG, {0: 0, 1: 0})
+        ledger.start_session(LOG, {0: 0, 1: 0})
         await ledger.commit("acme", 0, sourced(*zero), 10)
         await ledger.commit("acme", 1, sourced(*one), 30)
         await store(stores, 0, zero, None)
         await stores.rebuild()
-        with pytest.raises(SeekBack):
+        with pytest.raises(RewindRequired):
             await ledger.commit("acme", 0, sourced(more[0], first=10), 11)
             await ledger.commit("acme", 1, sourced(more[1], first=30), 31)
 
@@ -134,7 +134,7 @@ def test_all_tenants_of_a_slice_have_counters_before_one_of_them_is_counted(
     async def go(stores: Stores) -> None:
         acme, umbrella = sourced(*some_events(5)), sourced(make_event(tenant="umbrella"), first=5)
         ledger = ledger_of(stores)
-        ledger.open_log(LOG, {0: 0})
+        ledger.start_session(LOG, {0: 0})
         assert await ledger.refused(["acme", "umbrella"]) == set()
         await ledger.commit("acme", 0, acme, 6)
         # Here the worker dies.
@@ -155,9 +155,9 @@ def test_reading_begins_at_the_first_offset_where_a_tenant_has_none(
 
     async def go(stores: Stores) -> None:
         ledger = ledger_of(stores)
-        ledger.open_log(LOG, {0: 0})
+        ledger.start_session(LOG, {0: 0})
         await ledger.refused(["acme", "umbrella"])
-        ledger.open_log(LOG, {0: 0, 1: 0})
+        ledger.start_session(LOG, {0: 0, 1: 0})
         await ledger.commit("acme", 1, sourced(*some_events(5)), 6)
         assert await ledger_of(stores).counted(LOG, {0: 0, 1: 0}) == {0: 0, 1: 0}
 
@@ -170,7 +170,7 @@ def test_a_rollback_is_noticed_without_an_event(redis_url: str, database_url: st
     async def go(stores: Stores) -> None:
         batch = some_events(20)
         ledger = ledger_of(stores)
-        ledger.open_log(LOG, {0: 0})
+        ledger.start_session(LOG, {0: 0})
         await ledger.commit("acme", 0, sourced(*batch[:15]), 15)
         await store(stores, 0, batch[:15], None)
         await stores.rebuild()
@@ -178,8 +178,8 @@ def test_a_rollback_is_noticed_without_an_event(redis_url: str, database_url: st
         await stores.counters.rollback("acme")
         active = await stores.counters.generation("acme")
         assert active is not None
-        with pytest.raises(SeekBack):
-            await ledger.follow(active)
+        with pytest.raises(RewindRequired):
+            await ledger.adopt_generation(active)
         await begin(ledger, {0: 0})
         await ledger.commit("acme", 0, sourced(*batch[15:], first=15), 20)
         await assert_counts(stores.counters, batch, TODAY)
@@ -196,7 +196,7 @@ def test_what_is_not_complete_waits_for_a_log(redis_url: str, database_url: str)
         await stores.counters.create(
             "acme", day=TODAY, timezone="UTC", complete=False, watermarks=[]
         )
-        assert not await ledger.settle("acme")
+        assert not await ledger.try_mark_complete("acme")
 
     with_stores(redis_url, database_url, go)
 
@@ -208,14 +208,14 @@ def test_a_copy_is_known_after_days_without_a_worker(redis_url: str, database_ur
     async def go(stores: Stores) -> None:
         event, then = make_event(), NOW_MS
         ledger = ledger_of(stores)
-        ledger.open_log(LOG, {0: 0})
+        ledger.start_session(LOG, {0: 0})
         await ledger.commit("acme", 0, sourced(event, recorded_ms=then), 1)
         await stores.counters.report_arrivals(LOG, {0: then, 1: then + 3 * DAY_MS})
         generation = await stores.counters.generation("acme")
         assert generation is not None
         arrived_ms = min((await stores.counters.arrivals(LOG)).values())
         await stores.counters.roll(generation, TODAY + 3, now_ms=arrived_ms, records_max=100)
-        ledger.open_log(LOG, {0: 1})
+        ledger.start_session(LOG, {0: 1})
         copy = sourced(event, first=1, recorded_ms=then + 3_600_000)
         await ledger.commit("acme", 0, copy, 2)
         await assert_counts(stores.counters, [event], TODAY + 3)

@@ -22,16 +22,16 @@ from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from store.windows import DAY_MS
 from streams.dead_letters import headers as dead_letters
-from streams.dead_letters.sink import KafkaDeadLetters
+from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.decoder import Reason, rejected
 from streams.kafka.producers import start_fencing_producer
-from streams.pipeline import DeadLetter
+from streams.pipeline import RejectedRecord
 from streams.retry import retried
 from tests.support.chaos import encode
 from tests.support.events import make_event
 from tests.support.program import PROGRAM, Program, read_topic
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import make_events, now_ms, rig_of
+from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
 
 pytestmark = pytest.mark.anyio
 MEBIBYTE = 1_048_576
@@ -46,9 +46,9 @@ class Record(NamedTuple):
     headers: Sequence[tuple[str, bytes]] = ()
 
 
-def letters(*offsets: int, partition: int = 0) -> list[DeadLetter]:
+def letters(*offsets: int, partition: int = 0) -> list[RejectedRecord]:
     why = rejected(Reason.MALFORMED, "of a test")
-    return [DeadLetter(partition, Record(o, b"p%d-o%d" % (partition, o)), why) for o in offsets]
+    return [RejectedRecord(partition, Record(o, b"p%d-o%d" % (partition, o)), why) for o in offsets]
 
 
 def in_topic(settings: Settings) -> list[tuple[str, int, int]]:
@@ -58,15 +58,15 @@ def in_topic(settings: Settings) -> list[tuple[str, int, int]]:
         letter = dead_letters.parse(record.headers)
         assert letter is not None
         assert record.value.startswith(b"p%d-o%d" % (letter.partition, letter.offset))
-        found.append((letter.log, letter.partition, letter.offset))
+        found.append((letter.topic_id, letter.partition, letter.offset))
     return found
 
 
 @asynccontextmanager
-async def sender(settings: Settings) -> AsyncIterator[KafkaDeadLetters]:
+async def sender(settings: Settings) -> AsyncIterator[KafkaDeadLetterSink]:
     """What one worker has."""
     client: Any = make_client(settings, timeout_s=5, retries=0)
-    sink = KafkaDeadLetters(
+    sink = KafkaDeadLetterSink(
         settings, PartitionOwners(client, settings.redis_prefix), now_ms=lambda: 1_795_521_600_000
     )
     try:
@@ -77,52 +77,54 @@ async def sender(settings: Settings) -> AsyncIterator[KafkaDeadLetters]:
 
 
 @pytest.fixture
-def log_id() -> str:
+def topic_id() -> str:
     return str(uuid.uuid4())
 
 
 async def test_a_worker_that_takes_over_sends_only_what_is_not_there(
-    settings: Settings, log_id: str
+    settings: Settings, topic_id: str
 ) -> None:
     """The batch in hand may be there in part; all before it is there, however much it is."""
     settings = settings.model_copy(update={"commit_batch_events": 5})
     async with sender(settings) as first:
-        await first.assign(log_id, [0, 1])
+        await first.assign(topic_id, [0, 1])
         for i in range(0, 20, 4):
             await first.send(letters(*range(i, i + 4)))
             await first.send(letters(*range(i, i + 4), partition=1))
         await first.send(letters(20, 22))
     for round_ in range(2):  # the second is read from the beginning once more
         async with sender(settings) as second:
-            await second.assign(log_id, [0, 1])
+            await second.assign(topic_id, [0, 1])
             for i in range(0, 25, 5):
                 await second.send(letters(*range(i, i + 5)))
             await second.send(letters(3, 19, 40, partition=1))
         found = await asyncio.to_thread(in_topic, settings)
         assert sorted(found) == sorted(
-            [(log_id, 0, o) for o in range(25)] + [(log_id, 1, o) for o in (*range(20), 40)]
+            [(topic_id, 0, o) for o in range(25)] + [(topic_id, 1, o) for o in (*range(20), 40)]
         ), round_
 
 
-async def test_letters_of_another_log_are_others(settings: Settings, log_id: str) -> None:
+async def test_letters_of_another_log_are_others(settings: Settings, topic_id: str) -> None:
     """A topic that is made again has the same offsets; its letters are new."""
     async with sender(settings) as sink:
-        for log in (log_id, "another", log_id):
-            await sink.assign(log, [0])
+        for current in (topic_id, "another", topic_id):
+            await sink.assign(current, [0])
             await sink.send(letters(1, 2))
     found = await asyncio.to_thread(in_topic, settings)
-    assert sorted(found) == sorted((log, 0, o) for log in (log_id, "another") for o in (1, 2))
+    assert sorted(found) == sorted(
+        (topic_id, 0, o) for topic_id in (topic_id, "another") for o in (1, 2)
+    )
 
 
 async def test_what_was_sent_of_a_batch_that_failed_is_not_sent_again(
-    settings: Settings, log_id: str
+    settings: Settings, topic_id: str
 ) -> None:
     """Kafka takes the first ones and refuses one in the middle."""
     async with sender(settings) as sink:
-        await sink.assign(log_id, [0])
+        await sink.assign(topic_id, [0])
         await sink.send(letters(1))
         why = rejected(Reason.TOO_LARGE, "of a test")
-        larger = DeadLetter(0, Record(4, b"p0-o4" + b"x" * 17 * MEBIBYTE), why)
+        larger = RejectedRecord(0, Record(4, b"p0-o4" + b"x" * 17 * MEBIBYTE), why)
         with pytest.raises(StoreUnavailable, match="MessageSizeTooLarge"):
             await sink.send([*letters(2, 3), larger, *letters(5)])
         await sink.send(letters(2, 3, 5))
@@ -132,15 +134,15 @@ async def test_what_was_sent_of_a_batch_that_failed_is_not_sent_again(
 
 
 async def test_a_worker_that_slept_through_its_replacement_sends_nothing(
-    settings: Settings, log_id: str
+    settings: Settings, topic_id: str
 ) -> None:
     """It knows of nothing when it wakes; what it was about to send the other has sent."""
     settings = settings.model_copy(update={"kafka_session_timeout_s": 0.5})
     async with sender(settings) as sleeper, sender(settings) as other:
-        await sleeper.assign(log_id, [0, 1])
+        await sleeper.assign(topic_id, [0, 1])
         await sleeper.send(letters(1))
         await sleeper.send(letters(1, partition=1))
-        await other.assign(log_id, [0])
+        await other.assign(topic_id, [0])
         awake = asyncio.create_task(retried("kafka", lambda: sleeper.send(letters(2, 3))))
         await sleeper.send(letters(2, partition=1))  # still its own
         await retried("kafka", lambda: other.send(letters(1, 2, 3, 4)))
@@ -149,35 +151,35 @@ async def test_a_worker_that_slept_through_its_replacement_sends_nothing(
         await retried("kafka", lambda: sleeper.send(letters(4, 5)))
     found = await asyncio.to_thread(in_topic, settings)
     assert sorted(found) == [
-        *((log_id, 0, o) for o in (1, 2, 3, 4, 5)),
-        *((log_id, 1, o) for o in (1, 2)),
+        *((topic_id, 0, o) for o in (1, 2, 3, 4, 5)),
+        *((topic_id, 1, o) for o in (1, 2)),
     ]
 
 
 async def test_a_worker_that_is_frozen_while_it_sends_is_as_if_it_had_not(
-    settings: Settings, log_id: str
+    settings: Settings, topic_id: str
 ) -> None:
     """Kafka has its letters already, and then another worker takes over: only a transaction can
     take these back."""
-    frozen = await start_fencing_producer(settings, f"{settings.dead_letter_topic}-{log_id}-0")
+    frozen = await start_fencing_producer(settings, f"{settings.dead_letter_topic}-{topic_id}-0")
     if frozen is None:
         pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
     async with sender(settings) as other:
         await frozen.begin_transaction()
         await frozen.send_and_wait(settings.dead_letter_topic, b"p0-o1", partition=0)
-        await other.assign(log_id, [0])
+        await other.assign(topic_id, [0])
         await other.send(letters(1, 2))
         with pytest.raises(KafkaError):
             await frozen.commit_transaction()
         await frozen.stop()
     found = await asyncio.to_thread(in_topic, settings)
-    assert sorted(found) == [(log_id, 0, 1), (log_id, 0, 2)]
+    assert sorted(found) == [(topic_id, 0, 1), (topic_id, 0, 2)]
 
 
-async def test_who_sends_is_not_forgotten_with_redis(settings: Settings, log_id: str) -> None:
+async def test_who_sends_is_not_forgotten_with_redis(settings: Settings, topic_id: str) -> None:
     client: Any = make_client(settings, timeout_s=5, retries=0)
     async with sender(settings) as sink:
-        await sink.assign(log_id, [0])
+        await sink.assign(topic_id, [0])
         await client.flushdb()
         await sink.send(letters(1))
         await sink.send(letters(2))
@@ -190,22 +192,22 @@ async def test_letters_are_there_once_after_a_kill_before_their_batch_is_stored(
 ) -> None:
     """The worker sends the letters of what it reads, cannot store the rest, and is killed; the next
     one begins before them."""
-    async with rig_of(settings) as rig:
-        await rig.send(make_events(20), partition=0)
-        await rig.wait_stored(20)
+    async with open_worker_fixture(settings) as fixture:
+        await fixture.send(make_events(20), partition=0)
+        await fixture.wait_stored(20)
         async with await psycopg.AsyncConnection.connect(settings.database_url) as holder:
             await holder.execute("LOCK TABLE history_watermarks IN SHARE ROW EXCLUSIVE MODE")
             await send_raw(settings, [b"no json %d" % i for i in range(30)])
-            await rig.send(make_events(20), partition=0)
-            await rig.wait_counted(40)
+            await fixture.send(make_events(20), partition=0)
+            await fixture.wait_counted(40)
             await wait_for_letters(settings, 30)
-            rig.worker.kill()
-        rig.worker.start()
+            fixture.worker.kill()
+        fixture.worker.start()
         await send_raw(settings, [b"no json either"])
-        await rig.wait_stored(40)
+        await fixture.wait_stored(40)
         await wait_for_letters(settings, 31)
-        await rig.wait_counted(40)
-        assert rig.worker.stop() == 0
+        await fixture.wait_counted(40)
+        assert fixture.worker.stop() == 0
     there = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
     values = [letter.value for letter in there]
     assert sorted(values) == sorted([*(b"no json %d" % i for i in range(30)), b"no json either"])
@@ -247,14 +249,14 @@ async def test_redriven_events_count_once_however_often_and_wherever_it_is_cut_o
     """A redrive is killed after Kafka has the events and before that is noted; it is run again
     before anybody counted them, and again after; its notes are lost, and it is run again."""
     values = unregistered(5)
-    async with rig_of(settings) as rig:
+    async with open_worker_fixture(settings) as fixture:
         await send_raw(settings, [*values, b"no json", b"{}"])
         await wait_for_letters(settings, 7)
         assert program.run("dlq", "redrive").splitlines()[0] == (
             "0 sent, 0 counted already, 0 redriven before, 7 left"
         )
         register(program, "saved")
-        assert rig.worker.stop() == 0
+        assert fixture.worker.stop() == 0
         async with await psycopg.AsyncConnection.connect(settings.database_url) as holder:
             await holder.execute("LOCK TABLE redriven_letters IN SHARE ROW EXCLUSIVE MODE")
             cut_off = program.start("redrive", "dlq", "redrive")
@@ -262,9 +264,9 @@ async def test_redriven_events_count_once_however_often_and_wherever_it_is_cut_o
             cut_off.kill()
         again = await asyncio.to_thread(program.run, "dlq", "redrive")
         assert again.startswith("5 sent, 0 counted already, 0 redriven before, 2 left")
-        rig.worker.start()
-        await rig.wait_counted(5)
-        await rig.wait_stored(5)
+        fixture.worker.start()
+        await fixture.wait_counted(5)
+        await fixture.wait_stored(5)
         assert program.run("dlq", "redrive").startswith(
             "0 sent, 0 counted already, 5 redriven before, 2 left"
         )
@@ -274,8 +276,8 @@ async def test_redriven_events_count_once_however_often_and_wherever_it_is_cut_o
             "0 sent, 5 counted already, 0 redriven before, 2 left"
         )
         await send_raw(settings, [encode(make_event(occurred_ms=now_ms()))])
-        await rig.wait_counted(6)
-        await rig.wait_stored(6)
+        await fixture.wait_counted(6)
+        await fixture.wait_stored(6)
     records = await asyncio.to_thread(read_topic, settings, settings.interactions_topic)
     assert len(records) == 7 + 5 + 5 + 1
     redriven = [r for r in records if r.value in values]
@@ -290,13 +292,13 @@ async def test_redriven_events_count_once_however_often_and_wherever_it_is_cut_o
 async def test_a_redrive_takes_only_what_it_is_asked_to(
     settings: Settings, program: Program
 ) -> None:
-    async with rig_of(settings) as rig:
+    async with open_worker_fixture(settings) as fixture:
         others = [
             encode(make_event(tenant="b", outcome="other", occurred_ms=now_ms())) for _ in range(2)
         ]
         await send_raw(settings, [*unregistered(3), *others, b"no json"])
         await wait_for_letters(settings, 6)
-        assert rig.worker.stop() == 0
+        assert fixture.worker.stop() == 0
     register(program, "saved")
     register(program, "other", tenant="b")
 

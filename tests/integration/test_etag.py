@@ -12,10 +12,10 @@ from store.catalog_document import CatalogDocument, OfferItem
 from store.settings import Settings
 from store.windows import DAY_MS
 from tests.support.events import NOW_MS, make_event
-from tests.support.reader_pair import Tenant, Twins, open_twins
+from tests.support.reader_pair import ReaderPair, Tenant, open_reader_pair
 from tests.support.waiting import eventually_async
 
-Body = Callable[[Twins, Tenant, httpx.AsyncClient], Awaitable[None]]
+Body = Callable[[ReaderPair, Tenant, httpx.AsyncClient], Awaitable[None]]
 READERS = ("counted", "historic")
 
 
@@ -28,10 +28,10 @@ def check(redis_url: str, database_url: str) -> Callable[[str, Body], None]:
 
     def run(reader: str, body: Body) -> None:
         async def go() -> None:
-            async with open_twins(stores) as twins:
-                tenant = await twins.tenant("acme", "UTC")
+            async with open_reader_pair(stores) as pair:
+                tenant = await pair.tenant("acme", "UTC")
                 await tenant.commit([make_event(offer=o) for o in ("gold", "gold", "gold", "blue")])
-                await body(twins, tenant, getattr(twins, reader))
+                await body(pair, tenant, getattr(pair, reader))
 
         asyncio.run(go())
 
@@ -72,7 +72,7 @@ class Client:
     ],
 )
 def test_it_holds_while_events_change_other_answers(check, reader, elsewhere):
-    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+    async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         # The first row of the actions of today; and of two events elsewhere it shows nothing.
         query = "days=1&limit=1" if "channel" not in elsewhere else "groupBy=treatment&days=1"
         client = Client(tenant, of, query)
@@ -90,7 +90,7 @@ def test_it_holds_while_events_change_other_answers(check, reader, elsewhere):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_it_ends_with_an_event_that_the_body_shows(check, reader):
-    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+    async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         queries = ("days=1", "days=7", "days=30", "days=365", "days=3&window=exact")
         clients = [Client(tenant, of, query) for query in queries]
         assert [await client.ask() for client in clients] == [True] * 5
@@ -103,7 +103,7 @@ def test_it_ends_with_an_event_that_the_body_shows(check, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_page_changes_with_its_rows_and_its_total_only(check, reader):
-    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+    async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         first, second = (Client(tenant, of, f"days=1&limit=1&offset={n}") for n in (0, 1))
         assert await first.ask()
         assert await second.ask()
@@ -119,15 +119,15 @@ def test_a_page_changes_with_its_rows_and_its_total_only(check, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_midnight_ends_it_where_the_window_loses_something(check, reader):
-    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+    async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         daily, weekly = Client(tenant, of, "days=1"), Client(tenant, of, "days=7")
         assert await daily.ask()
         assert await weekly.ask()
-        twins.now_ms += DAY_MS
+        pair.now_ms += DAY_MS
         await tenant.roll()
         assert await daily.ask()
         assert not await weekly.ask()
-        twins.now_ms += 6 * DAY_MS
+        pair.now_ms += 6 * DAY_MS
         await tenant.roll()
         assert not await daily.ask()
         assert await weekly.ask()
@@ -137,7 +137,7 @@ def test_midnight_ends_it_where_the_window_loses_something(check, reader):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_name_that_is_shown_ends_it_and_another_does_not(check, reader):
-    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
+    async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         client, customers = Client(tenant, of, "days=1"), Client(tenant, of, "groupBy=customer")
         assert await client.ask()
         assert await customers.ask()
@@ -164,9 +164,9 @@ def test_a_name_that_is_shown_ends_it_and_another_does_not(check, reader):
 def test_it_holds_over_a_fallback(check):
     """The tag is the body's, and the body is the same from history."""
 
-    async def body(twins: Twins, tenant: Tenant, of: httpx.AsyncClient) -> None:
-        counted = await tenant.ask("days=30", of=twins.counted)
-        response = await tenant.ask("days=30", of=twins.historic, etag=counted.headers["etag"])
+    async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
+        counted = await tenant.ask("days=30", of=pair.counted)
+        response = await tenant.ask("days=30", of=pair.historic, etag=counted.headers["etag"])
         assert response.status_code == 304
         assert response.headers["x-summary-source"] == "history"
 

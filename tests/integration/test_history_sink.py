@@ -15,7 +15,7 @@ from store.postgres.pool import make_pool
 from store.records import SourcedEvent
 from store.settings import Settings
 from streams import history_sink as history
-from streams.history_sink import Chunk, HistorySink
+from streams.history_sink import HistoryBatch, HistorySink
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms
 
@@ -25,7 +25,7 @@ BATCH_EVENTS = 50
 
 
 class Sink:
-    """A sink on a real Postgres, and how many of its chunks are stored."""
+    """A sink on a real Postgres, and how many of its batches are stored."""
 
     def __init__(self, settings: Settings, writer: HistoryWriter) -> None:
         self.sink = HistorySink(
@@ -36,27 +36,27 @@ class Sink:
             buffer_bytes=10_000_000,
             on_behind=lambda behind: pytest.fail(str(behind)),
         )
-        self.log = str(uuid.uuid4())
+        self.topic_id = str(uuid.uuid4())
         self.stored = self._next = 0
 
-    async def put(self, chunks: int) -> None:
-        for _ in range(chunks):
+    async def put(self, batches: int) -> None:
+        for _ in range(batches):
             events = [
                 SourcedEvent(event, self._next + i, now_ms())
                 for i, event in enumerate(make_events(CHUNK))
             ]
             self._next += CHUNK
-            await self.sink.put(0, Chunk(events, self._next, self._done))
+            await self.sink.put(0, HistoryBatch(events, self._next, self._done))
 
     def _done(self) -> None:
         self.stored += 1
 
-    async def wait_stored(self, chunks: int) -> None:
+    async def wait_stored(self, batches: int) -> None:
         async def are() -> bool:
-            assert self.stored == chunks, f"{self.stored} chunks stored"
+            assert self.stored == batches, f"{self.stored} batches stored"
             return True
 
-        await eventually_async(are, message=f"{chunks} chunks stored")
+        await eventually_async(are, message=f"{batches} batches stored")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def sink(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 @asynccontextmanager
 async def _running(settings: Settings, pool: Any) -> AsyncIterator[Sink]:
     sink = Sink(settings, HistoryWriter(pool))
-    await sink.sink.open_log(sink.log, {0: None})
+    await sink.sink.start_session(sink.topic_id, {0: None})
     writing = asyncio.create_task(sink.sink.run())
     try:
         yield sink
@@ -103,7 +103,7 @@ async def test_less_waits_and_a_stop_does_not_wait_for_it(sink: Sink) -> None:
 async def test_what_is_forgotten_while_it_waits_is_not_written(sink: Sink) -> None:
     """Reading began anew: what comes for the new log is all that is stored."""
     await sink.put(2)
-    await sink.sink.open_log(str(uuid.uuid4()), {0: None})
+    await sink.sink.start_session(str(uuid.uuid4()), {0: None})
     sink._next = 0
     await sink.put(1)
     async with asyncio.timeout(30):

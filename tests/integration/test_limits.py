@@ -27,18 +27,18 @@ from store.records import Event, Incomplete
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
-from streams.commit import Ledger
+from streams.commit import CounterCommitter
 from streams.dead_letters import headers as dead_letters
 from streams.dead_letters.alarm import RatioAlarm
 from streams.decode.decoder import Decoder
 from streams.history_sink import HistorySink
 from streams.kafka.consumer import Batch
-from streams.pipeline import LOG_APPEND_TIME, DeadLetter, Pipeline
+from streams.pipeline import LOG_APPEND_TIME, Pipeline, RejectedRecord
 from tests.support.chaos import encode
 from tests.support.events import make_event
 from tests.support.program import read_topic
 from tests.support.waiting import eventually, eventually_async
-from tests.support.worker_fixture import make_events, now_ms, rig_of
+from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
 
 pytestmark = pytest.mark.anyio
 BATCH_EVENTS = 10
@@ -57,9 +57,9 @@ class KeptLetters:
     """Keeps what it is sent."""
 
     def __init__(self) -> None:
-        self.letters: list[DeadLetter] = []
+        self.letters: list[RejectedRecord] = []
 
-    async def send(self, letters: Sequence[DeadLetter]) -> None:
+    async def send(self, letters: Sequence[RejectedRecord]) -> None:
         self.letters += letters
 
 
@@ -79,7 +79,7 @@ class Bench:
             buffer_bytes=settings.history_buffer_bytes,
             on_behind=lambda behind: pytest.fail(str(behind)),
         )
-        self.ledger = Ledger(
+        self.ledger = CounterCommitter(
             counters, writer, now_ms=now_ms, timezone_of=self._utc, tenants_max=settings.tenants_max
         )
         self.pipeline = Pipeline(
@@ -101,9 +101,9 @@ class Bench:
         )
 
     async def open(self) -> None:
-        self.log = str(uuid.uuid4())
-        self.ledger.open_log(self.log, {0: 0})
-        await self.history.open_log(self.log, {0: None})
+        self.topic_id = str(uuid.uuid4())
+        self.ledger.start_session(self.topic_id, {0: 0})
+        await self.history.start_session(self.topic_id, {0: None})
         await self.pipeline.assign({0: 0})
 
     def submit(self, number: int, values: Sequence[bytes]) -> None:
@@ -305,7 +305,7 @@ async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) 
     """Groups beyond the limit are counted as one and reported; history answers, exactly. A tenant
     too many is a dead letter, and many of these are an alarm. Fetches of a few bytes carry all."""
     port = free_port()
-    async with rig_of(
+    async with open_worker_fixture(
         settings,
         keys_per_grouping_max=10,
         tenants_max=1,
@@ -314,12 +314,12 @@ async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) 
         fetch_bytes_max=2_048,
         queue_batches=1,
         worker_metrics_port=port,
-    ) as rig:
+    ) as fixture:
         events = make_events(200, customers=50)
-        await rig.send(events)
-        await rig.wait_counted(200)
-        await rig.wait_stored(200)
-        await rig.send([make_event(tenant="other", occurred_ms=now_ms()) for _ in range(60)])
+        await fixture.send(events)
+        await fixture.wait_counted(200)
+        await fixture.wait_stored(200)
+        await fixture.send([make_event(tenant="other", occurred_ms=now_ms()) for _ in range(60)])
 
         def alarmed() -> bool:
             text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
@@ -329,14 +329,14 @@ async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) 
             return True
 
         await asyncio.to_thread(eventually, alarmed, 30, "the alarm")
-        await rig.wait_counted(200)
-        asked = rig.question()._replace(group_by="customer")
-        assert await rig.counters.read(asked) == Incomplete("capped")
-        page = await rig.history.read(asked)
+        await fixture.wait_counted(200)
+        asked = fixture.question()._replace(group_by="customer")
+        assert await fixture.counters.read(asked) == Incomplete("capped")
+        page = await fixture.history.read(asked)
         assert (page.total, sum(group.total for group in page.groups)) == (50, 200)
-        (state,) = (await gather(rig.settings)).tenants
+        (state,) = (await gather(fixture.settings)).tenants
         assert (state.groups["customer"], list(state.over)) == (11, ["customer"])
-        assert "too many groups" in rig.worker.log_tail(400)
+        assert "too many groups" in fixture.worker.log_tail(400)
     there = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
     reasons = [dead_letters.parse(letter.headers) for letter in there]
     assert [r.reason for r in reasons if r] == ["too_many_tenants"] * 60
@@ -354,8 +354,8 @@ async def test_a_dead_letter_stays_one_when_it_is_read_again(settings: Settings)
         )
         assert len(dying.letters.letters) == 1
     async with bench_of(settings) as bench:  # a minute later
-        bench.ledger.open_log(dying.log, {0: 2})
-        await bench.history.open_log(dying.log, {0: None})
+        bench.ledger.start_session(dying.topic_id, {0: 2})
+        await bench.history.start_session(dying.topic_id, {0: None})
         bench.pipeline._now_ms = lambda: now_ms() + 60_000
         await bench.process(0, values)
     async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:

@@ -36,7 +36,7 @@ from store.windows import (
 )
 from tests.support.events import IDS, OUTCOMES, make_event
 from tests.support.oracle import body_of, groups_of
-from tests.support.reader_pair import Tenant, Twins, open_twins
+from tests.support.reader_pair import ReaderPair, Tenant, open_reader_pair
 from tests.support.zones import ODD_ZONES, ZONES, transitions
 
 WORLDS = 250
@@ -233,16 +233,16 @@ def worlds(draw: st.DrawFn) -> World:
     return World(zones, (draw(catalogs()), draw(catalogs())), steps)
 
 
-async def check(twins: Twins, world: World) -> int:
+async def check(pair: ReaderPair, world: World) -> int:
     """Lets the world happen and asks its questions of both. Returns how many were asked."""
-    twins.now_ms = world.steps[0].now_ms
+    pair.now_ms = world.steps[0].now_ms
     number = next(_serial)
-    tenants = [await twins.tenant(f"t{number}-{i}", zone) for i, zone in enumerate(world.zones)]
+    tenants = [await pair.tenant(f"t{number}-{i}", zone) for i, zone in enumerate(world.zones)]
     for tenant, catalog in zip(tenants, world.catalogs, strict=True):
         await tenant.import_catalog(_of(catalog, tenant.name))
     counted: list[list[Event]] = [[], []]
     for step in world.steps:
-        twins.now_ms = step.now_ms
+        pair.now_ms = step.now_ms
         for i, tenant in enumerate(tenants):
             if step.roll_first:
                 await tenant.roll()
@@ -253,7 +253,7 @@ async def check(twins: Twins, world: World) -> int:
             await tenant.roll()
         for asked in step.questions:
             await check_question(
-                twins,
+                pair,
                 tenants[asked.tenant],
                 asked,
                 counted[asked.tenant],
@@ -263,9 +263,13 @@ async def check(twins: Twins, world: World) -> int:
 
 
 async def check_question(
-    twins: Twins, tenant: Tenant, asked: Asked, counted: Sequence[Event], catalog: CatalogDocument
+    pair: ReaderPair,
+    tenant: Tenant,
+    asked: Asked,
+    counted: Sequence[Event],
+    catalog: CatalogDocument,
 ) -> None:
-    window = asked.window(tenant.calendar.day_of(twins.now_ms))
+    window = asked.window(tenant.calendar.day_of(pair.now_ms))
     groups = groups_of(counted, asked.group_by, window, tenant.calendar)
     expected = body_of(
         groups,
@@ -276,7 +280,7 @@ async def check_question(
         offset=asked.offset,
     )
     by_counters, by_history = await asyncio.gather(
-        tenant.ask(asked.query, of=twins.counted), tenant.ask(asked.query, of=twins.historic)
+        tenant.ask(asked.query, of=pair.counted), tenant.ask(asked.query, of=pair.historic)
     )
     for response, source in ((by_counters, asked.source), (by_history, "history")):
         assert response.status_code == 200, response.text
@@ -317,7 +321,7 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(redis_url, datab
     questions_asked = 0
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        twins = runner.run(stack.enter_async_context(open_twins(stores)))
+        pair = runner.run(stack.enter_async_context(open_reader_pair(stores)))
 
         @settings(
             max_examples=WORLDS,
@@ -328,7 +332,7 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(redis_url, datab
         @given(world=worlds())
         def agrees(world: World) -> None:
             nonlocal questions_asked
-            questions_asked += runner.run(check(twins, world))
+            questions_asked += runner.run(check(pair, world))
 
         try:
             agrees()

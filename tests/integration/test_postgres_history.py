@@ -52,13 +52,13 @@ async def store(
     *,
     first: int | None = None,
     partition: int = 0,
-    log: str = LOG,
+    topic_id: str = LOG,
 ) -> int:
     """Writes `batch` at the offsets from `first` on."""
     start = first or 0
     return await writer.write(
         topic="interactions",
-        log=log,
+        topic_id=topic_id,
         partition=partition,
         first=first,
         next_offset=start + len(batch),
@@ -130,13 +130,13 @@ def test_an_identity_is_stored_once_whatever_its_time_partition_and_log(database
         writer = HistoryWriter(pool)
         batch = sourced(e, later, theirs, make_event(), first=5)
         new = await writer.write(
-            topic="i", log=LOG, partition=0, first=None, next_offset=9, events=batch[::-1]
+            topic="i", topic_id=LOG, partition=0, first=None, next_offset=9, events=batch[::-1]
         )
         assert new == 3
         assert await offsets(pool) == [5, 7, 8]
         assert await store(writer, [later, make_event(), e], first=9) == 1
         assert await store(writer, [e, later], partition=1) == 0
-        assert await store(writer, [later], log=OTHER_LOG) == 0
+        assert await store(writer, [later], topic_id=OTHER_LOG) == 0
         assert await offsets(pool) == [5, 7, 8, 10]
         assert await rows(pool, "SELECT count(*) FROM interaction_ids") == [(4,)]
 
@@ -164,8 +164,8 @@ def test_positions_are_the_next_offsets_of_one_log(database_url: str) -> None:
         assert await writer.positions(LOG) == {}
         await store(writer, [make_event(), make_event()])
         await store(writer, [make_event()], partition=2)
-        await store(writer, [make_event()], log=OTHER_LOG)
-        await writer.write(topic="i", log=LOG, partition=2, first=1, next_offset=50, events=[])
+        await store(writer, [make_event()], topic_id=OTHER_LOG)
+        await writer.write(topic="i", topic_id=LOG, partition=2, first=1, next_offset=50, events=[])
         assert await writer.positions(LOG) == {0: 2, 2: 50}
         assert await writer.positions(OTHER_LOG) == {0: 1}
 
@@ -173,10 +173,10 @@ def test_positions_are_the_next_offsets_of_one_log(database_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "believed"), [(None, 0), (None, 4), (2, None), (2, 0), (2, 1), (2, 3)]
+    ("stored", "expected_offset"), [(None, 0), (None, 4), (2, None), (2, 0), (2, 1), (2, 3)]
 )
 def test_a_writer_with_another_watermark_changes_nothing_and_learns_the_true_one(
-    database_url: str, stored: int | None, believed: int | None
+    database_url: str, stored: int | None, expected_offset: int | None
 ) -> None:
     async def body(pool: Pool) -> None:
         writer = HistoryWriter(pool)
@@ -185,7 +185,7 @@ def test_a_writer_with_another_watermark_changes_nothing_and_learns_the_true_one
             await store(writer, [make_event(identity=str(i)) for i in range(stored)])
             before = {0: stored}
         with pytest.raises(Fenced) as refused:
-            await store(writer, [make_event(identity="new")], first=believed)
+            await store(writer, [make_event(identity="new")], first=expected_offset)
         assert refused.value.truth == {"next_offset": stored}
         assert await writer.positions(LOG) == before
         assert await offsets(pool) == list(range(stored or 0))
@@ -200,7 +200,7 @@ def test_of_many_writers_of_one_step_exactly_one_wins(database_url: str, first: 
         writer = HistoryWriter(pool)
         if first is not None:
             await writer.write(
-                topic="i", log=LOG, partition=0, first=None, next_offset=first, events=[]
+                topic="i", topic_id=LOG, partition=0, first=None, next_offset=first, events=[]
             )
         rivals = [[make_event(identity=f"{i}-{j}") for j in range(20)] for i in range(6)]
         answers = await asyncio.gather(
@@ -243,7 +243,12 @@ def test_offsets_that_cannot_be_are_an_error(
     async def body(pool: Pool) -> None:
         with pytest.raises(ValueError, match=r"watermark|offsets"):
             await HistoryWriter(pool).write(
-                topic="i", log=LOG, partition=0, first=first, next_offset=next_offset, events=batch
+                topic="i",
+                topic_id=LOG,
+                partition=0,
+                first=first,
+                next_offset=next_offset,
+                events=batch,
             )
 
     with_pool(database_url, body)
@@ -267,7 +272,7 @@ def test_a_replay_covers_a_tenant_whose_rows_are_all_ahead_of_it(database_url: s
         assert not await writer.covers("acme", LOG, {2: 1})
         assert not await writer.covers("acme", OTHER_LOG, {0: 0, 2: 0})
         assert await writer.covers("nobody", OTHER_LOG, {})
-        await store(writer, [make_event(occurred_ms=NOW_MS - 90 * DAY_MS)], log=OTHER_LOG)
+        await store(writer, [make_event(occurred_ms=NOW_MS - 90 * DAY_MS)], topic_id=OTHER_LOG)
         assert not await writer.covers("acme", LOG, {0: 0, 2: 0})
         assert not await writer.covers("acme", OTHER_LOG, {0: 0, 2: 0})
 

@@ -15,7 +15,7 @@ from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import PERIODS
-from streams.commit import Ledger, SeekBack
+from streams.commit import CounterCommitter, RewindRequired
 from streams.rebuild import RebuildFailed, rebuild_from_history
 from tests.support.contract import LOG, Writer, assert_counts, question, start
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
@@ -55,7 +55,7 @@ class Stores:
         begin = first or 0
         await self.history.write(
             topic="t",
-            log=LOG,
+            topic_id=LOG,
             partition=0,
             first=first,
             next_offset=begin + len(batch),
@@ -110,18 +110,20 @@ def test_a_live_writer_is_sent_back_to_where_history_was_and_counts_nothing_twic
             async def utc(tenant: str) -> str:
                 return "UTC"
 
-            ledger = Ledger(stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc)
-            ledger.open_log(LOG, {0: 0})
+            ledger = CounterCommitter(
+                stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc
+            )
+            ledger.start_session(LOG, {0: 0})
             await ledger.commit("acme", 0, sourced(*batch), 60)
             await stores.rebuild()
             await assert_counts(stores.counters, batch[:40], TODAY)
             more = [*some_events(3), batch[7]]
-            with pytest.raises(SeekBack):
+            with pytest.raises(RewindRequired):
                 await ledger.commit("acme", 0, sourced(*more, first=60), 64)
             generation = await stores.counters.generation("acme")
             assert generation is not None
             assert await stores.counters.watermarks(generation, LOG) == {0: 40}
-            ledger.open_log(LOG, {0: 40})
+            ledger.start_session(LOG, {0: 40})
             await ledger.commit("acme", 0, sourced(*batch[40:], *more, first=40), 64)
             await assert_counts(stores.counters, batch + more[:3], TODAY)
 
@@ -157,7 +159,7 @@ def test_whether_counters_and_history_are_even(redis_url: str, database_url: str
 
             async def even() -> bool:
                 marks = await stores.counters.all_watermarks(writer.generation)
-                return await stores.history.is_even_with("acme", marks)
+                return await stores.history.matches_counters("acme", marks)
 
             assert await even()
             await writer.commit(batch)

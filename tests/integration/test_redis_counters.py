@@ -153,9 +153,9 @@ def test_counts_of_any_size_are_kept(redis_url: str) -> None:
             for place, count in enumerate((1, 127, 128, 255, 65_536, 2**31, 2**32, 2**52)):
                 answer = await store.commit(
                     writer.generation,
-                    log=LOG,
+                    topic_id=LOG,
                     partition=0,
-                    believed=place or None,
+                    expected_offset=place or None,
                     next_offset=place + 1,
                     deltas=counts_of_one(TODAY, count),
                 )

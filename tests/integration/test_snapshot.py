@@ -17,7 +17,7 @@ from store.records import GROUPINGS, Event
 from store.settings import Settings
 from store.windows import DAY_MS
 from tests.support.events import NOW_MS, make_event
-from tests.support.reader_pair import Tenant, Twins, open_twins
+from tests.support.reader_pair import ReaderPair, Tenant, open_reader_pair
 
 FIRST_GROUPS = 5
 #: The writer ends when each reader has seen so many different moments.
@@ -68,9 +68,9 @@ def moment_of(response: httpx.Response, limit: int, offset: int) -> int:
 class Load:
     """Two readers and a writer of one tenant, all at once."""
 
-    def __init__(self, twins: Twins, tenant: Tenant, *, rolling: bool) -> None:
+    def __init__(self, pair: ReaderPair, tenant: Tenant, *, rolling: bool) -> None:
         """`rolling`: midnights pass meanwhile, and history answers while their rolls last."""
-        self._twins, self._tenant, self._rolling = twins, tenant, rolling
+        self._twins, self._tenant, self._rolling = pair, tenant, rolling
         self._seen: dict[tuple[str, str], set[int]] = {
             ("counted", "materialized"): set(),
             ("historic", "history"): set(),
@@ -138,10 +138,10 @@ def test_a_response_under_writes_is_of_one_commit(stores, rolling):
     """From the counters, from history, and, while a roll lets history answer, from either."""
 
     async def run() -> None:
-        async with open_twins(stores) as twins:
-            twins.now_ms = NOW_MS
-            tenant = await twins.tenant("acme", "Europe/Berlin")
-            await Load(twins, tenant, rolling=rolling).run()
+        async with open_reader_pair(stores) as pair:
+            pair.now_ms = NOW_MS
+            tenant = await pair.tenant("acme", "Europe/Berlin")
+            await Load(pair, tenant, rolling=rolling).run()
 
     asyncio.run(run())
 
@@ -153,8 +153,8 @@ def test_paging_through_a_quiet_tenant_gives_each_group_once(stores, limit):
     queries = ("days=1", "days=365", "days=2&window=exact", "days=25&window=exact")
 
     async def run() -> None:
-        async with open_twins(stores) as twins:
-            tenant = await twins.tenant("acme", "UTC")
+        async with open_reader_pair(stores) as pair:
+            tenant = await pair.tenant("acme", "UTC")
             events = [
                 make_event(customer=id_, offer=id_, creative=id_, channel=id_)
                 for place, id_ in enumerate(ids)
@@ -162,7 +162,7 @@ def test_paging_through_a_quiet_tenant_gives_each_group_once(stores, limit):
             ]
             await tenant.commit(events)
             for group_by, query in itertools.product(GROUPINGS, queries):
-                for reader in (twins.counted, twins.historic):
+                for reader in (pair.counted, pair.historic):
                     paged = await _all_pages(tenant, reader, f"groupBy={group_by}&{query}", limit)
                     assert len(paged) == len(set(paged)) == len(ids)
                     doubles = sorted(ids[::10])

@@ -15,12 +15,12 @@ from store.postgres.catalog import load_catalog
 from store.records import GROUPINGS, Event
 from store.settings import Settings
 from store.windows import DAY_MS, Calendar, period_for, window_of
-from streams.commit import Ledger
+from streams.commit import CounterCommitter
 from tests.support.contract import LOG, Writer
 from tests.support.events import NOW_MS, make_event, sourced
 from tests.support.oracle import body_of, groups_of
 from tests.support.program import Program
-from tests.support.reader_pair import Tenant, Twins, open_twins
+from tests.support.reader_pair import ReaderPair, Tenant, open_reader_pair
 from tests.support.waiting import eventually_async
 
 BEFORE, AFTER = "Asia/Tokyo", "America/New_York"
@@ -41,11 +41,11 @@ def some_events(now_ms: int) -> list[Event]:
 
 
 async def assert_answers(
-    twins: Twins, tenant: Tenant, counted: Sequence[Event], zone: str, source: str
+    pair: ReaderPair, tenant: Tenant, counted: Sequence[Event], zone: str, source: str
 ) -> None:
     calendar = Calendar(zone)
     for group_by, days in QUERIES:
-        window = window_of(period_for(days), calendar.day_of(twins.now_ms))
+        window = window_of(period_for(days), calendar.day_of(pair.now_ms))
         expected = body_of(
             groups_of(counted, group_by, window, calendar),
             CatalogDocument(),
@@ -54,12 +54,12 @@ async def assert_answers(
             limit=100,
             offset=0,
         )
-        response = await tenant.ask(f"groupBy={group_by}&days={days}", of=twins.counted)
+        response = await tenant.ask(f"groupBy={group_by}&days={days}", of=pair.counted)
         assert response.headers["x-summary-source"] == source
         assert response.content == expected, (group_by, days)
 
 
-async def move(twins: Twins, tenant: Tenant, zone: str) -> None:
+async def move(pair: ReaderPair, tenant: Tenant, zone: str) -> None:
     await tenant.import_catalog(CatalogDocument(tenant=tenant.name, timezone=zone))
 
 
@@ -73,36 +73,36 @@ def test_history_answers_until_the_counters_are_built_in_the_new_zone(
     settings: Settings, tmp_path: Path
 ):
     async def run() -> None:
-        async with open_twins(settings) as twins:
+        async with open_reader_pair(settings) as pair:
             program = Program(settings, tmp_path)
-            tenant = await twins.tenant("acme", BEFORE)
+            tenant = await pair.tenant("acme", BEFORE)
             counted = some_events(NOW_MS)
             await tenant.commit(counted)
-            await assert_answers(twins, tenant, counted, BEFORE, "materialized")
+            await assert_answers(pair, tenant, counted, BEFORE, "materialized")
 
-            await move(twins, tenant, AFTER)
-            await assert_answers(twins, tenant, counted, AFTER, "history")
+            await move(pair, tenant, AFTER)
+            await assert_answers(pair, tenant, counted, AFTER, "history")
             # Events still count, in the days of the counters' zone.
             more = some_events(NOW_MS - 1)
             await tenant.commit(more)
             counted += more
-            await assert_answers(twins, tenant, counted, AFTER, "history")
+            await assert_answers(pair, tenant, counted, AFTER, "history")
             shown, printed = await asyncio.to_thread(status_of, program)
             assert (shown["timezone"], shown["catalogTimezone"]) == (BEFORE, AFTER)
             assert AFTER in printed
             assert "rebuild" in printed
 
             # Whoever takes the move back has lost nothing.
-            await move(twins, tenant, BEFORE)
-            await assert_answers(twins, tenant, counted, BEFORE, "materialized")
-            await move(twins, tenant, AFTER)
+            await move(pair, tenant, BEFORE)
+            await assert_answers(pair, tenant, counted, BEFORE, "materialized")
+            await move(pair, tenant, AFTER)
 
-            await build_anew(twins, counted)
+            await build_anew(pair, counted)
             # A reader looks for a newer zone at most once a second.
             await eventually_async(
-                lambda: is_counted(twins, tenant), message="the new counters answer"
+                lambda: is_counted(pair, tenant), message="the new counters answer"
             )
-            await assert_answers(twins, tenant, counted, AFTER, "materialized")
+            await assert_answers(pair, tenant, counted, AFTER, "materialized")
             shown, printed = await asyncio.to_thread(status_of, program)
             assert (shown["timezone"], shown["catalogTimezone"]) == (AFTER, AFTER)
             assert "rebuild" not in printed
@@ -110,23 +110,23 @@ def test_history_answers_until_the_counters_are_built_in_the_new_zone(
     asyncio.run(run())
 
 
-async def is_counted(twins: Twins, tenant: Tenant) -> bool:
-    response = await tenant.ask("days=1", of=twins.counted)
+async def is_counted(pair: ReaderPair, tenant: Tenant) -> bool:
+    response = await tenant.ask("days=1", of=pair.counted)
     return response.headers["x-summary-source"] == "materialized"
 
 
-async def build_anew(twins: Twins, counted: Sequence[Event]) -> None:
+async def build_anew(pair: ReaderPair, counted: Sequence[Event]) -> None:
     """A generation of the tenant's zone of now, with all events, made the active one."""
-    zone = (await load_catalog(twins.pool, "acme")).timezone
-    building = await twins.counters.build(
+    zone = (await load_catalog(pair.pool, "acme")).timezone
+    building = await pair.counters.build(
         "acme",
-        day=Calendar(zone).day_of(twins.now_ms),
+        day=Calendar(zone).day_of(pair.now_ms),
         timezone=zone,
         token="rebuild",
         watermarks=[],
     )
-    await Writer(twins.counters, building).commit(counted)
-    assert await twins.counters.swap(building)
+    await Writer(pair.counters, building).commit(counted)
+    assert await pair.counters.swap(building)
 
 
 def test_a_worker_that_starts_after_the_change_counts_in_the_counters_zone(
@@ -136,23 +136,23 @@ def test_a_worker_that_starts_after_the_change_counts_in_the_counters_zone(
     stores = Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
 
     async def run() -> None:
-        async with open_twins(stores) as twins:
-            tenant = await twins.tenant("acme", BEFORE)
-            await move(twins, tenant, AFTER)
+        async with open_reader_pair(stores) as pair:
+            tenant = await pair.tenant("acme", BEFORE)
+            await move(pair, tenant, AFTER)
 
             async def zone_of(name: str) -> str:
-                return (await load_catalog(twins.pool, name)).timezone
+                return (await load_catalog(pair.pool, name)).timezone
 
-            ledger = Ledger(
-                twins.counters, twins.history, now_ms=lambda: twins.now_ms, timezone_of=zone_of
+            ledger = CounterCommitter(
+                pair.counters, pair.history, now_ms=lambda: pair.now_ms, timezone_of=zone_of
             )
-            ledger.open_log(LOG, {})
+            ledger.start_session(LOG, {})
             counted = some_events(NOW_MS)
             await ledger.commit("acme", 0, sourced(*counted), len(counted))
-            await move(twins, tenant, BEFORE)
-            await assert_answers(twins, tenant, counted, BEFORE, "materialized")
+            await move(pair, tenant, BEFORE)
+            await assert_answers(pair, tenant, counted, BEFORE, "materialized")
             # A tenant that starts now starts in the zone that it has now.
-            await twins.tenant("other", AFTER)
+            await pair.tenant("other", AFTER)
             account = await ledger.account("other")
             assert account.generation.timezone == AFTER
 
@@ -166,11 +166,11 @@ def test_headers_are_of_the_zone_that_the_tenant_has_now(redis_url: str, databas
         return (await tenant.ask("days=1", of=reader)).headers["x-summary-window-start"]
 
     async def run() -> None:
-        async with open_twins(stores) as twins:
-            twins.now_ms = NOW_MS + 4 * 3_600_000  # 01:00 of the 25th in Tokyo
-            tenant = await twins.tenant("acme", BEFORE)
-            assert await start_of(tenant, twins.counted) == "2026-11-25"
-            await move(twins, tenant, AFTER)
-            assert await start_of(tenant, twins.counted) == "2026-11-24"
+        async with open_reader_pair(stores) as pair:
+            pair.now_ms = NOW_MS + 4 * 3_600_000  # 01:00 of the 25th in Tokyo
+            tenant = await pair.tenant("acme", BEFORE)
+            assert await start_of(tenant, pair.counted) == "2026-11-25"
+            await move(pair, tenant, AFTER)
+            assert await start_of(tenant, pair.counted) == "2026-11-24"
 
     asyncio.run(run())

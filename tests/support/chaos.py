@@ -211,7 +211,7 @@ class Worker:
         return "\n".join(self._log_path.read_text(errors="replace").splitlines()[-lines:])
 
 
-class Storm:
+class ChaosRun:
     def __init__(
         self, plan: Plan, services: Services, settings: Settings, say: Callable[[str], None]
     ) -> None:
@@ -223,7 +223,7 @@ class Storm:
         ]
         self._draw = random.Random(plan.seed + 1)
         self._produced = 0
-        self.deeds: collections.Counter[str] = collections.Counter()
+        self.faults: collections.Counter[str] = collections.Counter()
 
     async def run(self) -> None:
         """Raises AssertionError where anything is not exactly as produced."""
@@ -245,9 +245,9 @@ class Storm:
             worker.start()
         try:
             producing = asyncio.create_task(self._produce())
-            await self._rage(producing)
+            await self._inject_faults(producing)
             await producing
-            self.say(f"produced {len(self.stream.records)}; deeds {dict(self.deeds)}")
+            self.say(f"produced {len(self.stream.records)}; faults {dict(self.faults)}")
             await self._settle()
             await self._compare()
             codes = [worker.stop() for worker in self.workers]
@@ -302,16 +302,16 @@ class Storm:
 
     # ---- what goes wrong
 
-    async def _rage(self, producing: asyncio.Task[None]) -> None:
+    async def _inject_faults(self, producing: asyncio.Task[None]) -> None:
         plan, draw = self.plan, self._draw
-        deeds: list[Callable[[], object]] = [self._kill] * plan.kills
-        deeds += [self._freeze] * plan.freezes
-        deeds += [lambda name=name: self._restart(name) for name in plan.restart]  # type: ignore[misc]
-        draw.shuffle(deeds)
+        faults: list[Callable[[], object]] = [self._kill] * plan.kills
+        faults += [self._freeze] * plan.freezes
+        faults += [lambda name=name: self._restart(name) for name in plan.restart]  # type: ignore[misc]
+        draw.shuffle(faults)
         total = len(self.stream.records)
         # Each deed at a moment of the stream, not of the clock: a slow machine gets the same storm.
-        moments = sorted(draw.randrange(int(total * 0.03), int(total * 0.97)) for _ in deeds)
-        for moment, deed in zip(moments, deeds, strict=True):
+        moments = sorted(draw.randrange(int(total * 0.03), int(total * 0.97)) for _ in faults)
+        for moment, deed in zip(moments, faults, strict=True):
             while self._produced < moment and not producing.done():
                 self._supervise()
                 await asyncio.sleep(0.02)
@@ -325,14 +325,14 @@ class Storm:
     def _supervise(self) -> None:
         for worker in self.workers:
             if worker.revive():
-                self.deeds["ended by itself"] += 1
+                self.faults["ended by itself"] += 1
                 self.say(f"{worker.name} ended by itself:\n{worker.log_tail(5)}")
 
     def _kill(self) -> None:
         worker = self._draw.choice(self.workers)
         worker.kill()
         worker.start()
-        self.deeds["kill"] += 1
+        self.faults["kill"] += 1
 
     async def _freeze(self) -> None:
         """Past the session timeout: another worker takes over, then the zombie wakes."""
@@ -340,13 +340,13 @@ class Storm:
         worker.signal(signal.SIGSTOP)
         await asyncio.sleep(self.plan.session_timeout_s + 2.0)
         worker.signal(signal.SIGCONT)
-        self.deeds["freeze"] += 1
+        self.faults["freeze"] += 1
 
     async def _restart(self, name: str) -> None:
         service = getattr(self.services, name)
         await asyncio.to_thread(service.stop)
         await asyncio.to_thread(service.start)
-        self.deeds[f"restart {name}"] += 1
+        self.faults[f"restart {name}"] += 1
 
     # ---- the end
 
@@ -507,7 +507,7 @@ def main() -> None:
             if options.services == "wheels":
                 plan = dataclasses.replace(plan, restart=("redis", "postgres"))
             started_s = time.monotonic()
-            asyncio.run(Storm(plan, services, _settings_of(services, seed), _say).run())
+            asyncio.run(ChaosRun(plan, services, _settings_of(services, seed), _say).run())
             _say(f"seed {seed}: exact, in {time.monotonic() - started_s:.0f} s")
 
 

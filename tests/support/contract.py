@@ -63,9 +63,9 @@ class Writer:
         while True:
             answer = await self.store.commit(
                 self.generation,
-                log=LOG,
+                topic_id=LOG,
                 partition=partition,
-                believed=first,
+                expected_offset=first,
                 next_offset=start + len(batch),
                 deltas=aggregate(kept, Calendar(self.generation.timezone)),
             )

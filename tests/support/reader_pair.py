@@ -29,7 +29,7 @@ from tests.support.events import NOW_MS, sourced
 PATH = "/api/v1/interaction-summary"
 
 
-class Twins:
+class ReaderPair:
     """Open for one event loop. `now_ms` is the clock of both readers."""
 
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
@@ -74,12 +74,12 @@ class Twins:
 class Tenant:
     """Fills both stores for one tenant, as the stream does."""
 
-    def __init__(self, twins: Twins, name: str, writer: Writer) -> None:
+    def __init__(self, pair: ReaderPair, name: str, writer: Writer) -> None:
         self.name = name
         self.writer = writer
         self.calendar = Calendar(writer.generation.timezone)
-        self._twins = twins
-        self._log = str(uuid.uuid4())
+        self._twins = pair
+        self._topic_id = str(uuid.uuid4())
 
     async def import_catalog(self, document: CatalogDocument) -> None:
         """Imports and announces, as the command does."""
@@ -103,7 +103,7 @@ class Tenant:
         first = self._stored
         await self._twins.history.write(
             topic="interactions",
-            log=self._log,
+            topic_id=self._topic_id,
             partition=0,
             first=first,
             next_offset=(first or 0) + len(events),
@@ -125,8 +125,8 @@ class Tenant:
 
 
 @asynccontextmanager
-async def open_twins(settings: Settings) -> AsyncIterator[Twins]:
+async def open_reader_pair(settings: Settings) -> AsyncIterator[ReaderPair]:
     async with AsyncExitStack() as stack:
-        twins = Twins(settings, stack)
-        await twins.open()
-        yield twins
+        pair = ReaderPair(settings, stack)
+        await pair.open()
+        yield pair

@@ -37,7 +37,7 @@ class Protocol(RuleBasedStateMachine):
         self._runner = asyncio.Runner()
         self._context = type(self).open_store()
         self.store: CounterStore = self.go(self._context.__aenter__())
-        self.log: list[list[Event]] = [[] for _ in range(PARTITIONS)]
+        self.topic_id: list[list[Event]] = [[] for _ in range(PARTITIONS)]
         self.seen: list[Event] = []
         self.today = TODAY
         self.tokens = 0
@@ -71,7 +71,7 @@ class Protocol(RuleBasedStateMachine):
         """New events, and some that a producer sends once more."""
         self.seen += fresh
         repeats = [data.draw(st.sampled_from(self.seen)) for _ in range(again if self.seen else 0)]
-        self.log[partition] += fresh + repeats
+        self.topic_id[partition] += fresh + repeats
 
     # ---- a worker
 
@@ -82,22 +82,24 @@ class Protocol(RuleBasedStateMachine):
         """A batch from where the worker believes the store to be; when refused it takes the
         store's values, and does nothing else this time."""
         _, watermarks = self.believes[worker]
-        believed = watermarks.get(partition)
-        start = believed or 0
-        batch = self.log[partition][start : start + most]
-        self._send(worker, partition, believed, batch)
+        expected_offset = watermarks.get(partition)
+        start = expected_offset or 0
+        batch = self.topic_id[partition][start : start + most]
+        self._send(worker, partition, expected_offset, batch)
 
     @rule(worker=st.integers(0, 1), partition=st.integers(0, PARTITIONS - 1), data=st.data())
     def commit_again(self, worker: int, partition: int, data: st.DataObject) -> None:
         """A batch that was sent before, by a worker that slept since: from any older position."""
         _, watermarks = self.believes[worker]
         start = data.draw(st.integers(0, watermarks.get(partition, 0)))
-        batch = self.log[partition][start : start + 3]
+        batch = self.topic_id[partition][start : start + 3]
         self._send(worker, partition, start or None, batch)
 
-    def _send(self, worker: int, partition: int, believed: int | None, batch: list[Event]) -> None:
+    def _send(
+        self, worker: int, partition: int, expected_offset: int | None, batch: list[Event]
+    ) -> None:
         generation, watermarks = self.believes[worker]
-        start = believed or 0
+        start = expected_offset or 0
         kept, _ = distinct(sourced(*batch, first=start))
         kept = list(by_slot(kept))
         truth = self.truth()
@@ -105,9 +107,9 @@ class Protocol(RuleBasedStateMachine):
             answer = self.go(
                 self.store.commit(
                     generation,
-                    log=LOG,
+                    topic_id=LOG,
                     partition=partition,
-                    believed=believed,
+                    expected_offset=expected_offset,
                     next_offset=start + len(batch),
                     deltas=aggregate(kept, UTC) if kept else Deltas(),
                 )
@@ -118,9 +120,9 @@ class Protocol(RuleBasedStateMachine):
         right = (
             generation.number == truth[0].number
             and generation.day == truth[0].day
-            and believed == truth[1].get(partition)
+            and expected_offset == truth[1].get(partition)
         )
-        assert isinstance(answer, Committed if right else Refused), (answer, truth, believed)
+        assert isinstance(answer, Committed if right else Refused), (answer, truth, expected_offset)
         if isinstance(answer, Committed):
             watermarks[partition] = start + len(batch)
             return
@@ -166,15 +168,15 @@ class Protocol(RuleBasedStateMachine):
         )
         live = self.believes
         self.believes = [(building, {})]
-        for partition, records in enumerate(self.log):
+        for partition, records in enumerate(self.topic_id):
             kept, _ = distinct(sourced(*records[:upto]))
             while True:
                 answer = self.go(
                     self.store.commit(
                         building,
-                        log=LOG,
+                        topic_id=LOG,
                         partition=partition,
-                        believed=None,
+                        expected_offset=None,
                         next_offset=min(upto, len(records)),
                         deltas=aggregate(kept, UTC) if kept else Deltas(),
                     )
@@ -217,7 +219,7 @@ class Protocol(RuleBasedStateMachine):
         below = {
             event.event_id: event
             for partition, offset in watermarks.items()
-            for event in self.log[partition][:offset]
+            for event in self.topic_id[partition][:offset]
         }
         return list(below.values())
 

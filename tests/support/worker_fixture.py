@@ -40,7 +40,7 @@ def make_events(n: int, *, customers: int = 50) -> list[Event]:
     ]
 
 
-class Rig:
+class WorkerFixture:
     def __init__(self, settings: Settings, worker: Worker) -> None:
         self.settings, self.worker = settings, worker
         self.client: Any = make_client(settings, timeout_s=5, retries=0)
@@ -53,7 +53,7 @@ class Rig:
         return KafkaAdminClient(bootstrap_servers=self.settings.brokers)
 
     def command(self, *words: str) -> str:
-        """Runs `interaction-summary WORDS` on this rig's servers; what it printed."""
+        """Runs `interaction-summary WORDS` on this fixture's servers; what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", "cli.main", *words],
             cwd=ROOT,
@@ -127,21 +127,23 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig_of(settings: Settings, *, start: bool = True, **changes: Any) -> AsyncIterator[Rig]:
-    """A rig with its worker running; shows the end of the worker's log where a test fails."""
+async def open_worker_fixture(
+    settings: Settings, *, start: bool = True, **changes: Any
+) -> AsyncIterator[WorkerFixture]:
+    """A fixture with its worker running; shows the end of the worker's log where a test fails."""
     settings = settings.model_copy(update=changes)
-    folder = Path(tempfile.mkdtemp(prefix="rig-"))
-    rig = Rig(settings, Worker("rig-worker", settings, Plan(seed=0), folder))
-    await rig.pool.open()
+    folder = Path(tempfile.mkdtemp(prefix="fixture-"))
+    fixture = WorkerFixture(settings, Worker("fixture-worker", settings, Plan(seed=0), folder))
+    await fixture.pool.open()
     if start:
-        rig.worker.start()
+        fixture.worker.start()
     try:
-        yield rig
+        yield fixture
     except BaseException:
-        sys.stderr.write(rig.worker.log_tail(40))
+        sys.stderr.write(fixture.worker.log_tail(40))
         raise
     finally:
-        if rig.worker.process is not None:
-            rig.worker.stop()
-        await rig.pool.close()
-        await rig.client.aclose()
+        if fixture.worker.process is not None:
+            fixture.worker.stop()
+        await fixture.pool.close()
+        await fixture.client.aclose()

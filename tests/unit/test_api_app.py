@@ -870,11 +870,11 @@ def test_logs_are_json_lines_with_the_request_id_and_without_secrets(capsys):
     before = structlog.get_config(), logging.root.handlers[:], logging.root.level
     try:
         logs.configure("INFO")
-        log = structlog.get_logger(part="test")
+        topic_id = structlog.get_logger(part="test")
         with structlog.contextvars.bound_contextvars(request_id="r-1"):
-            log.info("hello", Authorization="krn_secret", odd="\ud800", thing=object)
+            topic_id.info("hello", Authorization="krn_secret", odd="\ud800", thing=object)
             logging.getLogger("library").warning("from %s", "outside")
-        log.debug("not shown")
+        topic_id.debug("not shown")
         lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     finally:
         structlog.configure(**before[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.dead_letters.headers import DeadLetter, headers, original_headers, parse
+from streams.dead_letters.headers import DeadLetterInfo, headers, original_headers, parse
 from streams.decode.decoder import Reason
 
 NOW_MS = 1_795_521_600_123
@@ -30,14 +30,16 @@ def test_the_headers_have_these_names_and_values() -> None:
 def test_parse_reads_what_headers_wrote(detail: str, partition: int, offset: int) -> None:
     written = headers("malformed", detail, "t", LOG, partition, offset, NOW_MS, OWN)
     readable = detail.encode("utf-8", "backslashreplace").decode()
-    assert parse(written) == DeadLetter("malformed", readable, "t", LOG, partition, offset, NOW_MS)
+    assert parse(written) == DeadLetterInfo(
+        "malformed", readable, "t", LOG, partition, offset, NOW_MS
+    )
     assert original_headers(written) == OWN
 
 
 def test_a_letter_refused_again_tells_of_the_last_time() -> None:
     first = headers("malformed", "first", "t", LOG, 0, 1, NOW_MS, OWN)
     again = parse(headers("too_large", "again", "t", LOG, 0, 9, NOW_MS, first))
-    assert again == DeadLetter("too_large", "again", "t", LOG, 0, 9, NOW_MS)
+    assert again == DeadLetterInfo("too_large", "again", "t", LOG, 0, 9, NOW_MS)
 
 
 def test_other_headers_are_no_dead_letter() -> None:

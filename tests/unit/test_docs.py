@@ -160,7 +160,7 @@ def test_log_lines_of_the_operations_guide_exist() -> None:
 
 
 def _log_lines(package: str, levels: set[str]) -> Iterator[str]:
-    """The texts of all calls log.LEVEL("text", …) in a package."""
+    """The texts of all calls logger.LEVEL("text", …) in a package."""
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
@@ -168,7 +168,7 @@ def _log_lines(package: str, levels: set[str]) -> Iterator[str]:
                 and isinstance(node.func, ast.Attribute)
                 and node.func.attr in levels
                 and isinstance(node.func.value, ast.Name)
-                and node.func.value.id.endswith("log")
+                and node.func.value.id.endswith("logger")
                 and isinstance(node.args[0], ast.Constant)
             ):
                 yield str(node.args[0].value)

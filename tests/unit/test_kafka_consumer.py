@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from streams.kafka.consumer import Paced
+from streams.kafka.consumer import FetchThrottle
 
 EVERY_S = 0.05
 
@@ -27,7 +27,7 @@ class Sender:
 @pytest.mark.anyio
 async def test_a_broker_is_asked_again_no_sooner_than_after_the_step() -> None:
     sender = Sender()
-    paced = Paced(sender, EVERY_S)
+    paced = FetchThrottle(sender, EVERY_S)
     for _ in range(3):
         assert await paced(None, 1, None) is True
     times = [at for _, at in sender.sent]
@@ -39,7 +39,7 @@ async def test_a_broker_is_asked_again_no_sooner_than_after_the_step() -> None:
 async def test_one_broker_does_not_wait_for_another() -> None:
     """The step is an hour: the second broker's request would not be sent in time."""
     sender = Sender()
-    paced = Paced(sender, 3_600.0)
+    paced = FetchThrottle(sender, 3_600.0)
     async with asyncio.timeout(30):
         assert await paced(None, 1, None) and await paced(None, 2, None)
     assert [node for node, _ in sender.sent] == [1, 2]
@@ -49,7 +49,7 @@ async def test_one_broker_does_not_wait_for_another() -> None:
 async def test_a_request_that_is_taken_back_while_it_waits_is_not_sent() -> None:
     """As a fetch of the client's own that is cancelled: it answers that there is nothing new."""
     sender = Sender()
-    paced = Paced(sender, 3_600.0)
+    paced = FetchThrottle(sender, 3_600.0)
     await paced(None, 1, None)
     waiting = asyncio.create_task(paced(None, 1, None))
     await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from streams.kafka.consumer import Batch
-from streams.partition_queue import Inbox
+from streams.partition_queue import PartitionQueue
 
 pytestmark = pytest.mark.anyio
 
@@ -23,14 +23,14 @@ def batch(base: int, n: int, *, first: int | None = None, lost: int = 0) -> Batc
     return Batch(0, base, [Record(start + i) for i in range(n)], None, lost)
 
 
-def filled(*batches: Batch, batch_bytes: int = 1_000, acknowledged: Any = None) -> Inbox:
-    inbox = Inbox(batch_bytes=batch_bytes, batches=2)
+def filled(*batches: Batch, batch_bytes: int = 1_000, acknowledged: Any = None) -> PartitionQueue:
+    inbox = PartitionQueue(batch_bytes=batch_bytes, batches=2)
     for i, each in enumerate(batches):
         inbox.put(each, lambda i=i: acknowledged.append(i))  # type: ignore[misc]
     return inbox
 
 
-async def taken(inbox: Inbox) -> tuple[int, int]:
+async def taken(inbox: PartitionQueue) -> tuple[int, int]:
     got, _ = await inbox.take()
     inbox.done()
     assert [record.offset for record in got.records] == sorted({r.offset for r in got.records})
@@ -75,7 +75,7 @@ async def test_it_is_full_by_bytes_and_has_room_when_they_are_taken() -> None:
 
 
 async def test_tombstones_have_no_bytes() -> None:
-    inbox = Inbox(batch_bytes=1, batches=1)
+    inbox = PartitionQueue(batch_bytes=1, batches=1)
     inbox.put(Batch(0, 0, [Record(0, None)], None, 0), lambda: None)
     assert not inbox.is_full
     assert await taken(inbox) == (0, 1)
