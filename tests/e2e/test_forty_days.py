@@ -122,11 +122,18 @@ class Traffic:
         )
 
 
-class Worker(Worker):
-    """The program's own, without a consumer: the log is the simulation's, with all its records."""
+class UntruncatedLog:
+    """In place of the consumer: the log is the simulation's, with all its records."""
 
-    async def _first_offsets(self, partitions: int) -> dict[int, int]:
+    async def earliest(self, partitions: int) -> dict[int, int]:
         return dict.fromkeys(range(partitions), 0)
+
+
+class SimulatedWorker(Worker):
+    """The program's own worker, without a Kafka consumer."""
+
+    def consumer(self) -> Any:
+        return UntruncatedLog()
 
 
 class Shift:
@@ -136,16 +143,15 @@ class Shift:
         self, settings: Settings, traffic: Traffic, partitions: Sequence[int], clock: Clock
     ) -> None:
         self._traffic, self._partitions = traffic, partitions
-        self._worker = Worker(settings, clock_ms=lambda: clock.now_ms)
+        self._worker = SimulatedWorker(settings, clock_ms=lambda: clock.now_ms)
         self._handed: dict[int, int] = {}
 
     async def start(self) -> None:
         worker = self._worker
-        worker._failed = asyncio.get_running_loop().create_future()
-        worker._open_stores()
-        await worker._pool.open()
-        self._history = asyncio.create_task(worker._history.run())
-        self._handed = dict(await worker._find_start(self._partitions))
+        worker.build()
+        await worker.stores.pool.open()
+        self._history = asyncio.create_task(worker.history.run())
+        self._handed = dict(await worker.find_start(self._partitions))
 
     async def read(self, batch_records: int) -> None:
         """Hands over what the log has, in batches; they are worked on meanwhile."""
@@ -154,39 +160,35 @@ class Shift:
             while (base := self._handed[partition]) < len(records):
                 batch = records[base : base + batch_records]
                 self._handed[partition] = base + len(batch)
-                self._worker._pipeline.submit(
-                    Batch(partition, base, batch, len(records), 0), lambda: None
-                )
+                self._worker.submit(Batch(partition, base, batch, len(records), 0), lambda: None)
 
     async def roll(self) -> None:
-        await self._worker._roll_tenants()
+        await self._worker.rollover.roll_tenants()
 
     async def finish(self) -> None:
         """Returns when both stores have all that was handed over."""
 
         async def all_done() -> bool:
             self.check()
-            positions = self._worker._pipeline.positions
+            positions = self._worker.pipeline.positions
             return all(positions[p] >= self._handed[p] for p in self._partitions)
 
         await eventually_async(all_done, message="the batches are counted")
-        await self._worker._history.drain()
+        await self._worker.history.drain()
         self.check()
 
     def check(self) -> None:
-        failed = self._worker._failed
-        assert failed is not None
+        failed = self._worker.rewinder.failed
         assert not failed.done(), failed.result()
         assert not self._history.done()
 
     async def end(self) -> None:
         """At once, whatever it has in hand: what it acknowledged to nobody is read again."""
         self.check()
-        await self._worker._pipeline.abandon()
+        await self._worker.pipeline.abandon()
         self._history.cancel()
         await asyncio.gather(self._history, return_exceptions=True)
-        await self._worker._client.aclose()
-        await self._worker._pool.close()
+        await self._worker.stores.close()
 
 
 class Clock:
