@@ -90,7 +90,7 @@ def test_a_redis_without_memory_or_that_only_reads_stops_nothing_for_good(
                 await fixture.send(make_events(700))
 
                 async def refused() -> bool:
-                    return "store does not answer" in fixture.worker.log_since_mark()
+                    return "store unavailable" in fixture.worker.log_since_mark()
 
                 await eventually_async(refused, timeout_s=30, message=f"refused by {fault}")
                 fixture.worker.mark_log()
@@ -113,7 +113,7 @@ def test_a_frozen_and_a_restarted_redis_lose_nothing(
             await fixture.send(make_events(500))
 
             async def refused() -> bool:
-                return "store does not answer" in fixture.worker.log_since_mark()
+                return "store unavailable" in fixture.worker.log_since_mark()
 
             await eventually_async(refused, timeout_s=30, message="the frozen Redis is noticed")
             services.redis.resume()
@@ -179,7 +179,7 @@ def test_counting_starts_again_without_postgres_and_history_catches_up(
             await transaction.execute()
             await fixture.send(make_events(500))
             await fixture.wait_counted(2_500)
-            assert "history does not answer; reading goes on" in fixture.worker.log_since_mark()
+            assert "history unavailable, reading starts" in fixture.worker.log_since_mark()
             assert await fixture.stored() is None
             services.postgres.start()
             await fixture.wait_stored(2_500)
@@ -253,7 +253,7 @@ def test_a_failover_to_a_replica_that_lags_loses_and_doubles_nothing(
                     await fixture.send(make_events(500))
                     await fixture.wait_counted(3_500)
                     await fixture.wait_stored(3_500)
-                    assert "reading again what a store lacks" in fixture.worker.log_tail(400)
+                    assert "rewinding to read again what a store lacks" in fixture.worker.log_tail(400)
             finally:
                 replica.stop()
 

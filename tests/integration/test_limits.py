@@ -303,7 +303,7 @@ async def test_the_alarm_is_told_once_when_it_starts_and_once_when_it_ends(
             for n in range(3, 9):
                 await bench.process(n, fresh(good, n))
             assert alarm() == 0
-    assert told() == ["too many events are dead letters", "few events are dead letters again"]
+    assert told() == ["dead-letter ratio too high", "dead-letter ratio back to normal"]
     assert len(bench.letters.letters) == 32
 
 
