@@ -244,14 +244,14 @@ async def test_tenants_beyond_the_limit_are_dead_letters(settings: Settings) -> 
             0, values_of([make_event(tenant=t, occurred_ms=now_ms()) for t in names])
         )
         refused = [
-            (x.record.offset, x.why.reason, x.why.detail.split()[1]) for x in bench.letters.letters
+            (x.record.offset, x.rejection.reason, x.rejection.detail.split()[1]) for x in bench.letters.letters
         ]
         assert refused == [
             (2, "too_many_tenants", "c"),
             (4, "too_many_tenants", "d"),
             (6, "too_many_tenants", "c"),
         ]
-        assert "TENANTS_MAX" in bench.letters.letters[0].why.detail
+        assert "TENANTS_MAX" in bench.letters.letters[0].rejection.detail
         assert sorted(bench.committer.tenants.names) == ["a", "b"]
         bench.committer.tenants.tenants_max = 3
         await bench.process(
@@ -289,7 +289,7 @@ async def test_the_alarm_is_told_once_when_it_starts_and_once_when_it_ends(
         return metrics.DEAD_LETTER_ALARM._value.get()
 
     def told() -> list[str]:
-        return [line["event"] for line in lines if "are dead letters" in line["event"]]
+        return [line["event"] for line in lines if "dead-letter ratio" in line["event"]]
 
     with capture_logs() as lines:
         async with bench_of(settings) as bench:
