@@ -253,7 +253,9 @@ def test_a_failover_to_a_replica_that_lags_loses_and_doubles_nothing(
                     await fixture.send(make_events(500))
                     await fixture.wait_counted(3_500)
                     await fixture.wait_stored(3_500)
-                    assert "rewinding to read again what a store lacks" in fixture.worker.log_tail(400)
+                    assert "rewinding to read again what a store lacks" in fixture.worker.log_tail(
+                        400
+                    )
             finally:
                 replica.stop()
 

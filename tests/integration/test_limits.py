@@ -244,7 +244,8 @@ async def test_tenants_beyond_the_limit_are_dead_letters(settings: Settings) -> 
             0, values_of([make_event(tenant=t, occurred_ms=now_ms()) for t in names])
         )
         refused = [
-            (x.record.offset, x.rejection.reason, x.rejection.detail.split()[1]) for x in bench.letters.letters
+            (x.record.offset, x.rejection.reason, x.rejection.detail.split()[1])
+            for x in bench.letters.letters
         ]
         assert refused == [
             (2, "too_many_tenants", "c"),
