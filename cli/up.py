@@ -119,12 +119,20 @@ def _use(stack: Stack, port: int) -> None:
 
 
 def _rebuild_inconsistent() -> None:
-    """The embedded broker forgets all when it ends. Where it ended in the middle, one store may
-    have what the other has not, and history decides."""
-    from cli.rebuild import rebuild_inconsistent
+    """Rebuild the tenants whose counters and history differ after an unclean end.
 
-    for tenant in run(rebuild_inconsistent(load_settings())):
-        say(f"tenant {tenant}: counters were rebuilt from history after an unclean end")
+    The embedded broker loses its topics when it ends, so the events that only one of the stores
+    has cannot be read again. History decides."""
+    from cli.rebuild import RebuildBar, failures
+    from streams.rebuild import rebuild_inconsistent
+
+    with failures(), RebuildBar() as bar:
+        results = run(rebuild_inconsistent(load_settings(), progress=bar))
+    for result in results:
+        say(
+            f"tenant {result.tenant}: counters rebuilt from history after an unclean end "
+            f"({result.events} events)"
+        )
 
 
 def _migrate() -> None:
