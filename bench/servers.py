@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 import redis
 
 from cli.embedded.server import Server, tail
-from cli.embedded.stack import Valkey
+from cli.embedded.servers import Valkey
 from cli.migrate import migrate_all
 from cli.traffic.synthetic import Traffic
 from store.settings import Settings

@@ -16,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cli.embedded.server import StackError, find_program, run, wheel_file
+from cli.embedded.programs import find_program, run, wheel_file
+from cli.embedded.server import StackError
 
 USER_NAME: Final = "interaction-summary"
 HOME: Final = Path("/var/lib/interaction-summary")
@@ -61,7 +62,8 @@ def wheel_programs(user: User | None) -> Path:
 
 def data_folder(wanted: Path, user: User | None) -> Path:
     """`wanted`, made if it is missing, owned by the user, and in its reach. Where it cannot be,
-    `wanted` becomes a link to a new folder that is."""
+    `wanted` becomes a link to a new folder that is.
+    """
     if wanted.is_dir():  # a link that we made earlier included
         return wanted.resolve()
     if wanted.is_symlink():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final
 
@@ -30,7 +28,8 @@ _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="server-starter"
 
 class StackError(Exception):
     """A server could not be started. The message's first line says which and why; where there is
-    a log, its end follows."""
+    a log, its end follows.
+    """
 
 
 def free_port() -> int:
@@ -38,7 +37,8 @@ def free_port() -> int:
 
     From below the range that the OS gives to outgoing connections (32768 up): a client that keeps
     trying to reach a server which is down could otherwise be given that very port, connect to
-    itself, and keep the server from coming back."""
+    itself, and keep the server from coming back.
+    """
     for _ in range(200):
         port = random.randint(15_000, 32_000)
         if is_free(port):
@@ -59,7 +59,8 @@ def is_free(port: int) -> bool:
 class Server:
     """One child process that listens on 127.0.0.1:`port` and logs to `log_path`.
 
-    It does not get our Ctrl-C (a session of its own), and is stopped when we end in any way."""
+    It does not get our Ctrl-C (a session of its own), and is stopped when we end in any way.
+    """
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
@@ -142,7 +143,7 @@ class Server:
                     stdout=log,
                     stderr=log,
                     cwd="/",
-                    env=_environment(),
+                    env=server_environment(),
                     start_new_session=True,
                     pass_fds=tuple(self.inherited_fds),
                 )
@@ -179,54 +180,10 @@ def tail(path: Path, lines: int = _LOG_TAIL_LINES) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
 
 
-def run(
-    command: Sequence[str | Path],
-    what: str,
-    user: tuple[int, int] | None = None,
-    timeout_s: float = 60.0,
-) -> str:
-    """Runs a helper program to its end and returns what it printed, errors too. Raises StackError
-    with `what` and its output."""
-    uid, gid = user or (None, None)
-    try:
-        done = subprocess.run(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            env=_environment(),
-            timeout=timeout_s,
-            user=uid,
-            group=gid,
-            extra_groups=None if user is None else [],
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise StackError(f"{what} failed: {error}") from error
-    output = done.stdout.decode(errors="replace").strip()
-    if done.returncode:
-        raise StackError(f"{what} failed with exit code {done.returncode}\n{output}")
-    return output
-
-
-def find_program(name: str, *folders: str) -> Path | None:
-    """A program on PATH, or in one of the folders that a plain user's PATH often lacks."""
-    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders))
-    return Path(found) if found else None
-
-
-def wheel_file(package: str, inside: str) -> Path:
-    """A file or folder that a wheel of the extra `embedded` brings; the package is not imported.
-    Raises StackError."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise StackError(f"{package} is not installed: pip install 'interaction-summary[embedded]'")
-    return Path(spec.origin).parent / inside
-
-
 def ask(port: int, question: bytes, answered: Callable[[bytes], bool]) -> bool:
     """Sends bytes to 127.0.0.1:`port` and shows the first bytes of the answer (4 at least, or
-    none) to `answered`. Raises OSError."""
+    none) to `answered`. Raises OSError.
+    """
     with socket.create_connection((HOST, port), timeout=1) as connection:
         connection.settimeout(2)
         connection.sendall(question)
@@ -236,7 +193,7 @@ def ask(port: int, question: bytes, answered: Callable[[bytes], bool]) -> bool:
         return answered(answer)
 
 
-def _environment() -> dict[str, str]:
+def server_environment() -> dict[str, str]:
     # Not ours: the servers read PGDATA, LISTENER_URL and their like, and would not be the ones we
     # describe.
     kept = ("PATH", "HOME", "TMPDIR", "JAVA_HOME")
