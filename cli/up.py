@@ -18,7 +18,7 @@ import typer
 from cli.console import CliError, answer, load_settings, run, say
 
 if TYPE_CHECKING:
-    from cli.embedded.command import Child
+    from cli.embedded.command import Command
     from cli.embedded.stack import Stack
     from store.settings import Settings
 
@@ -38,9 +38,9 @@ class _Stopped(BaseException):
 class Children(NamedTuple):
     """In the order in which they are started; stopped the other way round."""
 
-    worker: Child
-    api: Child
-    load: Child | None
+    worker: Command
+    api: Command
+    load: Command | None
 
 
 def up(
@@ -57,7 +57,8 @@ def up(
     """Starts everything on this machine: broker, Valkey, PostgreSQL, worker and API.
 
     For a laptop: no Docker, no password, loopback only. Ctrl-C stops all; starting again with the
-    same data folder keeps the data."""
+    same data folder keeps the data.
+    """
     from cli.embedded.server import free_port, is_free
     from cli.embedded.stack import Stack
 
@@ -72,7 +73,7 @@ def up(
 
 
 def _run(stack: Stack, port: int, demo: bool) -> None:
-    started: list[Child] = []
+    started: list[Command] = []
     try:
         began_s = time.monotonic()
         stack.start(lambda server: say(f"{server.name} answers at {server.address}"))
@@ -122,7 +123,8 @@ def _rebuild_inconsistent() -> None:
     """Rebuild the tenants whose counters and history differ after an unclean end.
 
     The embedded broker loses its topics when it ends, so the events that only one of the stores
-    has cannot be read again. History decides."""
+    has cannot be read again. History decides.
+    """
     from cli.rebuild import RebuildBar, failures
     from streams.rebuild import rebuild_inconsistent
 
@@ -143,18 +145,18 @@ def _migrate() -> None:
 
 
 def _children(folder: Path, demo: bool) -> Children:
-    from cli.embedded.command import Child
+    from cli.embedded.command import Command
     from cli.traffic.demo import TRAFFIC
 
-    def child(name: str, *arguments: str) -> Child:
-        return Child(name, arguments, os.environ, folder, stop_timeout_s=STOP_S[name])
+    def child(name: str, *arguments: str) -> Command:
+        return Command(name, arguments, os.environ, folder, stop_timeout_s=STOP_S[name])
 
     return Children(child("worker"), child("api"), child("load", *TRAFFIC) if demo else None)
 
 
 def _fill(children: Children, stack: Stack) -> None:
     """The demo's catalog and its first five weeks, where they are not there already."""
-    from cli.embedded.command import Child
+    from cli.embedded.command import Command
     from cli.traffic.demo import BACKFILL, has_history, import_demo_catalog
 
     settings = load_settings()
@@ -162,11 +164,11 @@ def _fill(children: Children, stack: Stack) -> None:
     if run(has_history(settings)):
         say("the data folder has events already")
         return
-    backfill = Child("load", BACKFILL, os.environ, stack.data_dir, stop_timeout_s=STOP_S["load"])
+    backfill = Command("load", BACKFILL, os.environ, stack.data_dir, stop_timeout_s=STOP_S["load"])
     try:
         backfill.start()
         if code := backfill.wait():
-            raise CliError(backfill.last_words(code))
+            raise CliError(backfill.describe_end(code))
     finally:
         backfill.stop()
     say("five weeks of events sent")
@@ -199,7 +201,7 @@ def _greet(base: str, stack: Stack, seconds: float) -> None:
 
 def _wait(
     condition: Callable[[], bool],
-    children: list[Child],
+    children: list[Command],
     stack: Stack,
     timeout_s: float,
     what: str,
@@ -213,7 +215,7 @@ def _wait(
         time.sleep(POLL_S)
 
 
-def _look_after(children: list[Child], stack: Stack) -> None:
+def _look_after(children: list[Command], stack: Stack) -> None:
     for server in stack.dead():
         raise CliError(f"{server.name} ended by itself; see {server.log_path}")
     for child in children:
