@@ -9,7 +9,7 @@ import typer
 from cli.console import CliError, answer, load_settings, out, run
 
 if TYPE_CHECKING:
-    from cli.state import Status, VisibleStatus
+    from cli.status_report import Status, VisibleStatus
 
 
 def status(
@@ -21,9 +21,9 @@ def status(
 
     Exit code 1 when Kafka, Redis or Postgres does not answer; what the others say is shown."""
     settings = load_settings()
-    from cli.state import gather
+    from cli.status_report import gather_status
 
-    state = run(gather(settings))
+    state = run(gather_status(settings))
     if json:
         import msgspec
 

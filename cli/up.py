@@ -177,9 +177,9 @@ def _fill(children: Children, stack: Stack) -> None:
 
 
 def _all_counted(settings: Settings) -> bool:
-    from cli.state import gather
+    from cli.status_report import gather_status
 
-    return run(gather(settings)).lag == 0
+    return run(gather_status(settings)).lag == 0
 
 
 def _greet(base: str, stack: Stack, seconds: float) -> None:

@@ -17,7 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cli.embedded.server import free_port
-from cli.state import gather
+from cli.status_report import gather_status
 from store import metrics
 from store.catalog import CatalogCache
 from store.postgres.catalog import load_catalog
@@ -334,7 +334,7 @@ async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) 
         assert await fixture.counters.read(asked) == Incomplete("capped")
         page = await fixture.history.read(asked)
         assert (page.total, sum(group.total for group in page.groups)) == (50, 200)
-        (state,) = (await gather(fixture.settings)).tenants
+        (state,) = (await gather_status(fixture.settings)).tenants
         assert (state.groups["customer"], list(state.over)) == (11, ["customer"])
         assert "too many groups" in fixture.worker.log_tail(400)
     there = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
