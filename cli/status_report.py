@@ -121,7 +121,9 @@ class Status(Struct, rename="camel"):
     """kafka, redis, postgres: why it did not answer. Empty = all did."""
 
 
-async def gather_status(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) -> Status:
+async def gather_status(
+    settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms
+) -> Status:
     """Asks all. Never raises for a store that is away: `errors` has it."""
     client = make_client(settings, timeout_s=STORE_TIMEOUT_S, retries=1)
     pool = make_pool(settings, max_size=2)
