@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from cli.console import CliError, answer, load_settings, out, run, say
+from cli.console import CliError, load_settings, print_note, print_result, run_async, stdout
 from store.records import DEFAULT_TENANT, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ def import_(
     settings = load_settings()
     from store.catalog_document import parse_document
 
-    report = run(import_document(settings, parse_document(_content(file))))
-    answer(
+    report = run_async(import_document(settings, parse_document(_content(file))))
+    print_result(
         f"tenant {report.tenant}: {'version' if report.changed else 'unchanged, version'} "
         f"{report.version}"
     )
     for name, part in report.parts.items():
-        answer(f"  {name}: {part.added} added, {part.changed} changed, {part.unchanged} left")
+        print_result(f"  {name}: {part.added} added, {part.changed} changed, {part.unchanged} left")
 
 
 @app.command("export")
@@ -52,8 +52,8 @@ def export(
     from store.catalog_document import dump_document
     from store.postgres.catalog import export_catalog
 
-    document = run(with_pool(settings, lambda pool: export_catalog(pool, tenant)))
-    out.file.write(dump_document(document).decode())
+    document = run_async(with_pool(settings, lambda pool: export_catalog(pool, tenant)))
+    stdout.file.write(dump_document(document).decode())
 
 
 async def import_document(settings: Settings, document: CatalogDocument) -> ImportReport:
@@ -69,7 +69,7 @@ async def import_document(settings: Settings, document: CatalogDocument) -> Impo
         # Even where nothing changed: an import before this one may not have got as far.
         await _announce(settings, report)
     except StoreUnavailable as error:
-        say(
+        print_note(
             f"note: imported, but Redis could not be told ({error}); readers see it within "
             f"{settings.catalog_refresh_s:g} s"
         )

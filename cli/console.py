@@ -21,9 +21,9 @@ FAILED = 1
 BAD_USAGE = 2
 
 #: Answers. Nothing else goes to standard output, so it can be piped; then tables need no terminal.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 #: Progress, notes and errors.
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class CliError(Exception):
@@ -35,38 +35,38 @@ class UsageError(Exception):
     is allowed."""
 
 
-def say(message: str) -> None:
+def print_note(message: str) -> None:
     """A line for people, beside the answer."""
-    err.print(message, markup=False)
+    stderr.print(message, markup=False)
 
 
-def answer(text: str) -> None:
+def print_result(text: str) -> None:
     """The command's answer, exactly."""
-    out.print(text, markup=False, emoji=False)
+    stdout.print(text, markup=False, emoji=False)
 
 
-def fail(message: str) -> None:
+def print_error(message: str) -> None:
     """The one line that says why a command failed."""
     line = message.strip().split("\n", 1)[0]
-    err.print(f"[bold red]error:[/] {_escaped(line)}")
+    stderr.print(f"[bold red]error:[/] {_escape(line)}")
 
 
-def report(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """Prints one line for what ended a command; returns the exit code."""
     if os.environ.get("LOG_LEVEL") == "DEBUG" and not isinstance(error, UsageError | CliError):
         traceback.print_exception(error, file=sys.stderr)
-    fail(str(error) if _speaks_for_itself(error) and str(error) else described(error))
+    print_error(str(error) if _is_self_explanatory(error) and str(error) else describe_error(error))
     return BAD_USAGE if isinstance(error, UsageError) else FAILED
 
 
-def _speaks_for_itself(error: BaseException) -> bool:
+def _is_self_explanatory(error: BaseException) -> bool:
     # Ours do; of the others the type says half of it ("KeyError: 'a'").
     return type(error).__module__.partition(".")[0] in ("cli", "store", "streams", "api") or (
         isinstance(error, RuntimeError | ValueError | OSError)
     )
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The type of a library's error and what it says."""
     name, text = type(error).__name__, str(error).strip()
     if not text or text.startswith(name):
@@ -84,10 +84,10 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise UsageError("; ".join(_explained(e) for e in error.errors())) from None
+        raise UsageError("; ".join(_describe_validation_error(e) for e in error.errors())) from None
 
 
-def _explained(error: Any) -> str:
+def _describe_validation_error(error: Any) -> str:
     from store.logs import SECRET_NAMES
 
     name = ".".join(str(part) for part in error["loc"]).upper()
@@ -98,7 +98,7 @@ def _explained(error: Any) -> str:
     return f"{name}={shown}: {message}"
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
+def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Runs a command's coroutine. SIGTERM cancels it, as Ctrl-C does, so that it can clean up; but
     a handler that is there already is left alone."""
 
@@ -114,7 +114,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from cli.console import UsageError, answer, err, load_settings, run, say
+from cli.console import UsageError, load_settings, print_note, print_result, run_async, stderr
 from store.clock import system_clock_ms
 from store.records import DEFAULT_TENANT
 
@@ -115,7 +115,7 @@ def load(
     )
     _check(file, options, events, shift_to_now)
     settings = load_settings()
-    run(_load(settings, file, options, events, rate, shift_to_now))
+    run_async(_load(settings, file, options, events, rate, shift_to_now))
 
 
 def _check(file: Path | None, options: Synthetic, events: int | None, shift_to_now: bool) -> None:
@@ -171,7 +171,7 @@ def _synthetic(options: Synthetic, events: int | None) -> Iterator[Record]:
         malformed=options.malformed or 0,
         own_type=options.outcome_type,
     )
-    say(f"seed {seed}")
+    print_note(f"seed {seed}")
     return synthetic(traffic, events=events, days=options.days or 0, now_ms=system_clock_ms)
 
 
@@ -187,11 +187,15 @@ async def _send(
     started_s = time.monotonic()
     finished = False
     try:
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        with Progress(
+            *columns, console=stderr, transient=True, disable=not stderr.is_terminal
+        ) as bar:
             task = bar.add_task("", total=total)
             async with sender:
                 if not sender.idempotent:
-                    say("note: the broker has no idempotent producer; a retry may add a duplicate")
+                    print_note(
+                        "note: the broker has no idempotent producer; a retry may add a duplicate"
+                    )
                 started_s = time.monotonic()
                 for number, (key, value) in enumerate(records):
                     await _turn(number, rate, started_s)
@@ -206,7 +210,7 @@ async def _send(
 
 def _sum_up(events: int, seconds: float) -> None:
     rate = events / max(seconds, 1e-6)
-    answer(f"{events} events acknowledged in {seconds:.1f} s ({rate:.0f} events/s)")
+    print_result(f"{events} events acknowledged in {seconds:.1f} s ({rate:.0f} events/s)")
 
 
 def due_s(number: int, rate: float) -> float:

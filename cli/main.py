@@ -10,7 +10,7 @@ import sys
 import typer
 
 from cli import api, catalog, dlq, load, migrate, rebuild, status, up, worker
-from cli.console import report
+from cli.console import report_error
 
 app = typer.Typer(
     name="interaction-summary",
@@ -42,7 +42,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        sys.exit(report(error))
+        sys.exit(report_error(error))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from cli.console import answer, described, load_settings, run
+from cli.console import describe_error, load_settings, print_result, run_async
 
 if TYPE_CHECKING:
     from store.settings import Settings
@@ -20,8 +20,8 @@ DEAD_LETTER_RETENTION_MS: Final = 90 * 86_400_000
 
 def migrate() -> None:
     """Creates or upgrades topics and tables. Does nothing where all is there already."""
-    for line in run(migrate_all(load_settings())):
-        answer(line)
+    for line in run_async(migrate_all(load_settings())):
+        print_result(line)
 
 
 async def migrate_all(settings: Settings) -> list[str]:
@@ -55,7 +55,7 @@ def migrate_topics(settings: Settings) -> list[str]:
         finally:
             admin.close()
     except (KafkaError, OSError) as error:
-        raise StoreUnavailable(f"Kafka: {described(error)}") from error
+        raise StoreUnavailable(f"Kafka: {describe_error(error)}") from error
 
 
 def _topic(admin: Any, settings: Settings, name: str) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from cli.console import CliError, UsageError, answer, err, load_settings, run
+from cli.console import CliError, UsageError, load_settings, print_result, run_async, stderr
 
 if TYPE_CHECKING:
     from store.settings import Settings
@@ -42,9 +42,9 @@ def rebuild(
     settings = load_settings()
     with failures():
         if rollback:
-            run(_roll_back(settings, tenant))
+            run_async(_roll_back(settings, tenant))
         else:
-            run(_rebuild(settings, tenant, dry_run=dry_run))
+            run_async(_rebuild(settings, tenant, dry_run=dry_run))
 
 
 @contextmanager
@@ -71,7 +71,7 @@ class RebuildBar:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            console=err,
+            console=stderr,
             transient=True,
         )
         self._tenant: str | None = None
@@ -101,11 +101,11 @@ async def _rebuild(settings: Settings, tenant: str | None, *, dry_run: bool) -> 
     async with open_rebuilder(settings) as rebuilder:
         tenants = await rebuilder.tenants(tenant)
         if not tenants:
-            answer("history is empty; there is nothing to rebuild")
+            print_result("history is empty; there is nothing to rebuild")
         with RebuildBar() as bar:
             async for result in rebuilder.rebuild(tenants, dry_run=dry_run, progress=bar):
                 bar.hide()
-                answer(_described(result, dry_run))
+                print_result(_described(result, dry_run))
 
 
 def _described(result: RebuildResult, dry_run: bool) -> str:
@@ -123,4 +123,4 @@ async def _roll_back(settings: Settings, tenant: str | None) -> None:
 
     async with open_rebuilder(settings) as rebuilder:
         async for result in rebuilder.roll_back(tenant):
-            answer(f"tenant {result.tenant}: back at generation {result.generation}")
+            print_result(f"tenant {result.tenant}: back at generation {result.generation}")

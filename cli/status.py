@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.console import CliError, answer, load_settings, out, run
+from cli.console import CliError, load_settings, print_result, run_async, stdout
 
 if TYPE_CHECKING:
     from cli.status_report import Status, VisibleStatus
@@ -23,11 +23,11 @@ def status(
     settings = load_settings()
     from cli.status_report import gather_status
 
-    state = run(gather_status(settings))
+    state = run_async(gather_status(settings))
     if json:
         import msgspec
 
-        answer(msgspec.json.format(msgspec.json.encode(state)).decode())
+        print_result(msgspec.json.format(msgspec.json.encode(state)).decode())
     else:
         _show(state)
     if state.errors:
@@ -54,19 +54,19 @@ def _show(state: Status) -> None:
     table.add_row(
         "all", "", "", _lag(state.lag), _wait(state.waiting_ms), "", _lag(state.history_lag)
     )
-    out.print(table)
-    answer(_visible(state.visible))
+    stdout.print(table)
+    print_result(_visible(state.visible))
     if state.tenants:
-        out.print(_tenants(state))
+        stdout.print(_tenants(state))
     if state.lost_offsets:
-        answer(
+        print_result(
             f"{state.lost_offsets:,} offsets were gone before they were counted; where "
             "history has them, `rebuild --from history` counts them"
         )
     for change in state.log_changes:
-        answer(f"the log was {change.kind} at {change.at}: {change.topic_id}")
+        print_result(f"the log was {change.kind} at {change.at}: {change.topic_id}")
     sizes = state.sizes
-    answer(f"Redis {_bytes(sizes.redis_bytes)}, history {_bytes(sizes.history_bytes)}")
+    print_result(f"Redis {_bytes(sizes.redis_bytes)}, history {_bytes(sizes.history_bytes)}")
 
 
 def _tenants(state: Status) -> object:

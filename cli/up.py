@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from cli.console import CliError, answer, load_settings, run, say
+from cli.console import CliError, load_settings, print_note, print_result, run_async
 
 if TYPE_CHECKING:
     from cli.embedded.command import Command
@@ -69,14 +69,14 @@ def up(
         try:
             _run(stack, port or free_port(), demo)
         except _Stopped:
-            say("stopped")
+            print_note("stopped")
 
 
 def _run(stack: Stack, port: int, demo: bool) -> None:
     started: list[Command] = []
     try:
         began_s = time.monotonic()
-        stack.start(lambda server: say(f"{server.name} answers at {server.address}"))
+        stack.start(lambda server: print_note(f"{server.name} answers at {server.address}"))
         _use(stack, port)
         _migrate()
         _rebuild_inconsistent()
@@ -129,9 +129,9 @@ def _rebuild_inconsistent() -> None:
     from streams.rebuild import rebuild_inconsistent
 
     with failures(), RebuildBar() as bar:
-        results = run(rebuild_inconsistent(load_settings(), progress=bar))
+        results = run_async(rebuild_inconsistent(load_settings(), progress=bar))
     for result in results:
-        say(
+        print_note(
             f"tenant {result.tenant}: counters rebuilt from history after an unclean end "
             f"({result.events} events)"
         )
@@ -140,8 +140,8 @@ def _rebuild_inconsistent() -> None:
 def _migrate() -> None:
     from cli.migrate import migrate_all
 
-    run(migrate_all(load_settings()))
-    say("topics and tables are there")
+    run_async(migrate_all(load_settings()))
+    print_note("topics and tables are there")
 
 
 def _children(folder: Path, demo: bool) -> Children:
@@ -160,9 +160,9 @@ def _fill(children: Children, stack: Stack) -> None:
     from cli.traffic.demo import BACKFILL, has_history, import_demo_catalog
 
     settings = load_settings()
-    run(import_demo_catalog(settings))
-    if run(has_history(settings)):
-        say("the data folder has events already")
+    run_async(import_demo_catalog(settings))
+    if run_async(has_history(settings)):
+        print_note("the data folder has events already")
         return
     backfill = Command("load", BACKFILL, os.environ, stack.data_dir, stop_timeout_s=STOP_S["load"])
     try:
@@ -171,7 +171,7 @@ def _fill(children: Children, stack: Stack) -> None:
             raise CliError(backfill.describe_end(code))
     finally:
         backfill.stop()
-    say("five weeks of events sent")
+    print_note("five weeks of events sent")
     supervised = [children.worker, children.api]
     _wait(lambda: _all_counted(settings), supervised, stack, COUNTED_TIMEOUT_S, "done counting")
 
@@ -179,12 +179,12 @@ def _fill(children: Children, stack: Stack) -> None:
 def _all_counted(settings: Settings) -> bool:
     from cli.status_report import gather_status
 
-    return run(gather_status(settings)).lag == 0
+    return run_async(gather_status(settings)).lag == 0
 
 
 def _greet(base: str, stack: Stack, seconds: float) -> None:
     url = f"{base}/api/v1/interaction-summary?groupBy=action&days=7&limit=3"
-    answer(
+    print_result(
         f"\nInteraction Summary is up, after {seconds:.0f} s.\n\n"
         f"  ask it       curl '{url}'\n"
         f"  read on      {base}/docs\n"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from cli.console import CliError, say
+from cli.console import CliError, print_note
 from cli.embedded.child_process import ChildProcess, tail
 
 _LOG_BYTES_MAX: Final = 20_000_000
@@ -80,7 +80,7 @@ class Command:
                 f"{reason}; it ended more than {RESTARTS_MAX} times within {RESTARTS_WITHIN_S:g} s "
                 f"(see {self.log_path})"
             )
-        say(f"{reason}; starting it again")
+        print_note(f"{reason}; starting it again")
         self._restarts_s.append(now_s)
         self._restart_at_s = now_s + RESTART_AFTER_S
 
@@ -95,4 +95,4 @@ class Command:
         """Stop the command with SIGTERM, and with SIGKILL after its stop timeout."""
         self._restart_at_s = None
         if self._process.is_running() and not self._process.stop(self._stop_timeout_s):
-            say(f"{self.name} did not end within {self._stop_timeout_s:g} s and was killed")
+            print_note(f"{self.name} did not end within {self._stop_timeout_s:g} s and was killed")
