@@ -1,4 +1,4 @@
-"""Programs that the embedded stack starts: where they are, and helpers run to their end."""
+"""Programs of the embedded stack: their location, and helper programs run to completion."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def run(
     user: tuple[int, int] | None = None,
     timeout_s: float = 60.0,
 ) -> str:
-    """Runs a helper program to its end and returns what it printed, errors too. Raises StackError
-    with `what` and its output.
+    """Run a helper program to completion and return its output, standard error included.
+
+    `what` names the step in errors; `user` is (uid, gid). Raises StackError with the output.
     """
     uid, gid = user or (None, None)
     try:
@@ -44,14 +45,15 @@ def run(
 
 
 def find_program(name: str, *folders: str) -> Path | None:
-    """A program on PATH, or in one of the folders that a plain user's PATH often lacks."""
+    """Return the path of a program on PATH or in `folders`, which a user's PATH often lacks."""
     found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders))
     return Path(found) if found else None
 
 
 def wheel_file(package: str, inside: str) -> Path:
-    """A file or folder that a wheel of the extra `embedded` brings; the package is not imported.
-    Raises StackError.
+    """Return the path of a file or folder in a wheel of the extra `embedded`.
+
+    The package is not imported. Raises StackError if it is not installed.
     """
     spec = find_spec(package)
     if spec is None or spec.origin is None:

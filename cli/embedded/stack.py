@@ -1,11 +1,11 @@
 """The embedded stack: a Kafka-compatible broker, Valkey and PostgreSQL, from wheels.
 
     with Stack(Path(".data")) as stack:
-        ...  # stack.environment() is what our commands need to find them
+        ...  # our commands find the servers through stack.environment()
 
-All listen on 127.0.0.1 only and ask for no password: whoever may run programs on this machine may
-use them. That is meant for a laptop and for tests. Valkey and PostgreSQL keep their data in
-`data_dir`; the broker keeps its log in memory and starts an empty one each time.
+All servers listen on 127.0.0.1 only and require no password, so every user of this machine has
+access. The stack is for laptops and tests. Valkey and PostgreSQL keep their data in `data_dir`; the
+broker keeps topics in memory and starts empty.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Final, Self
 from cli.embedded.server import Server, StackError
 from cli.embedded.servers import Broker, Postgres, Valkey
 
-# How long a start waits for what a killed run left: the process itself, which is gone in no time,
+# How long a start waits for what is left of a killed run: the process itself, which ends at once,
 # and its servers, which write their data and end by themselves.
 _KILLED_RUN_S: Final = 1.0
 _KILLED_SERVERS_S: Final = 20.0
 
 
 class Stack:
-    """The three, in one data folder that one run at a time may use."""
+    """The three servers in one data folder, which one run at a time may use."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Stack:
         valkey_port: int | None = None,
         postgres_port: int | None = None,
     ) -> None:
-        """Ports that are not given are free ones, and differ from run to run."""
+        """Create the servers; a port of None is replaced by a free one, different in each run."""
         self.data_dir = data_dir.absolute()
         self.postgres = Postgres(self.data_dir, postgres_port)
         self.valkey = Valkey(valkey_port, self.data_dir)
@@ -47,7 +47,7 @@ class Stack:
         self._lock_fds: list[int] = []
 
     def environment(self) -> dict[str, str]:
-        """The environment that makes any of our commands use this stack."""
+        """Return the environment variables with which our commands use this stack."""
         return {
             "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap,
             "REDIS_URL": self.valkey.url,
@@ -55,7 +55,10 @@ class Stack:
         }
 
     def start(self, started: Callable[[Server], None] = lambda server: None) -> None:
-        """Starts all; `started` is called after each. Raises StackError; none runs then."""
+        """Start all servers and call `started` after each.
+
+        Raises StackError, after which no server runs.
+        """
         try:
             self._lock()
             for server in self.servers:
@@ -66,14 +69,14 @@ class Stack:
             raise
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Stops all, the last one started first; `timeout_s` is for each."""
+        """Stop all servers in reverse order; `timeout_s` is for each of them."""
         for server in reversed(self.servers):
             server.stop(timeout_s)
         while self._lock_fds:
             os.close(self._lock_fds.pop())
 
     def dead(self) -> list[Server]:
-        """Those that ended by themselves."""
+        """Return the servers that do not run."""
         return [server for server in self.servers if not server.alive()]
 
     def __enter__(self) -> Self:
@@ -89,9 +92,9 @@ class Stack:
         self.stop()
 
     def _lock(self) -> None:
-        # Two locks. `run.lock` is ours alone: where it is taken, another run is alive.
-        # `servers.lock` is inherited by the servers: after a run that was killed it lasts until
-        # the last of them is gone, so no two servers ever write the same files.
+        # Two locks. `run.lock` is held by this process: if it is taken, another run is alive.
+        # `servers.lock` is inherited by the servers: after a killed run it is held until the last
+        # of them has ended, so that two servers never write the same files.
         self.data_dir.mkdir(parents=True, exist_ok=True)
         run_lock, servers_lock = self.data_dir / "run.lock", self.data_dir / "servers.lock"
         fd = self._open_lock(run_lock)
@@ -102,7 +105,7 @@ class Stack:
         os.write(fd, str(os.getpid()).encode())
         fd = self._open_lock(servers_lock)
         if not _locked_within(_KILLED_SERVERS_S, fd):
-            raise self._failed("is in use by servers that a killed run left; end them first")
+            raise self._failed("is in use by servers of a killed run; stop them first")
         for server in self.servers:
             server.inherited_fds = (fd,)
 
@@ -116,13 +119,13 @@ class Stack:
 
 
 def _locked_within(timeout_s: float, fd: int) -> bool:
-    """Takes the lock, unless another keeps it."""
-    deadline = time.monotonic() + timeout_s
+    """Take the lock; return False if another process holds it after `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline_s:
                 return False
             time.sleep(0.05)
