@@ -23,13 +23,13 @@ import redis
 from bench.servers import TENANT, counters_only, cpu_s
 from cli.traffic.synthetic import Traffic
 from store.counters import Committed, Deltas, Generation
-from store.records import SourcedEvent
+from store.records import Event, SourcedEvent
 from store.redis.client import make_client
 from store.redis.counters import SLOT_MS, RedisCounters
 from store.settings import Settings
 from store.windows import Calendar
 from streams.aggregate import aggregate
-from streams.decode.decoder import Decoder, Event
+from streams.decode.decoder import Decoder
 
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 LOG = "00000000-0000-0000-0000-000000000001"

@@ -209,7 +209,7 @@ async def _each(letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetter]:
 
 
 def _check_reason(reason: str | None) -> None:
-    from streams.decode.decoder import Reason
+    from streams.decode.rejection import Reason
 
     if reason is not None and reason not in list(Reason):
         raise UsageError(f"--reason: {reason!r} is none of {', '.join(Reason)}")

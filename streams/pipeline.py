@@ -16,7 +16,8 @@ from store.logs import get_logger
 from store.records import Catalog, Event, SourcedEvent
 from streams.commit import CounterCommitter
 from streams.dead_letters.alarm import RatioAlarm
-from streams.decode.decoder import Decoder, Rejected, Skipped, too_many_tenants, unregistered_type
+from streams.decode.decoder import Decoder
+from streams.decode.rejection import Rejected, Skipped, too_many_tenants, unregistered_type
 from streams.history_sink import HistoryBatch, HistorySink
 from streams.kafka.consumer import Batch
 from streams.partition_queue import PartitionQueue

@@ -17,7 +17,7 @@ import msgspec
 from cli.traffic.demo_catalog import DIRECTIONS, OFFER_IDS, TREATMENTS
 from store.records import DEFAULT_TENANT
 from store.windows import DAY_MS, INSTANT_MIN_MS
-from streams.decode.decoder import EVENT_TYPE
+from streams.decode.event import EVENT_TYPE
 from streams.decode.timestamps import format_ms
 
 LATE_DAYS_MAX: Final = 40

@@ -40,7 +40,8 @@ from store.records import Catalog, Event, StoreUnavailable
 from store.settings import Settings
 from streams.dead_letters import headers as dead_letters
 from streams.dead_letters.headers import DeadLetterInfo, Source
-from streams.decode.decoder import Decoder, Rejected, Skipped, unregistered_type
+from streams.decode.decoder import Decoder
+from streams.decode.rejection import Rejected, Skipped, unregistered_type
 from streams.kafka.producers import start_producer
 from streams.kafka.topic_id import describe_topic
 from streams.kafka.topic_reader import TopicReader, open_topic

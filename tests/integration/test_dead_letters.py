@@ -23,7 +23,7 @@ from store.settings import Settings
 from store.windows import DAY_MS
 from streams.dead_letters import headers as dead_letters
 from streams.dead_letters.sink import KafkaDeadLetterSink
-from streams.decode.decoder import Reason, rejected
+from streams.decode.rejection import Reason, rejected
 from streams.kafka.producers import start_fencing_producer
 from streams.pipeline import RejectedRecord
 from streams.retry import retried

@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 
 from store.records import Event
 from store.windows import INSTANT_MAX_MS, INSTANT_MIN_MS
-from streams.decode import decoder as decode
-from streams.decode.decoder import Decoder, Reason, Rejected, Skipped, unregistered_type
+from streams.decode.decoder import Decoder
+from streams.decode.event import identity
+from streams.decode.fast import read_fast
+from streams.decode.rejection import (
+    InvalidEventError,
+    Reason,
+    Rejected,
+    Skipped,
+    rejected,
+    unregistered_type,
+)
+from streams.decode.strict import read_strict
 from streams.decode.timestamps import format_ms
 
 NOW_MS = 1_795_521_600_000
@@ -368,7 +378,7 @@ def test_details_are_short_and_printable() -> None:
     assert long.reason == Reason.UNREGISTERED_TYPE
     assert long.detail.isprintable()
     assert "tenant acme" in long.detail
-    assert len(decode.rejected(Reason.MALFORMED, "x" * 1_000).detail) == 300
+    assert len(rejected(Reason.MALFORMED, "x" * 1_000).detail) == 300
 
 
 # --- properties -----------------------------------------------------------------------------------
@@ -416,16 +426,16 @@ def test_the_quick_reader_agrees_with_the_thorough_one(
     payload = {**without(*removed), **changes}
     value = as_bytes(envelope(payload) if enveloped else payload, ensure_ascii=False)
     try:
-        quick = decode._quickly(value)
-    except decode._Broken as broken:
+        quick = read_fast(value)
+    except InvalidEventError as broken:
         answer = read(value)
         assert isinstance(answer, Rejected)
         assert answer.reason == broken.reason
-        with pytest.raises(decode._Broken, match="timestamp"):
-            decode._thoroughly(value)
+        with pytest.raises(InvalidEventError, match="timestamp"):
+            read_strict(value)
     else:
         if quick is not None:
-            assert decode._thoroughly(value) == quick
+            assert read_strict(value) == quick
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -494,7 +504,7 @@ def test_identity_is_equal_exactly_when_its_fields_are(
             return ("i", of["tenant"], of["interaction_id"])
         return ("d", *(of[name] for name in sorted(of)))
 
-    assert (decode.identity(**one) == decode.identity(**other)) == (fields(one) == fields(other))
+    assert (identity(**one) == identity(**other)) == (fields(one) == fields(other))
 
 
 def test_an_identity_never_changes() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.dead_letters.headers import DeadLetterInfo, headers, original_headers, parse
-from streams.decode.decoder import Reason
+from streams.decode.rejection import Reason
 
 NOW_MS = 1_795_521_600_123
 LOG = "0b0c3a52-8b1e-4a53-9d1f-0d7a4a1f0c11"
