@@ -1,4 +1,4 @@
-"""Event."""
+"""Construction of an Event from checked fields: its time and its identity."""
 
 from __future__ import annotations
 
@@ -30,9 +30,13 @@ def identity(
     recommendation: str | None,
     occurred_ms: int,
 ) -> bytes:
-    """The 16 bytes that two events share exactly when they are the same interaction: of tenant and
-    interaction id where there is one, else of all that tells interactions apart."""
-    # Length before text, so that no two lists of fields read the same; "-" is null.
+    """Return the 16-byte identity, equal for two events exactly if they are one interaction.
+
+    It is a digest of the tenant and the interaction id where there is one, else of all fields that
+    distinguish interactions. It is stored permanently, so it must never change.
+    """
+    # Each field is prefixed with its length, so that different fields never give equal text;
+    # "-" is null.
     if interaction_id is not None:
         text = f"i{len(tenant)}:{tenant}{len(interaction_id)}:{interaction_id}"
     else:
@@ -62,6 +66,11 @@ def build_event(
     conversion_value: float | None,
     context: bytes | None,
 ) -> Event:
+    """Return the event of fields that are valid, with its timestamp parsed and checked.
+
+    The arguments are positional because this runs once per event. Raises InvalidEventError with the
+    reason BAD_TIMESTAMP.
+    """
     try:
         occurred_ms = parse_ms(timestamp)
     except ValueError as error:

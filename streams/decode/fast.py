@@ -1,4 +1,8 @@
-"""Fast."""
+"""Fast reader: a strict msgspec Struct that fits nearly every event.
+
+This is a hot path: it runs once per event, in about 6 µs with the construction of the event. Keep
+its shape (positional arguments, no helper calls) unless a measurement shows a faster one.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +48,12 @@ _read_payload: Final = msgspec.json.Decoder(_Payload).decode
 
 
 def read_fast(value: bytes) -> Event | None:
-    """The event, if it is a flawless one without unknown fields or escapes; else None."""
-    if b"\\u" in value:  # could be a NUL, which only the thorough reader looks for
+    r"""Return the event if it is valid and has no unknown fields and no \u escapes, else None.
+
+    None says nothing about validity: `strict` decides. Raises InvalidEventError where only the
+    timestamp is invalid.
+    """
+    if b"\\u" in value:  # may be a NUL, which only the strict reader checks for
         return None
     fallback: str | None = None
     try:

@@ -1,4 +1,4 @@
-"""Reasons."""
+"""Reasons why a record is a dead letter, and the details that explain one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DETAIL_CHARS_MAX: Final = 300
 
 
 class Reason(StrEnum):
-    """Why an event is a dead letter. A closed set: it labels a metric."""
+    """Reason why a record is a dead letter; a closed set, since it labels a metric."""
 
     MALFORMED = "malformed"
     TOO_LARGE = "too_large"
@@ -23,21 +23,23 @@ class Reason(StrEnum):
 
 
 class Skipped(NamedTuple):
-    """An event of another type: none of ours."""
+    """Result for an event of another type, which is not counted."""
 
     type: str
 
 
 class Rejected(NamedTuple):
-    """A dead letter. `detail` names the field and what is allowed: at most 300 printable
-    characters."""
+    """Result for a record that becomes a dead letter.
+
+    `detail` names the field and the allowed values, in at most 300 printable characters.
+    """
 
     reason: Reason
     detail: str
 
 
-def rejected(reason: Reason, detail: str) -> Rejected:
-    """A `Rejected` whose detail is made safe to show: bounded, printable."""
+def reject(reason: Reason, detail: str) -> Rejected:
+    """Return a Rejected whose detail is safe to show: printable, at most 300 characters."""
     clean = "".join(c if c.isprintable() else "?" for c in detail[: DETAIL_CHARS_MAX + 1])
     if len(clean) > DETAIL_CHARS_MAX:
         clean = clean[: DETAIL_CHARS_MAX - 1] + "…"
@@ -45,8 +47,8 @@ def rejected(reason: Reason, detail: str) -> Rejected:
 
 
 def unregistered_type(event: Event) -> Rejected:
-    """For a valid event whose outcome type its tenant has not registered."""
-    return rejected(
+    """Return the rejection of a valid event whose outcome type is not registered."""
+    return reject(
         Reason.UNREGISTERED_TYPE,
         f"outcomeTypeKey {event.outcome!r} is not a registered outcome type of tenant "
         f"{event.tenant}",
@@ -54,16 +56,16 @@ def unregistered_type(event: Event) -> Rejected:
 
 
 def too_many_tenants(event: Event, tenants_max: int) -> Rejected:
-    """For a valid event of a tenant that there is no room for."""
-    return rejected(
+    """Return the rejection of a valid event of a new tenant beyond `tenants_max`."""
+    return reject(
         Reason.TOO_MANY_TENANTS,
-        f"tenant {event.tenant} is new, and there are {tenants_max} tenants already; TENANTS_MAX "
-        "says how many there may be",
+        f"tenant {event.tenant} is new, and {tenants_max} tenants exist already; the limit is "
+        "TENANTS_MAX",
     )
 
 
 class InvalidEventError(Exception):
-    """A rule that an event breaks."""
+    """An event breaks a rule; the text names the field and the allowed values."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)

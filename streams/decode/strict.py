@@ -1,4 +1,21 @@
-"""Strict."""
+"""Strict reader: the definition of a valid event; it names the rule that was broken.
+
+Which shape a JSON object has: it is a bare payload if it has a `customerId` and an `offerId` or
+`actionId`, unless it has both a string under `type` and an object under `payload`. Otherwise it is
+an envelope if it has `type` or `payload`, else a bare payload. So a bare payload may have an
+unknown field named `type` or `payload`, and an envelope of another type is skipped whatever it
+contains.
+
+Decisions where the contract is silent:
+
+- The two names of one field (`offerId` and `actionId`) may both be given if they agree; an event
+  that contradicts itself is rejected.
+- Of an envelope only `type`, `timestamp` and `payload` are read; its other fields are dropped.
+- Group ids (creative, channel) obey the rule of `offerId`: an empty id is rejected, not treated as
+  absent.
+- JSON nested deeper than 64 levels is malformed, so that the result never depends on the depth of
+  the caller's stack.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +38,31 @@ from streams.decode.fast import PAYLOAD_FIELDS
 from streams.decode.rejection import InvalidEventError, Reason, Skipped
 
 NESTING_MAX: Final = 64
-#: Fields of a payload that have a meaning; any other goes to `context`.
+#: Known fields of a payload; any other field goes to `context`.
 _KNOWN_FIELDS: Final = PAYLOAD_FIELDS | {"actionId", "treatmentId"}
 
 
-def _exactly(number: str) -> Decimal | float:
+def _exact_number(number: str) -> Decimal | float:
+    """Return the number with all its digits, as a float only where Decimal cannot hold it."""
     try:
         return Decimal(number)
-    except ArithmeticError:  # an exponent of 19 digits and more
+    except ArithmeticError:  # an exponent of 19 or more digits
         value = float(number)
         if math.isfinite(value):
             return value
         raise ValueError("number out of range") from None
 
 
-# Numbers of unknown fields keep their digits: as Decimal in, as a number out.
-_read_any: Final = msgspec.json.Decoder(float_hook=_exactly).decode
+# Numbers in unknown fields keep their digits: read as Decimal, written as JSON numbers.
+_read_any: Final = msgspec.json.Decoder(float_hook=_exact_number).decode
 _write_any: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def read_strict(value: bytes) -> Event | Skipped:
-    """The event, by every rule. Raises InvalidEventError."""
+    """Return the event, or Skipped for another event type.
+
+    Raises InvalidEventError with the first rule that is broken.
+    """
     document = _parse(value)
     payload: object = document
     fallback: object = None
@@ -54,10 +75,11 @@ def read_strict(value: bytes) -> Event | Skipped:
         payload, fallback = document.get("payload"), document.get("timestamp")
     if not isinstance(payload, dict):
         raise InvalidEventError(Reason.BAD_FIELD, _expected("payload", "an object", payload))
-    return _event_of(payload, fallback)
+    return _read_payload(payload, fallback)
 
 
 def _parse(value: bytes) -> dict[str, Any]:
+    """Return the JSON object. Raises InvalidEventError with the reason MALFORMED."""
     too_deep = InvalidEventError(Reason.MALFORMED, f"JSON nested deeper than {NESTING_MAX}")
     try:
         document = _read_any(value)
@@ -68,13 +90,19 @@ def _parse(value: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidEventError(Reason.MALFORMED, f"not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise InvalidEventError(Reason.MALFORMED, f"must be a JSON object, is {_kind(document)}")
-    if value.count(b"[") + value.count(b"{") > NESTING_MAX and _nesting(document) > NESTING_MAX:
+        raise InvalidEventError(
+            Reason.MALFORMED, f"must be a JSON object, is {_json_type(document)}"
+        )
+    if (
+        value.count(b"[") + value.count(b"{") > NESTING_MAX
+        and _nesting_depth(document) > NESTING_MAX
+    ):
         raise too_deep
     return document
 
 
 def _is_envelope(document: Mapping[str, Any]) -> bool:
+    """Return whether the object is an envelope, by the rule at the top of this module."""
     has_type_and_payload = isinstance(document.get("type"), str) and isinstance(
         document.get("payload"), dict
     )
@@ -84,7 +112,8 @@ def _is_envelope(document: Mapping[str, Any]) -> bool:
     )
 
 
-def _event_of(payload: dict[str, Any], fallback_timestamp: object) -> Event:
+def _read_payload(payload: dict[str, Any], fallback_timestamp: object) -> Event:
+    """Return the event of a payload; `fallback_timestamp` is the envelope's."""
     outcome = _text(payload, "outcomeTypeKey", 1, ID_CHARS_MAX)
     interaction_type = _text(payload, "interactionType", 1, ID_CHARS_MAX)
     outcome = interaction_type if outcome is None else outcome
@@ -100,8 +129,8 @@ def _event_of(payload: dict[str, Any], fallback_timestamp: object) -> Event:
         timestamp,
         _tenant(payload),
         _required("customerId", _text(payload, "customerId", 1, ID_CHARS_MAX)),
-        _required("offerId", _named_twice(payload, "offerId", "actionId")),
-        _named_twice(payload, "creativeId", "treatmentId"),
+        _required("offerId", _aliased_text(payload, "offerId", "actionId")),
+        _aliased_text(payload, "creativeId", "treatmentId"),
         _text(payload, "channelId", 1, ID_CHARS_MAX),
         outcome,
         _text(payload, "interactionId", 1, TEXT_CHARS_MAX),
@@ -114,6 +143,7 @@ def _event_of(payload: dict[str, Any], fallback_timestamp: object) -> Event:
 
 
 def _text(payload: Mapping[str, Any], name: str, chars_min: int, chars_max: int) -> str | None:
+    """Return a string field of a length in characters within the bounds; None if absent or null."""
     text = payload.get(name)
     if text is None:
         return None
@@ -134,7 +164,8 @@ def _required(name: str, text: str | None) -> str:
     return text
 
 
-def _named_twice(payload: Mapping[str, Any], name: str, legacy: str) -> str | None:
+def _aliased_text(payload: Mapping[str, Any], name: str, legacy: str) -> str | None:
+    """Return the value of a field that also has a legacy name; both may be given if equal."""
     text = _text(payload, name, 1, ID_CHARS_MAX)
     other = _text(payload, legacy, 1, ID_CHARS_MAX)
     if text is not None and other is not None and text != other:
@@ -155,6 +186,7 @@ def _tenant(payload: Mapping[str, Any]) -> str:
 
 
 def _number(payload: Mapping[str, Any], name: str) -> float | None:
+    """Return a finite number field; None if absent or null."""
     number = payload.get(name)
     if number is None:
         return None
@@ -170,15 +202,16 @@ def _number(payload: Mapping[str, Any], name: str) -> float | None:
 
 
 def _context(payload: Mapping[str, Any]) -> bytes | None:
+    """Return the unknown fields as a JSON object; None if there are none."""
     unknown = {name: payload[name] for name in payload if name not in _KNOWN_FIELDS}
     return _write_any(unknown) if unknown else None
 
 
 def _expected(name: str, allowed: str, got: object) -> str:
-    return f"{name} must be {allowed}, is {'missing or null' if got is None else _kind(got)}"
+    return f"{name} must be {allowed}, is {'missing or null' if got is None else _json_type(got)}"
 
 
-def _kind(value: object) -> str:
+def _json_type(value: object) -> str:
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):
@@ -190,7 +223,8 @@ def _kind(value: object) -> str:
     return "null" if value is None else "a number"
 
 
-def _nesting(document: object) -> int:
+def _nesting_depth(document: object) -> int:
+    """Return how deep arrays and objects are nested, without recursion."""
     depth, level = 0, [document]
     while nested := [value for value in level if isinstance(value, dict | list)]:
         depth += 1

@@ -23,7 +23,7 @@ from store.settings import Settings
 from store.windows import DAY_MS
 from streams.dead_letters import headers as dead_letters
 from streams.dead_letters.sink import KafkaDeadLetterSink
-from streams.decode.rejection import Reason, rejected
+from streams.decode.rejection import Reason, reject
 from streams.kafka.producers import start_fencing_producer
 from streams.pipeline import RejectedRecord
 from streams.retry import retried
@@ -47,7 +47,7 @@ class Record(NamedTuple):
 
 
 def letters(*offsets: int, partition: int = 0) -> list[RejectedRecord]:
-    why = rejected(Reason.MALFORMED, "of a test")
+    why = reject(Reason.MALFORMED, "of a test")
     return [RejectedRecord(partition, Record(o, b"p%d-o%d" % (partition, o)), why) for o in offsets]
 
 
@@ -123,7 +123,7 @@ async def test_what_was_sent_of_a_batch_that_failed_is_not_sent_again(
     async with sender(settings) as sink:
         await sink.assign(topic_id, [0])
         await sink.send(letters(1))
-        why = rejected(Reason.TOO_LARGE, "of a test")
+        why = reject(Reason.TOO_LARGE, "of a test")
         larger = RejectedRecord(0, Record(4, b"p0-o4" + b"x" * 17 * MEBIBYTE), why)
         with pytest.raises(StoreUnavailable, match="MessageSizeTooLarge"):
             await sink.send([*letters(2, 3), larger, *letters(5)])
