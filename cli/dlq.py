@@ -22,7 +22,9 @@ from store.clock import system_clock_ms
 
 if TYPE_CHECKING:
     from store.settings import Settings
-    from streams.dead_letters.redrive import DeadLetter, DeadLetterTopic, Listing, Report
+    from streams.dead_letters.reader import DeadLetterTopic, Listing
+    from streams.dead_letters.record import DeadLetter
+    from streams.dead_letters.redrive import Report
 
 app = typer.Typer(
     help="Events that could not be counted: what they are, and counting them after a fix.",
@@ -131,7 +133,7 @@ def redrive(
 async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
     from cli.catalog import with_pool
     from store.records import StoreUnavailable
-    from streams.dead_letters.redrive import list_letters, open_dead_letters, with_marks
+    from streams.dead_letters.reader import list_letters, open_dead_letters, with_marks
 
     async with open_dead_letters(settings) as topic:
         listing = await list_letters(topic.all(), limit=limit, reason=reason)
@@ -147,7 +149,7 @@ async def _find(settings: Settings, partition: int, offset: int) -> tuple[DeadLe
     from cli.catalog import with_pool
     from store.postgres.redriven import RedrivenDeadLetters
     from store.records import StoreUnavailable
-    from streams.dead_letters.redrive import open_dead_letters
+    from streams.dead_letters.reader import open_dead_letters
 
     async with open_dead_letters(settings) as topic:
         letter = await _letter_at(settings, topic, partition, offset)
@@ -179,7 +181,8 @@ async def _redrive(
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     from cli.catalog import with_pool
-    from streams.dead_letters.redrive import Redrive, open_dead_letters
+    from streams.dead_letters.reader import open_dead_letters
+    from streams.dead_letters.redrive import Redrive
 
     async with open_dead_letters(settings) as topic:
         # Before anything is sent: a place that is not there is a mistake in all of the command.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from store import metrics
 from store.catalog import CatalogCache
@@ -16,8 +16,9 @@ from store.logs import get_logger
 from store.records import Catalog, Event, SourcedEvent
 from streams.commit import CounterCommitter
 from streams.dead_letters.alarm import RatioAlarm
+from streams.dead_letters.record import DeadLetterSink, RejectedRecord
 from streams.decode.decoder import Decoder
-from streams.decode.rejection import Rejected, Skipped, too_many_tenants, unregistered_type
+from streams.decode.rejection import Skipped, too_many_tenants, unregistered_type
 from streams.history_sink import HistoryBatch, HistorySink
 from streams.kafka.consumer import Batch
 from streams.partition_queue import PartitionQueue
@@ -30,18 +31,6 @@ logger = get_logger("pipeline")
 IDLE_TENANTS: Final = 200
 #: A record's `timestamp_type` on topics with `message.timestamp.type=LogAppendTime`.
 LOG_APPEND_TIME: Final = 1
-
-
-class RejectedRecord(NamedTuple):
-    partition: int
-    record: Any
-    why: Rejected
-
-
-class DeadLetterSink(Protocol):
-    async def send(self, letters: Sequence[RejectedRecord]) -> None:
-        """Returns when Kafka has acknowledged all; raises StoreUnavailable."""
-        ...
 
 
 class Slice(NamedTuple):

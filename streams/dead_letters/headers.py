@@ -4,8 +4,9 @@ record's own key, value and headers stay as they were. Pure."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
+from streams.dead_letters.record import DeadLetterInfo
 from streams.decode.timestamps import format_ms, parse_ms
 
 Headers = list[tuple[str, bytes]]
@@ -18,33 +19,6 @@ PARTITION: Final = "dlq.source.partition"
 OFFSET: Final = "dlq.source.offset"
 TIME: Final = "dlq.time"
 _OURS: Final = frozenset({REASON, DETAIL, TOPIC, LOG, PARTITION, OFFSET, TIME})
-
-
-class Source(NamedTuple):
-    """A place in a log."""
-
-    topic_id: str
-    partition: int
-    offset: int
-
-
-class DeadLetterInfo(NamedTuple):
-    """Why a record is a dead letter, and where it was read."""
-
-    reason: str
-    detail: str
-    topic: str
-    topic_id: str
-    """The topic's id: a topic that is made again has the same name and offsets, and another id."""
-    partition: int
-    offset: int
-    time_ms: int
-    """When it was found to be one."""
-
-    @property
-    def source(self) -> Source:
-        """What one dead letter has in common with all its repeats, and with nothing else."""
-        return Source(self.topic_id, self.partition, self.offset)
 
 
 def headers(

@@ -22,10 +22,10 @@ from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from store.windows import DAY_MS
 from streams.dead_letters import headers as dead_letters
+from streams.dead_letters.record import RejectedRecord
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.rejection import Reason, reject
 from streams.kafka.producers import start_fencing_producer
-from streams.pipeline import RejectedRecord
 from streams.retry import retried
 from tests.support.chaos import encode
 from tests.support.events import make_event

@@ -30,10 +30,11 @@ from store.settings import Settings
 from streams.commit import CounterCommitter
 from streams.dead_letters import headers as dead_letters
 from streams.dead_letters.alarm import RatioAlarm
+from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
 from streams.history_sink import HistorySink
 from streams.kafka.consumer import Batch
-from streams.pipeline import LOG_APPEND_TIME, Pipeline, RejectedRecord
+from streams.pipeline import LOG_APPEND_TIME, Pipeline
 from tests.support.chaos import encode
 from tests.support.events import make_event
 from tests.support.program import read_topic

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.dead_letters.headers import DeadLetterInfo, headers, original_headers, parse
+from streams.dead_letters.headers import headers, original_headers, parse
+from streams.dead_letters.record import DeadLetterInfo
 from streams.decode.rejection import Reason
 
 NOW_MS = 1_795_521_600_123
