@@ -1,5 +1,7 @@
-"""The state of everything at one glance, asked of Kafka, the counters and Postgres. Each part is
-asked on its own, so that one that is away does not hide the others."""
+"""Gathering of the `status` report from Kafka, the counters and Postgres.
+
+Each store is asked separately, so that one that is unavailable does not hide the others.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from msgspec import Struct, field
-
+from cli.status_document import (
+    LogChangeStatus,
+    PartitionStatus,
+    Sizes,
+    Status,
+    TenantStatus,
+    VisibleStatus,
+)
 from store.clock import system_clock_ms
-from store.counters import PartitionProgress, TenantOverview
+from store.counters import Incidents, PartitionProgress, TenantOverview
 from store.postgres.catalog import DEFAULT_TIMEZONE, timezones
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool, make_pool, transaction
@@ -26,8 +34,8 @@ from streams.kafka.topic_reader import Tail, read_tails
 
 T = TypeVar("T")
 
-#: Kafka answers a fetch in a fraction of this, or is in trouble.
-ENDS_TIMEOUT_S: Final = 10.0
+#: A healthy broker answers in a fraction of this.
+BROKER_TIMEOUT_S: Final = 10.0
 STORE_TIMEOUT_S: Final = 5.0
 
 _HISTORY_BYTES: Final = """
@@ -38,93 +46,13 @@ WHERE oid IN (SELECT inhrelid FROM pg_inherits
 """
 
 
-class VisibleStatus(Struct, rename="camel"):
-    """From arrival in Kafka until counted, of the events counted last: ms that half of them, 99% of
-    them and all of them took at most."""
-
-    p50_ms: int
-    p99_ms: int
-    max_ms: int
-
-
-class PartitionStatus(Struct, rename="camel"):
-    """Offsets are the next one to write, to count, to store in history. None = not known: Kafka or
-    the store did not answer."""
-
-    partition: int
-    end: int | None
-    counted: int | None
-    lag: int | None
-    """end - counted; 0 = all counted."""
-    stored: int | None
-    history_lag: int | None
-    waiting_ms: int | None
-    """For how long the oldest event that is not counted has been in Kafka; 0 = all counted."""
-    visible: VisibleStatus | None
-    """None = no event arrived and was counted in the last minute."""
-
-
-class TenantStatus(Struct, rename="camel"):
-    tenant: str
-    generation: int
-    complete: bool
-    """Whether the counters hold all that history does; else history answers."""
-    timezone: str
-    """Of the counters: the zone that the tenant had when they began."""
-    catalog_timezone: str | None
-    """The zone that the tenant has now; where it is another, history answers until the counters are
-    rebuilt. None = not known: Postgres did not answer."""
-    day: str
-    """The day that the windows end with."""
-    rolled: str
-    """The day up to which windows are rolled; before `day` while that goes on."""
-    windows: Mapping[str, Mapping[str, str | None]]
-    """Period -> {start, end}; alltime has neither."""
-    groups: Mapping[str, int]
-    """Grouping -> ids ever seen."""
-    over: Mapping[str, int]
-    """Grouping -> interactions of ids beyond the limit, which count as one: history answers."""
-
-
-class Sizes(Struct, rename="camel"):
-    redis_bytes: int | None
-    history_bytes: int | None
-
-
-class LogChangeStatus(Struct, rename="camel"):
-    kind: str
-    """recreated (somebody made the topic anew) or cut (it ended before what was counted)"""
-    topic_id: str = field(name="log")
-    at: str
-
-
-class Status(Struct, rename="camel"):
-    """What `status --json` prints."""
-
-    topic: str
-    topic_id: str | None = field(name="log")
-    """The topic's id: a topic made anew has another."""
-    lag: int | None
-    history_lag: int | None
-    waiting_ms: int | None
-    """Of the partition that waits longest."""
-    visible: VisibleStatus | None
-    """The worst of any partition."""
-    partitions: Sequence[PartitionStatus]
-    lost_offsets: int | None
-    """Offsets that retention took before they were counted. Where history has them,
-    `rebuild --from history` counts them."""
-    log_changes: Sequence[LogChangeStatus]
-    tenants: Sequence[TenantStatus]
-    sizes: Sizes
-    errors: Mapping[str, str]
-    """kafka, redis, postgres: why it did not answer. Empty = all did."""
-
-
 async def gather_status(
     settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms
 ) -> Status:
-    """Asks all. Never raises for a store that is away: `errors` has it."""
+    """Return the report of all stores.
+
+    A store that is unavailable does not raise: it is named in `errors`, and its values are None.
+    """
     client = make_client(settings, timeout_s=STORE_TIMEOUT_S, retries=1)
     pool = make_pool(settings, max_size=2)
     try:
@@ -141,28 +69,28 @@ async def _gather(
     counters = RedisCounters(client, settings.redis_prefix)
     errors: dict[str, str] = {}
 
-    async def asked(store: str, question: Awaitable[T]) -> T | None:
+    async def answer_of(store: str, call: Awaitable[T]) -> T | None:
         try:
-            return await question
+            return await call
         except StoreUnavailable as error:
             errors.setdefault(store, str(error))
             return None
 
-    topic, progress, tenants, zones, redis_bytes, history_bytes = await asyncio.gather(
-        asked("kafka", _describe(settings)),
-        asked("redis", counters.progress()),
-        asked("redis", counters.overview()),
-        asked("postgres", timezones(pool)),
-        asked("redis", _redis_bytes(client)),
-        asked("postgres", _history_bytes(pool)),
+    topic, progress, tenants, timezone_of, redis_bytes, history_bytes = await asyncio.gather(
+        answer_of("kafka", _describe(settings)),
+        answer_of("redis", counters.progress()),
+        answer_of("redis", counters.overview()),
+        answer_of("postgres", timezones(pool)),
+        answer_of("redis", _redis_bytes(client)),
+        answer_of("postgres", _history_bytes(pool)),
     )
-    incidents = await asked("redis", counters.incidents())
+    incidents = await answer_of("redis", counters.incidents())
     partitions: list[PartitionStatus] = []
     if topic is not None:
-        reports = None if progress is None else _reports(progress, topic)
+        reports = None if progress is None else _reports_of(topic, progress)
         counted = {p: r.next_offset for p, r in (reports or {}).items()}
-        stored = await asked("postgres", HistoryWriter(pool).positions(topic.topic_id))
-        tails = await asked("kafka", read_tails(settings, topic, counted))
+        stored = await answer_of("postgres", HistoryWriter(pool).positions(topic.topic_id))
+        tails = await answer_of("kafka", read_tails(settings, topic, counted))
         partitions = [
             _partition(p, tails, reports, stored, now_ms()) for p in range(topic.partitions)
         ]
@@ -175,20 +103,26 @@ async def _gather(
         visible=_worst([p.visible for p in partitions if p.visible is not None]),
         partitions=partitions,
         lost_offsets=incidents.lost_offsets if incidents else None,
-        log_changes=[
-            LogChangeStatus(c.kind, c.topic_id, format_ms(c.at_ms)) for c in incidents.log_changes
-        ]
-        if incidents
-        else [],
-        tenants=[_tenant(overview, zones) for overview in tenants or ()],
+        log_changes=_log_changes(incidents),
+        tenants=[_tenant(overview, timezone_of) for overview in tenants or ()],
         sizes=Sizes(redis_bytes, history_bytes),
         errors=errors,
     )
 
 
-def _reports(
-    progress: Sequence[PartitionProgress], topic: TopicDescription
+async def _describe(settings: Settings) -> TopicDescription:
+    # Fails at once if no broker answers, while `describe_topic` keeps trying.
+    await check_brokers(settings, timeout_s=BROKER_TIMEOUT_S)
+    return await describe_topic(settings, settings.interactions_topic)
+
+
+# --- partitions
+
+
+def _reports_of(
+    topic: TopicDescription, progress: Sequence[PartitionProgress]
 ) -> dict[int, PartitionProgress]:
+    """Return the workers' last report on each partition of the topic, without older topic ids."""
     return {p.partition: p for p in progress if p.topic_id == topic.topic_id}
 
 
@@ -199,22 +133,27 @@ def _partition(
     stored: Mapping[int, int] | None,
     now_ms: int,
 ) -> PartitionStatus:
+    """Return the status of one partition; a mapping of None means that its store is unavailable."""
     tail = None if tails is None else tails.get(partition)
     end = None if tail is None else tail.end
     report = None if reports is None else reports.get(partition)
-    # A store that answers, but not of this partition, has nothing of it yet.
-    has = None if reports is None else report.next_offset if report else 0
-    keeps = None if stored is None else stored.get(partition, 0)
+    # A store that answers without this partition has counted or stored nothing of it.
+    counted_to = None if reports is None else report.next_offset if report else 0
+    stored_to = None if stored is None else stored.get(partition, 0)
     return PartitionStatus(
-        partition,
-        end,
-        has,
-        _behind(end, has),
-        keeps,
-        _behind(end, keeps),
-        None if tail is None or has is None else _waiting(tail, now_ms),
-        _visible(report, now_ms),
+        partition=partition,
+        end=end,
+        counted=counted_to,
+        lag=_lag(end, counted_to),
+        stored=stored_to,
+        history_lag=_lag(end, stored_to),
+        waiting_ms=None if tail is None or counted_to is None else _waiting(tail, now_ms),
+        visible=_visible(report, now_ms),
     )
+
+
+def _lag(end: int | None, next_offset: int | None) -> int | None:
+    return None if end is None or next_offset is None else max(0, end - next_offset)
 
 
 def _waiting(tail: Tail, now_ms: int) -> int | None:
@@ -224,61 +163,67 @@ def _waiting(tail: Tail, now_ms: int) -> int | None:
 
 
 def _visible(report: PartitionProgress | None, now_ms: int) -> VisibleStatus | None:
-    # What a worker that is gone said last is not how things are.
+    # The last report of a worker that has ended says nothing about the present.
     if report is None or report.visible is None or report.at_ms <= now_ms - RECENT_MS:
         return None
     return VisibleStatus(*report.visible)
 
 
+# --- all partitions together
+
+
+def _sum(lags: Iterable[int | None]) -> int | None:
+    """Return the sum; None if there is nothing to add up or any value is unknown."""
+    known = list(lags)
+    return sum(lag for lag in known if lag is not None) if known and None not in known else None
+
+
 def _longest(waits_ms: Iterable[int | None]) -> int | None:
+    """Return the longest wait; None if there is none or any is unknown."""
     known = list(waits_ms)
     return None if None in known else max((ms for ms in known if ms is not None), default=None)
 
 
-def _worst(seen: Sequence[VisibleStatus]) -> VisibleStatus | None:
-    if not seen:
+def _worst(visible: Sequence[VisibleStatus]) -> VisibleStatus | None:
+    if not visible:
         return None
     return VisibleStatus(
-        max(v.p50_ms for v in seen), max(v.p99_ms for v in seen), max(v.max_ms for v in seen)
+        p50_ms=max(v.p50_ms for v in visible),
+        p99_ms=max(v.p99_ms for v in visible),
+        max_ms=max(v.max_ms for v in visible),
     )
 
 
-def _behind(end: int | None, at: int | None) -> int | None:
-    return None if end is None or at is None else max(0, end - at)
+# --- tenants, incidents, sizes
 
 
-def _sum(lags: Any) -> int | None:
-    known = list(lags)
-    return None if not known or None in known else sum(known)
-
-
-def _tenant(of: TenantOverview, zones: Mapping[str, str] | None) -> TenantStatus:
+def _tenant(overview: TenantOverview, timezone_of: Mapping[str, str] | None) -> TenantStatus:
     windows: dict[str, dict[str, str | None]] = {}
     for period in PERIODS:
-        start, end = window_of(period, of.day)
+        start, end = window_of(period, overview.day)
         windows[period] = {
             "start": None if start is None else date_of(start).isoformat(),
             "end": None if end is None else date_of(end).isoformat(),
         }
-    day, rolled = date_of(of.day).isoformat(), date_of(of.rolled).isoformat()
     return TenantStatus(
-        of.tenant,
-        of.generation,
-        of.complete,
-        of.timezone,
-        None if zones is None else zones.get(of.tenant, DEFAULT_TIMEZONE),
-        day,
-        rolled,
-        windows,
-        {str(grouping): groups for grouping, groups in of.groups.items()},
-        {str(grouping): interactions for grouping, interactions in of.over.items()},
+        tenant=overview.tenant,
+        generation=overview.generation,
+        complete=overview.complete,
+        timezone=overview.timezone,
+        catalog_timezone=(
+            None if timezone_of is None else timezone_of.get(overview.tenant, DEFAULT_TIMEZONE)
+        ),
+        day=date_of(overview.day).isoformat(),
+        rolled=date_of(overview.rolled).isoformat(),
+        windows=windows,
+        groups={str(grouping): groups for grouping, groups in overview.groups.items()},
+        over={str(grouping): interactions for grouping, interactions in overview.over.items()},
     )
 
 
-async def _describe(settings: Settings) -> TopicDescription:
-    # Fails at once where no broker answers, while `describe_topic` keeps trying.
-    await check_brokers(settings, timeout_s=ENDS_TIMEOUT_S)
-    return await describe_topic(settings, settings.interactions_topic)
+def _log_changes(incidents: Incidents | None) -> list[LogChangeStatus]:
+    changes = incidents.log_changes if incidents else ()
+    return [LogChangeStatus(c.kind, c.topic_id, format_ms(c.at_ms)) for c in changes]
 
 
 async def _redis_bytes(client: Client) -> int:

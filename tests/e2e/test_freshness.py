@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from cli.embedded.server import free_port
-from cli.status_report import Status, gather_status
+from cli.status_document import Status
+from cli.status_report import gather_status
 from store.settings import Settings
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, open_worker_fixture
