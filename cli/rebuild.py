@@ -31,7 +31,7 @@ def rebuild(
         bool, typer.Option("--rollback", help="Return to the previous generation.")
     ] = False,
 ) -> None:
-    """Rebuilds the counters from history beside the live ones, then activates them in one step.
+    """Rebuild the counters from history beside the live ones, then activate them in one step.
 
     Workers may keep running: after the swap they continue from the offsets that history had.
     """

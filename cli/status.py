@@ -61,8 +61,8 @@ def _print_tables(report: Status) -> None:
         stdout.print(_tenant_table(report))
     if report.lost_offsets:
         print_result(
-            f"retention deleted {report.lost_offsets:,} offsets before they were counted; if history "
-            "has their events, `rebuild --from history` counts them"
+            f"retention deleted {report.lost_offsets:,} offsets before they were counted; if "
+            "history has their events, `rebuild --from history` counts them"
         )
     for change in report.log_changes:
         kind = "truncated" if change.kind == "cut" else change.kind

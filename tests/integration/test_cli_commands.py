@@ -210,15 +210,15 @@ async def test_status_shows_how_soon_events_are_visible(
     command: Command, settings: Settings
 ) -> None:
     """As workers reported it last: of all partitions the worst."""
-    log = await describe_topic(settings, settings.interactions_topic)
+    topic = await describe_topic(settings, settings.interactions_topic)
     now_ms = time.time_ns() // 1_000_000
     client = make_client(settings, timeout_s=5, retries=0)
     try:
         await RedisCounters(client, settings.redis_prefix).report_progress(
             [
-                PartitionProgress(log.id, 0, 0, 0, now_ms, Visible(40, 90, 120)),
-                PartitionProgress(log.id, 1, 0, 0, now_ms, Visible(50, 80, 1_100)),
-                PartitionProgress(log.id, 2, 0, 0, now_ms),
+                PartitionProgress(topic.topic_id, 0, 0, 0, now_ms, Visible(40, 90, 120)),
+                PartitionProgress(topic.topic_id, 1, 0, 0, now_ms, Visible(50, 80, 1_100)),
+                PartitionProgress(topic.topic_id, 2, 0, 0, now_ms),
             ]
         )
     finally:
