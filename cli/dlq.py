@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.console import CliError, UsageError, answer, err, load_settings, out, run, say
+from cli.console import (
+    CliError,
+    UsageError,
+    load_settings,
+    print_note,
+    print_result,
+    run_async,
+    stderr,
+    stdout,
+)
 from store.clock import system_clock_ms
 
 if TYPE_CHECKING:
@@ -43,12 +52,12 @@ def list_(
     letter here."""
     _check_reason(reason)
     settings = load_settings()
-    listing = run(_list(settings, limit, reason))
+    listing = run_async(_list(settings, limit, reason))
     if json:
         import msgspec
 
         document = msgspec.json.encode(_as_document(settings, listing))
-        answer(msgspec.json.format(document).decode())
+        print_result(msgspec.json.format(document).decode())
     else:
         _show_list(settings, listing)
 
@@ -62,7 +71,7 @@ def show(
 
     Bytes that are no text are shown escaped."""
     settings = load_settings()
-    letter, redriven = run(_find(settings, partition, offset))
+    letter, redriven = run_async(_find(settings, partition, offset))
     info = letter.info
     from streams.decode.timestamps import format_ms
 
@@ -77,11 +86,11 @@ def show(
         "key": shown(letter.key),
     }
     for name, text in lines.items():
-        answer(f"{name:<9}{text}")
+        print_result(f"{name:<9}{text}")
     for name, value in letter.headers:
-        answer(f"header   {shown(name.encode())} = {shown(value)}")
-    answer(f"value    {0 if letter.value is None else len(letter.value)} bytes")
-    answer(shown(letter.value, pretty=True))
+        print_result(f"header   {shown(name.encode())} = {shown(value)}")
+    print_result(f"value    {0 if letter.value is None else len(letter.value)} bytes")
+    print_result(shown(letter.value, pretty=True))
 
 
 @app.command("redrive")
@@ -106,16 +115,16 @@ def redrive(
     _check_reason(reason)
     wanted = [_place(text) for text in places or ()]
     settings = load_settings()
-    report = run(_redrive(settings, wanted, reason=reason, tenant=tenant, dry_run=dry_run))
+    report = run_async(_redrive(settings, wanted, reason=reason, tenant=tenant, dry_run=dry_run))
     would = "would be sent" if dry_run else "sent"
-    answer(
+    print_result(
         f"{report.sent} {would}, {report.already_counted} counted already, "
         f"{report.already_redriven} redriven before, {len(report.not_sent)} left"
     )
     for left in report.not_sent[:_LEFT_SHOWN]:
-        answer(f"  {left.dead_letter.position} would be refused again: {left.reason}")
+        print_result(f"  {left.dead_letter.position} would be refused again: {left.reason}")
     if len(report.not_sent) > _LEFT_SHOWN:
-        answer(f"  and {len(report.not_sent) - _LEFT_SHOWN} more")
+        print_result(f"  and {len(report.not_sent) - _LEFT_SHOWN} more")
 
 
 # ---- what the commands do
@@ -131,7 +140,7 @@ async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
     try:
         return await with_pool(settings, lambda pool: with_marks(listing, pool))
     except StoreUnavailable as error:
-        say(f"note: what was redriven is not known ({error})")
+        print_note(f"note: what was redriven is not known ({error})")
         return listing
 
 
@@ -179,7 +188,7 @@ async def _redrive(
         # Before anything is sent: a place that is not there is a mistake in all of the command.
         named = [await _letter_at(settings, topic, *place) for place in places]
         with Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True
+            SpinnerColumn(), TextColumn("{task.description}"), console=stderr, transient=True
         ) as bar:
             task = bar.add_task("reading")
 
@@ -253,12 +262,12 @@ def _show_list(settings: Settings, listing: Listing) -> None:
                 "" if redriven is None else f"{redriven:%Y-%m-%d %H:%M}",
                 escape(shown(info.detail.encode())),
             )
-        out.print(table)
+        stdout.print(table)
     reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(listing.by_reason.items()))
     total = sum(listing.by_reason.values())
-    answer(f"{total:,} dead letters" + (f": {reasons}" if reasons else ""))
+    print_result(f"{total:,} dead letters" + (f": {reasons}" if reasons else ""))
     if listing.repeats:
-        answer(f"{listing.repeats:,} repeats of them are in the topic, and not shown")
+        print_result(f"{listing.repeats:,} repeats of them are in the topic, and not shown")
 
 
 def _as_document(settings: Settings, listing: Listing) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from cli.embedded.stack import Valkey
+from cli.embedded.servers import Valkey
 from store.records import Incomplete
 from store.settings import Settings
 from tests.support.services.base import Services

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import httpx
 import psycopg
 import pytest
+from cli.state import gather
 from structlog.testing import capture_logs
 
 from cli.embedded.server import free_port
-from cli.state import gather
 from store import metrics
 from store.catalog import CatalogCache
 from store.postgres.catalog import load_catalog

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
-import contextlib
 import dataclasses
 import json
 import logging
@@ -18,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +28,7 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from cli.embedded.child_process import ChildProcess
 from store.catalog_document import parse_document
 from store.postgres.catalog import import_catalog
 from store.postgres.history import PostgresHistory
@@ -158,45 +157,32 @@ class Worker:
             "worker_instance_id": name,
             "kafka_session_timeout_s": plan.session_timeout_s,
         }
-        self.env = os.environ | {k.upper(): str(v) for k, v in values.items()}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process = ChildProcess(
+            [sys.executable, "-m", "cli.main", "worker"],
+            environment=os.environ | {k.upper(): str(v) for k, v in values.items()},
+            log_path=self._log_path,
+            working_dir=ROOT,
+            own_session=False,
+        )
         self._mark = 0
 
     def start(self) -> None:
-        with self._log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "worker"],
-                cwd=ROOT,
-                env=self.env,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
+        self.process.start()
 
     def signal(self, which: signal.Signals) -> None:
-        assert self.process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(which)
+        self.process.send_signal(which)
 
     def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        assert self.process is not None
-        self.process.wait()
+        self.process.kill()
 
     def stop(self) -> int:
         self.signal(signal.SIGCONT)
-        self.signal(signal.SIGTERM)
-        assert self.process is not None
-        try:
-            return self.process.wait(15)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return -9
+        self.process.stop(15)
+        return self.process.wait()
 
     def revive(self) -> bool:
         """As a supervisor does: starts it again where it ended. True where it had to."""
-        assert self.process is not None
-        if self.process.poll() is None:
+        if self.process.is_running():
             return False
         self.start()
         return True
