@@ -23,6 +23,9 @@ _LOG_BYTES_MAX: Final = 5_000_000
 _LOG_TAIL_LINES: Final = 15
 _POLL_S: Final = 0.02
 
+PORTS = range(15_000, 32_000)
+"""Where `free_port` looks. Test processes that run side by side each take a part of it."""
+
 # Linux tells a child that its parent is gone when the *thread* that started it ends. So all are
 # started by one thread that lives as long as the process does.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="server-starter")
@@ -40,10 +43,10 @@ def free_port() -> int:
     trying to reach a server which is down could otherwise be given that very port, connect to
     itself, and keep the server from coming back."""
     for _ in range(200):
-        port = random.randint(15_000, 32_000)
+        port = random.choice(PORTS)
         if is_free(port):
             return port
-    raise StackError(f"no free port found on {HOST} between 15000 and 32000")
+    raise StackError(f"no free port found on {HOST} between {PORTS.start} and {PORTS.stop}")
 
 
 def is_free(port: int) -> bool:

@@ -139,7 +139,7 @@ def test_each_kind_of_broken_event_is_kept_whole_and_stops_nothing(program: Prog
 
     good = sum(record.reason is None for record in sent) - len(SKIPPED)
     assert good == len(BROKEN) + 1
-    (row,) = api.routes("acme").json()["summary"]
+    (row,) = api.summary("acme").json()["summary"]
     assert (row["id"], row["impression"], row["total"]) == ("off_001", good, good)
 
     letters = read_topic(program.settings, program.settings.dead_letter_topic)

@@ -122,8 +122,8 @@ class Traffic:
         )
 
 
-class Worker(Worker):
-    """The program's own, without a consumer: the log is the simulation's, with all its records."""
+class SimulatedWorker(Worker):
+    """The program's worker without a consumer: its log is the simulation's, with all records."""
 
     async def _first_offsets(self, partitions: int) -> dict[int, int]:
         return dict.fromkeys(range(partitions), 0)
@@ -136,7 +136,7 @@ class Shift:
         self, settings: Settings, traffic: Traffic, partitions: Sequence[int], clock: Clock
     ) -> None:
         self._traffic, self._partitions = traffic, partitions
-        self._worker = Worker(settings, clock_ms=lambda: clock.now_ms)
+        self._worker = SimulatedWorker(settings, clock_ms=lambda: clock.now_ms)
         self._handed: dict[int, int] = {}
 
     async def start(self) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from cli.embedded.server import free_port
-from cli.state import State, gather
+from cli.state import Status, gather
 from store.settings import Settings
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, open_worker_fixture
@@ -44,7 +44,7 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
         await fixture.wait_counted(150)
         await fixture.send(live)  # by a producer that tries again
 
-        async def all_told() -> State:
+        async def all_told() -> Status:
             state = await gather(settings)
             assert (state.lag, state.waiting_ms) == (0, 0)
             assert state.visible is not None

@@ -61,9 +61,9 @@ def test_a_redis_that_lost_its_tail_is_read_again_from_there(
             await fixture.wait_stored(2_000)
             folder = Path((await fixture.client.config_get("dir"))["dir"]) / "appendonlydir"
             services.redis.stop()
-            (topic_id,) = folder.glob("*.incr.aof")
-            size = topic_id.stat().st_size
-            with topic_id.open("r+b") as file:
+            (log_file,) = folder.glob("*.incr.aof")
+            size = log_file.stat().st_size
+            with log_file.open("r+b") as file:
                 file.truncate(int(size * 0.7))
             services.redis.start()
             await fixture.wait_counted(2_000)
