@@ -12,13 +12,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 import pytest
@@ -30,10 +26,11 @@ from cli.embedded import postgres_home, server
 from cli.embedded.server import StackError
 from store.postgres.migrate import migrate
 from store.settings import Settings
-from tests.support.services import base, real, wheels
+from tests.support.resources import Topics, make_settings, make_topics
+from tests.support.services import real
 from tests.support.services.base import Services, revive
+from tests.support.services.start import start_services
 
-PARTITIONS = 4
 _FOLDERS = ("unit", "integration", "e2e")
 _TEMPLATE = "migrated_template"
 _database_numbers = itertools.count(1)
@@ -140,44 +137,6 @@ def services(pytestconfig: pytest.Config) -> Iterator[Services]:
         pytest.exit(f"--services={kind}: {error}", returncode=3)
 
 
-@contextmanager
-def start_services(kind: str, *, durable: bool = False) -> Iterator[Services]:
-    """Start servers of one kind, and stop them and delete their data at the end.
-
-    `durable`: whether PostgreSQL waits for the disk; has no effect on containers. Raises
-    StackError.
-    """
-    # Not pytest's own temporary folder: when we are root, PostgreSQL runs as another user, who has
-    # no access to it.
-    folder = Path(tempfile.mkdtemp(prefix="interaction-summary-"))
-    folder.chmod(0o755)
-    chosen: Services | None = None
-    try:
-        chosen = _choose(kind, folder, durable)
-        for service in chosen[1:]:
-            service.start()
-        yield chosen
-    finally:
-        for service in reversed(chosen[1:] if chosen else ()):
-            service.stop()
-            if hasattr(service, "remove"):
-                service.remove()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _choose(kind: str, folder: Path, durable: bool) -> Services:
-    if kind == "real":
-        return real.services(folder, durable=durable)
-    if kind != "wheels":
-        from tests.support.services import containers  # slow to import, and needed only here
-
-        if containers.engine_answers():
-            return containers.services()
-        if kind == "docker":
-            raise StackError("no Docker engine answers on this machine")
-    return wheels.services(folder, durable=durable)
-
-
 @pytest.fixture
 def kafka(services: Services) -> str:
     """Return the bootstrap servers of a running Kafka."""
@@ -219,45 +178,13 @@ def _postgres(services: Services, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-class Topics(NamedTuple):
-    """Names of two topics that exist, for one test only."""
-
-    interactions: str
-    dlq: str
-    partitions: int = PARTITIONS
-
-
 @pytest.fixture
 def topics(kafka: str) -> Topics:
     """Return two new topics."""
     return make_topics(kafka)
 
 
-def make_topics(kafka: str) -> Topics:
-    """Create a topic of interactions and one of dead letters, under names that are unique."""
-    unique = uuid.uuid4().hex[:12]
-    names = Topics(f"interactions-{unique}", f"interactions-{unique}.dlq")
-    base.create_topics(kafka, {names.interactions: PARTITIONS, names.dlq: 1})
-    return names
-
-
 @pytest.fixture
 def settings(kafka: str, redis_url: str, database_url: str, topics: Topics) -> Settings:
     """Return settings with a database, topics, a consumer group and a key prefix of this test."""
     return make_settings(kafka, redis_url, database_url, topics)
-
-
-def make_settings(kafka: str, redis_url: str, database_url: str, topics: Topics) -> Settings:
-    """Return settings whose consumer group and key prefix are unique, as the topics are."""
-    unique = topics.interactions.rpartition("-")[2]
-    return Settings(
-        kafka_bootstrap_servers=kafka,
-        interactions_topic=topics.interactions,
-        dead_letter_topic=topics.dlq,
-        topic_partitions=topics.partitions,
-        consumer_group=f"group-{unique}",
-        redis_url=redis_url,
-        redis_prefix=f"is-{unique}",
-        database_url=database_url,
-        auth_mode="open",
-    )

@@ -28,8 +28,7 @@ from store.settings import Settings
 from store.windows import DAY_MS, PERIODS, Calendar, date_of, exact_window, window_of
 from streams.kafka.consumer import Batch
 from streams.worker import Worker
-from tests.support.chaos import encode
-from tests.support.events import make_event
+from tests.support.events import encode, make_event
 from tests.support.oracle import groups_of, page_of
 from tests.support.waiting import eventually_async
 

@@ -27,8 +27,7 @@ from streams.decode.decoder import Reason, rejected
 from streams.kafka.producers import start_fencing_producer
 from streams.pipeline import RejectedRecord
 from streams.retry import retried
-from tests.support.chaos import encode
-from tests.support.events import make_event
+from tests.support.events import encode, make_event
 from tests.support.program import PROGRAM, Program, read_topic
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
