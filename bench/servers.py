@@ -23,9 +23,9 @@ import redis
 from cli.embedded.server import Server, tail
 from cli.embedded.stack import Valkey
 from cli.migrate import migrate_all
-from cli.traffic.sender import Sender
 from cli.traffic.synthetic import Traffic
 from store.settings import Settings
+from streams.kafka.sender import Sender
 from tests.support.services.start import start_services
 
 ROOT = Path(__file__).parent.parent

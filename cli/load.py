@@ -180,7 +180,7 @@ async def _send(
 ) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from cli.traffic.sender import Sender
+    from streams.kafka.sender import Sender
 
     columns = (TextColumn("events"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     sender = Sender(settings, settings.interactions_topic)

@@ -5,14 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
 from msgspec import Struct, field
 
-from cli.console import described
 from store.clock import system_clock_ms
 from store.counters import PartitionProgress, TenantOverview
 from store.postgres.catalog import DEFAULT_TIMEZONE, timezones
@@ -25,15 +21,13 @@ from store.settings import Settings
 from store.windows import PERIODS, date_of, window_of
 from streams.decode.timestamps import format_ms
 from streams.freshness import RECENT_MS
-from streams.kafka.topic_id import TopicDescription, describe_topic
+from streams.kafka.topic_id import TopicDescription, check_brokers, describe_topic
+from streams.kafka.topic_reader import Tail, read_tails
 
 T = TypeVar("T")
 
 #: Kafka answers a fetch in a fraction of this, or is in trouble.
 ENDS_TIMEOUT_S: Final = 10.0
-#: When all ends are known, the first record of each partition comes with one of the next answers,
-#: or not at all: a log may end with what is no record.
-LOOKS_AFTER_END: Final = 10
 STORE_TIMEOUT_S: Final = 5.0
 
 _HISTORY_BYTES: Final = """
@@ -166,7 +160,7 @@ async def _gather(
         reports = None if progress is None else _reports(progress, topic)
         counted = {p: r.next_offset for p, r in (reports or {}).items()}
         stored = await asked("postgres", HistoryWriter(pool).positions(topic.topic_id))
-        tails = await asked("kafka", _tails(settings, topic, counted))
+        tails = await asked("kafka", read_tails(settings, topic, counted))
         partitions = [
             _partition(p, tails, reports, stored, now_ms()) for p in range(topic.partitions)
         ]
@@ -280,75 +274,9 @@ def _tenant(of: TenantOverview, zones: Mapping[str, str] | None) -> TenantStatus
 
 
 async def _describe(settings: Settings) -> TopicDescription:
-    client = AIOKafkaClient(bootstrap_servers=settings.brokers)
-    try:
-        # Says at once that nobody is there, where `describe` goes on trying.
-        async with asyncio.timeout(ENDS_TIMEOUT_S):
-            await client.bootstrap()
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise StoreUnavailable(f"Kafka: {described(error)}") from error
-    finally:
-        await client.close()
+    # Fails at once where no broker answers, while `describe_topic` keeps trying.
+    await check_brokers(settings, timeout_s=ENDS_TIMEOUT_S)
     return await describe_topic(settings, settings.interactions_topic)
-
-
-class Tail(NamedTuple):
-    """What one partition's log has from an offset on."""
-
-    end: int
-    """The next offset to be written."""
-    has_more: bool
-    """Whether there is anything from that offset on."""
-    arrived_ms: int | None
-    """When the first of it arrived; None = not known, as it did not come in time."""
-
-
-async def _tails(
-    settings: Settings, topic: TopicDescription, positions: Mapping[int, int]
-) -> dict[int, Tail]:
-    """Partition -> what is in it from its position on, from fetch answers: what the broker's own
-    offset listing says is not right on every compatible broker. Raises StoreUnavailable."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.brokers,
-        client_id="interaction-summary-status",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        fetch_max_wait_ms=100,
-        max_partition_fetch_bytes=1,  # one batch at most: the end comes with any answer
-    )
-    partitions = [TopicPartition(settings.interactions_topic, p) for p in range(topic.partitions)]
-    starts = {tp: positions.get(tp.partition, 0) for tp in partitions}
-    try:
-        async with asyncio.timeout(ENDS_TIMEOUT_S):
-            await consumer.start()
-            consumer.assign(partitions)
-            for tp, start in starts.items():
-                consumer.seek(tp, start)
-            arrived: dict[Any, int] = {}
-            looks_left = LOOKS_AFTER_END
-            while True:
-                for tp, records in (await consumer.getmany(timeout_ms=100)).items():
-                    arrived.setdefault(tp, records[0].timestamp)
-                ends = {tp: consumer.highwater(tp) for tp in partitions}
-                if None in ends.values():
-                    continue
-                looks_left -= 1
-                for tp in partitions:
-                    if tp not in arrived and await consumer.position(tp) >= ends[tp] > starts[tp]:
-                        ends[tp] = starts[tp]  # what is left are markers of transactions
-                waiting = [tp for tp in partitions if ends[tp] > starts[tp]]
-                if looks_left == 0 or all(tp in arrived for tp in waiting):
-                    return {
-                        tp.partition: Tail(ends[tp], tp in waiting, arrived.get(tp))
-                        for tp in partitions
-                    }
-    except TimeoutError:
-        raise StoreUnavailable(f"Kafka: no answer within {ENDS_TIMEOUT_S:g} s") from None
-    except (KafkaError, OSError) as error:
-        raise StoreUnavailable(f"Kafka: {described(error)}") from error
-    finally:
-        await consumer.stop()
 
 
 async def _redis_bytes(client: Client) -> int:

@@ -31,9 +31,9 @@ from store.records import StoreUnavailable
 from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from streams.dead_letters import headers as dead_letters
+from streams.dead_letters.record import RejectedRecord
 from streams.kafka.producers import start_fencing_producer, start_producer
 from streams.kafka.topic_reader import open_topic
-from streams.pipeline import RejectedRecord
 
 logger = get_logger("letters")
 
@@ -172,8 +172,8 @@ class KafkaDeadLetterSink:
 
     def _headers(self, letter: RejectedRecord) -> dead_letters.Headers:
         return dead_letters.headers(
-            letter.why.reason,
-            letter.why.detail,
+            letter.rejection.reason,
+            letter.rejection.detail,
             self._settings.interactions_topic,
             self._topic_id,
             letter.partition,

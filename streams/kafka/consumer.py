@@ -11,10 +11,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
+from aiokafka.errors import IllegalStateError
+from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from store.logs import get_logger
+from streams.kafka.errors import kafka_errors
 
 logger = get_logger("transport")
 
@@ -196,6 +199,52 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         state = assignment.state_value(tp)
         at_end = state.has_valid_position and state.position >= end
         return at_end and self._next.get(tp.partition) == counted
+
+    def end_offset(self, partition: int, committed_through: int) -> int | None:
+        """Return the partition's end from the last fetch answer, an empty answer included.
+
+        Returns None where it is not known, also when the partition is not assigned at the moment.
+        Where all records are committed and only transaction markers are left, returns
+        `committed_through`.
+        """
+        tp = TP(self.topic, partition)
+        try:
+            end: int | None = self.highwater(tp)
+            if (
+                end is not None
+                and end > committed_through
+                and self.is_read(tp, end, committed_through)
+            ):
+                return committed_through  # what is left are markers of transactions
+            return end
+        except (AssertionError, IllegalStateError, ConsumerNotStarted):  # not assigned just now
+            return None
+
+    async def earliest(self, partitions: int) -> dict[int, int]:
+        """Return the earliest offset that each of the partitions 0 to `partitions` - 1 still holds.
+
+        Raises StoreUnavailable.
+        """
+        tps = [TP(self.topic, partition) for partition in range(partitions)]
+        with kafka_errors():
+            earliest = await self.earliest_offsets(*tps)
+        return {tp.partition: int(offset) for tp, offset in earliest.items()}
+
+    async def offset_at(self, partition: int, at_ms: int) -> int:
+        """Return the offset of the first record with a timestamp of at least `at_ms`, else 0."""
+        thread = self._thread
+        tp = TP(self.topic, partition)
+        found = await thread.call_thread(thread._ensure_consumer().offsets_for_times, {tp: at_ms})
+        return int(found[tp].offset) if found.get(tp) else 0
+
+    async def request_rejoin(self) -> None:
+        """Ask the group coordinator to assign partitions again."""
+        thread = self._thread
+
+        async def rejoin() -> None:
+            thread._ensure_consumer()._coordinator.request_rejoin()
+
+        await thread.call_thread(rejoin)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own look at slow streams fails where a broker was just restarted, and ends the

@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
+from aiokafka.client import AIOKafkaClient
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
 
 from store.records import StoreUnavailable
 from store.settings import Settings
+from streams.kafka.errors import kafka_errors
 
 
 class TopicDescription(NamedTuple):
@@ -20,10 +21,19 @@ class TopicDescription(NamedTuple):
 
 async def describe_topic(settings: Settings, topic: str) -> TopicDescription:
     """The log that `topic` is now. Raises StoreUnavailable, also when the topic is not there."""
-    try:
+    with kafka_errors(AssertionError):
         return await asyncio.to_thread(_describe_topic, settings, topic)
-    except (KafkaError, OSError, AssertionError) as error:
-        raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+
+
+async def check_brokers(settings: Settings, *, timeout_s: float) -> None:
+    """Raise StoreUnavailable at once if no broker answers, while `describe_topic` keeps trying."""
+    client = AIOKafkaClient(bootstrap_servers=settings.brokers)
+    try:
+        with kafka_errors(timeout_s=timeout_s):
+            async with asyncio.timeout(timeout_s):
+                await client.bootstrap()
+    finally:
+        await client.close()
 
 
 def _describe_topic(settings: Settings, topic: str) -> TopicDescription:

@@ -6,18 +6,23 @@ wrong on some Kafka-compatible brokers."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
-from store.records import StoreUnavailable
 from store.settings import Settings
+from streams.kafka.errors import kafka_errors
+from streams.kafka.topic_id import TopicDescription
 
 #: A broker that is well answers a fetch in a fraction of this.
 ANSWER_S: Final = 10.0
+#: Kafka answers a fetch in a fraction of this, or is in trouble.
+ENDS_TIMEOUT_S: Final = 10.0
+#: When all ends are known, the first record of each partition comes with one of the next answers,
+#: or not at all: a log may end with what is no record.
+LOOKS_AFTER_END: Final = 10
 
 
 class TopicReader:
@@ -30,7 +35,7 @@ class TopicReader:
     async def end(self, partition: int) -> int:
         """The offset that the partition's next record will have."""
         tp = self._go_to(partition, 0)
-        with _kafka_errors():
+        with kafka_errors(timeout_s=ANSWER_S):
             async with asyncio.timeout(ANSWER_S):
                 while (end := self._consumer.highwater(tp)) is None:
                     await self._consumer.getmany(timeout_ms=100)
@@ -40,7 +45,7 @@ class TopicReader:
         """The records (aiokafka's ConsumerRecord) of the offsets [first, end) that are there."""
         tp = self._go_to(partition, first)
         while True:
-            with _kafka_errors():
+            with kafka_errors(timeout_s=ANSWER_S):
                 async with asyncio.timeout(ANSWER_S):
                     fetched = await self._consumer.getmany(tp, timeout_ms=100)
                     position = await self._consumer.position(tp)
@@ -69,18 +74,67 @@ async def open_topic(settings: Settings, topic: str) -> AsyncIterator[TopicReade
         fetch_max_wait_ms=100,
     )
     try:
-        with _kafka_errors():
+        with kafka_errors(timeout_s=ANSWER_S):
             await consumer.start()
         yield TopicReader(consumer, topic)
     finally:
         await consumer.stop()
 
 
-@contextmanager
-def _kafka_errors() -> Iterator[None]:
+class Tail(NamedTuple):
+    """What one partition's log has from an offset on."""
+
+    end: int
+    """The next offset to be written."""
+    has_more: bool
+    """Whether there is anything from that offset on."""
+    arrived_ms: int | None
+    """When the first of it arrived; None = not known, as it did not come in time."""
+
+
+async def read_tails(
+    settings: Settings, topic: TopicDescription, positions: Mapping[int, int]
+) -> dict[int, Tail]:
+    """Partition -> what is in it from its position on, from fetch answers: what the broker's own
+    offset listing says is not right on every compatible broker. Raises StoreUnavailable."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.brokers,
+        client_id="interaction-summary-status",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        fetch_max_wait_ms=100,
+        max_partition_fetch_bytes=1,  # one batch at most: the end comes with any answer
+    )
+    partitions = [TopicPartition(settings.interactions_topic, p) for p in range(topic.partitions)]
+    starts = {tp: positions.get(tp.partition, 0) for tp in partitions}
     try:
-        yield
-    except TimeoutError:
-        raise StoreUnavailable(f"Kafka: no answer within {ANSWER_S:g} s") from None
-    except (KafkaError, OSError) as error:
-        raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+        with kafka_errors(timeout_s=ENDS_TIMEOUT_S):
+            async with asyncio.timeout(ENDS_TIMEOUT_S):
+                await consumer.start()
+                consumer.assign(partitions)
+                for tp, start in starts.items():
+                    consumer.seek(tp, start)
+                arrived: dict[Any, int] = {}
+                looks_left = LOOKS_AFTER_END
+                while True:
+                    for tp, records in (await consumer.getmany(timeout_ms=100)).items():
+                        arrived.setdefault(tp, records[0].timestamp)
+                    ends = {tp: consumer.highwater(tp) for tp in partitions}
+                    if None in ends.values():
+                        continue
+                    looks_left -= 1
+                    for tp in partitions:
+                        if (
+                            tp not in arrived
+                            and await consumer.position(tp) >= ends[tp] > starts[tp]
+                        ):
+                            ends[tp] = starts[tp]  # what is left are markers of transactions
+                    waiting = [tp for tp in partitions if ends[tp] > starts[tp]]
+                    if looks_left == 0 or all(tp in arrived for tp in waiting):
+                        return {
+                            tp.partition: Tail(ends[tp], tp in waiting, arrived.get(tp))
+                            for tp in partitions
+                        }
+    finally:
+        await consumer.stop()

@@ -25,7 +25,16 @@ from store.records import GROUPINGS, CounterPage, Event, Incomplete, Question
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
-from store.windows import DAY_MS, PERIODS, Calendar, date_of, exact_window, window_of
+from store.windows import (
+    DAY_MS,
+    PERIODS,
+    Calendar,
+    Period,
+    Window,
+    date_of,
+    exact_window,
+    window_of,
+)
 from streams.kafka.consumer import Batch
 from streams.worker import Worker
 from tests.support.events import encode, make_event
@@ -122,11 +131,18 @@ class Traffic:
         )
 
 
-class SimulatedWorker(Worker):
-    """The program's worker without a consumer: its log is the simulation's, with all records."""
+class UntruncatedLog:
+    """In place of the consumer: the log is the simulation's, with all its records."""
 
-    async def _first_offsets(self, partitions: int) -> dict[int, int]:
+    async def earliest(self, partitions: int) -> dict[int, int]:
         return dict.fromkeys(range(partitions), 0)
+
+
+class SimulatedWorker(Worker):
+    """The program's own worker, without a Kafka consumer."""
+
+    def consumer(self) -> Any:
+        return UntruncatedLog()
 
 
 class Shift:
@@ -141,11 +157,10 @@ class Shift:
 
     async def start(self) -> None:
         worker = self._worker
-        worker._failed = asyncio.get_running_loop().create_future()
-        worker._open_stores()
-        await worker._pool.open()
-        self._history = asyncio.create_task(worker._history.run())
-        self._handed = dict(await worker._find_start(self._partitions))
+        worker.build()
+        await worker.stores.pool.open()
+        self._history = asyncio.create_task(worker.history.run())
+        self._handed = dict(await worker.find_start(self._partitions))
 
     async def read(self, batch_records: int) -> None:
         """Hands over what the log has, in batches; they are worked on meanwhile."""
@@ -154,39 +169,35 @@ class Shift:
             while (base := self._handed[partition]) < len(records):
                 batch = records[base : base + batch_records]
                 self._handed[partition] = base + len(batch)
-                self._worker._pipeline.submit(
-                    Batch(partition, base, batch, len(records), 0), lambda: None
-                )
+                self._worker.submit(Batch(partition, base, batch, len(records), 0), lambda: None)
 
     async def roll(self) -> None:
-        await self._worker._roll_tenants()
+        await self._worker.rollover.roll_tenants()
 
     async def finish(self) -> None:
         """Returns when both stores have all that was handed over."""
 
         async def all_done() -> bool:
             self.check()
-            positions = self._worker._pipeline.positions
+            positions = self._worker.pipeline.positions
             return all(positions[p] >= self._handed[p] for p in self._partitions)
 
         await eventually_async(all_done, message="the batches are counted")
-        await self._worker._history.drain()
+        await self._worker.history.drain()
         self.check()
 
     def check(self) -> None:
-        failed = self._worker._failed
-        assert failed is not None
+        failed = self._worker.rewinder.failed
         assert not failed.done(), failed.result()
         assert not self._history.done()
 
     async def end(self) -> None:
         """At once, whatever it has in hand: what it acknowledged to nobody is read again."""
         self.check()
-        await self._worker._pipeline.abandon()
+        await self._worker.pipeline.abandon()
         self._history.cancel()
         await asyncio.gather(self._history, return_exceptions=True)
-        await self._worker._client.aclose()
-        await self._worker._pool.close()
+        await self._worker.stores.close()
 
 
 class Clock:
@@ -285,6 +296,7 @@ class Simulation:
         today = calendar.day_of(self.clock.now_ms)
         events = self.traffic.events[tenant]
         days = self._draw.sample([n for n in range(2, 31) if n != 7], 2)
+        windows: list[tuple[Period | None, Window]]
         windows = [(period, window_of(period, today)) for period in PERIODS]
         windows += [(None, exact_window(n, today)) for n in days]
         for period, window in windows:

@@ -22,11 +22,11 @@ from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from store.windows import DAY_MS
 from streams.dead_letters import headers as dead_letters
+from streams.dead_letters.record import RejectedRecord
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.decoder import Reason, rejected
 from streams.kafka.producers import start_fencing_producer
-from streams.pipeline import RejectedRecord
-from streams.retry import retried
+from streams.retry import retry
 from tests.support.events import encode, make_event
 from tests.support.program import PROGRAM, Program, read_topic
 from tests.support.waiting import eventually_async
@@ -142,12 +142,12 @@ async def test_a_worker_that_slept_through_its_replacement_sends_nothing(
         await sleeper.send(letters(1))
         await sleeper.send(letters(1, partition=1))
         await other.assign(topic_id, [0])
-        awake = asyncio.create_task(retried("kafka", lambda: sleeper.send(letters(2, 3))))
+        awake = asyncio.create_task(retry("kafka", sleeper.send, letters(2, 3)))
         await sleeper.send(letters(2, partition=1))  # still its own
-        await retried("kafka", lambda: other.send(letters(1, 2, 3, 4)))
+        await retry("kafka", other.send, letters(1, 2, 3, 4))
         # Nobody tells it to stop, so in the end it takes the partition for its own, and looks.
         await awake
-        await retried("kafka", lambda: sleeper.send(letters(4, 5)))
+        await retry("kafka", sleeper.send, letters(4, 5))
     found = await asyncio.to_thread(in_topic, settings)
     assert sorted(found) == [
         *((topic_id, 0, o) for o in (1, 2, 3, 4, 5)),

@@ -110,21 +110,21 @@ def test_a_live_writer_is_sent_back_to_where_history_was_and_counts_nothing_twic
             async def utc(tenant: str) -> str:
                 return "UTC"
 
-            ledger = CounterCommitter(
+            committer = CounterCommitter(
                 stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc
             )
-            ledger.start_session(LOG, {0: 0})
-            await ledger.commit("acme", 0, sourced(*batch), 60)
+            committer.start_session(LOG, {0: 0})
+            await committer.commit("acme", 0, sourced(*batch), 60)
             await stores.rebuild()
             await assert_counts(stores.counters, batch[:40], TODAY)
             more = [*some_events(3), batch[7]]
             with pytest.raises(RewindRequired):
-                await ledger.commit("acme", 0, sourced(*more, first=60), 64)
+                await committer.commit("acme", 0, sourced(*more, first=60), 64)
             generation = await stores.counters.generation("acme")
             assert generation is not None
             assert await stores.counters.watermarks(generation, LOG) == {0: 40}
-            ledger.start_session(LOG, {0: 40})
-            await ledger.commit("acme", 0, sourced(*batch[40:], *more, first=40), 64)
+            committer.start_session(LOG, {0: 40})
+            await committer.commit("acme", 0, sourced(*batch[40:], *more, first=40), 64)
             await assert_counts(stores.counters, batch + more[:3], TODAY)
 
     asyncio.run(go())

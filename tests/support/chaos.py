@@ -211,7 +211,10 @@ class ChaosRun:
     ) -> asyncio.Future[object]:
         while True:
             try:
-                return await producer.send(self.settings.interactions_topic, value, key=key)
+                sent: asyncio.Future[object] = await producer.send(
+                    self.settings.interactions_topic, value, key=key
+                )
+                return sent
             except KafkaError as error:  # the broker is away
                 self.say(f"producer: {error!r}")
                 await asyncio.sleep(0.5)
@@ -287,7 +290,7 @@ class ChaosRun:
                     ).fetchall()
             except StoreUnavailable:
                 return {-1: -1}
-            stored = dict(rows)
+            stored: dict[int, int] = dict(rows)
             lowest = {p: min(progress.get(p, 0), stored.get(p, 0)) for p in ends}
             return {p: end - lowest[p] for p, end in ends.items() if lowest[p] < end}
 

@@ -9,9 +9,8 @@ from typing import Final, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
-from cli.console import described
-from store.records import StoreUnavailable
 from store.settings import Settings
+from streams.kafka.errors import kafka_errors, unavailable
 from streams.kafka.producers import started
 from streams.kafka.topic_id import describe_topic
 
@@ -39,7 +38,7 @@ class Sender:
         self.acknowledged = 0
 
     async def __aenter__(self) -> Self:
-        try:
+        with kafka_errors():
             try:
                 self._producer = await self._started()
             except KafkaConnectionError:
@@ -47,8 +46,6 @@ class Sender:
             except KafkaError:
                 self.idempotent = False
                 self._producer = await self._started()
-        except (KafkaError, OSError) as error:
-            raise _unavailable(error) from error
         try:
             await describe_topic(
                 self._settings, self._topic
@@ -60,11 +57,9 @@ class Sender:
 
     async def send(self, key: bytes | None, value: bytes) -> None:
         if self._failure is not None:
-            raise _unavailable(self._failure)
-        try:
+            raise unavailable(self._failure)
+        with kafka_errors():
             sent = await self._producer.send(self._topic, value, key=key)
-        except (KafkaError, OSError) as error:
-            raise _unavailable(error) from error
         sent.add_done_callback(self._done)
 
     async def __aexit__(
@@ -80,7 +75,7 @@ class Sender:
             # Also sends what is in hand.
             await asyncio.wait([asyncio.ensure_future(self._producer.stop())], timeout=FLUSH_S)
         if error is None and self._failure is not None:
-            raise _unavailable(self._failure)
+            raise unavailable(self._failure)
 
     async def _started(self) -> AIOKafkaProducer:
         return await started(
@@ -102,7 +97,3 @@ class Sender:
             self._failure = self._failure or error
         else:
             self.acknowledged += 1
-
-
-def _unavailable(error: BaseException) -> StoreUnavailable:
-    return StoreUnavailable(f"Kafka: {described(error)}")
