@@ -26,7 +26,7 @@ from cli.migrate import migrate_all
 from cli.traffic.synthetic import Traffic
 from store.settings import Settings
 from streams.kafka.sender import Sender
-from tests.conftest import start_services
+from tests.support.services.start import start_services
 
 ROOT = Path(__file__).parent.parent
 TENANT = "acme"

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 
 from store.records import Event
 from store.settings import Settings
-from tests.support.chaos import encode
+from tests.support.events import encode
 from tests.support.services.base import Services
 from tests.support.services.wheels import WheelBroker
 from tests.support.waiting import eventually_async

@@ -24,7 +24,7 @@ from store.settings import Settings
 from streams.decode.decoder import Decoder
 from streams.decode.timestamps import format_ms
 from streams.kafka.topic_id import describe_topic
-from tests.conftest import PARTITIONS
+from tests.support.resources import PARTITIONS
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -27,8 +27,7 @@ from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.rejection import Reason, reject
 from streams.kafka.producers import open_transactional_producer
 from streams.retry import retry
-from tests.support.chaos import encode
-from tests.support.events import make_event
+from tests.support.events import encode, make_event
 from tests.support.program import PROGRAM, Program, read_topic
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture

@@ -36,8 +36,7 @@ from streams.decode.decoder import Decoder
 from streams.history_sink import HistorySink
 from streams.kafka.consumer import Batch
 from streams.pipeline import Pipeline
-from tests.support.chaos import encode
-from tests.support.events import make_event
+from tests.support.events import encode, make_event
 from tests.support.program import read_topic
 from tests.support.waiting import eventually, eventually_async
 from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
