@@ -216,9 +216,9 @@ async def test_status_shows_how_soon_events_are_visible(
     try:
         await RedisCounters(client, settings.redis_prefix).report_progress(
             [
-                PartitionProgress(log.id, 0, 0, 0, now_ms, Visible(40, 90, 120)),
-                PartitionProgress(log.id, 1, 0, 0, now_ms, Visible(50, 80, 1_100)),
-                PartitionProgress(log.id, 2, 0, 0, now_ms),
+                PartitionProgress(log.topic_id, 0, 0, 0, now_ms, Visible(40, 90, 120)),
+                PartitionProgress(log.topic_id, 1, 0, 0, now_ms, Visible(50, 80, 1_100)),
+                PartitionProgress(log.topic_id, 2, 0, 0, now_ms),
             ]
         )
     finally:
