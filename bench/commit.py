@@ -23,13 +23,13 @@ import redis
 from bench.servers import TENANT, counters_only, cpu_s
 from cli.traffic.synthetic import Traffic
 from store.counters import Committed, Deltas, Generation
-from store.records import SourcedEvent
+from store.records import Event, SourcedEvent
 from store.redis.client import make_client
 from store.redis.counters import SLOT_MS, RedisCounters
 from store.settings import Settings
 from store.windows import Calendar
 from streams.aggregate import aggregate
-from streams.decode.decoder import Decoder, Event
+from streams.decode.decoder import Decoder
 
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 LOG = "00000000-0000-0000-0000-000000000001"
@@ -81,7 +81,7 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, float]:
     client: Any = make_client(settings, timeout_s=60, retries=0)
     counters = RedisCounters(client, settings.redis_prefix)
     info = redis.Redis.from_url(url)
-    pid = int(info.info("server")["process_id"])  # type: ignore[index]
+    pid = int(info.info("server")["process_id"])
     now_ms = time.time_ns() // 1_000_000
     calendar = Calendar("UTC")
     commit = Committer(

@@ -164,7 +164,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     client = redis.Redis.from_url(bench.settings.redis_url)
     meta = Keys(bench.settings.redis_prefix).meta(TENANT, 1)
     ports = free_port(), free_port()
-    env = bench.env | {"AUTH_MODE": "open", "WORKER_METRICS_PORT": str(ports[0])}
+    env = dict(bench.env) | {"AUTH_MODE": "open", "WORKER_METRICS_PORT": str(ports[0])}
 
     def counted() -> int:
         marks: dict[bytes, bytes] = client.hgetall(meta)  # type: ignore[assignment]

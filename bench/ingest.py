@@ -65,13 +65,13 @@ class Meter:
 def measure_stock(bench: Bench, client: redis.Redis, events: int, n: int) -> Measured:
     client.flushall()
     client.config_resetstat()
-    env = bench.env | {
+    env = dict(bench.env) | {
         "CONSUMER_GROUP": f"stock-{n}",
         "REDIS_PREFIX": "stock",
         "INTERACTIONS_TOPIC": bench.settings.interactions_topic,
     }
     arguments = ["bench.stock_agent", "worker", "-l", "error"]
-    meter = Meter(lambda: int(client.get("stock:counted") or 0), events)  # type: ignore[arg-type]
+    meter = Meter(lambda: int(client.get("stock:counted") or 0), events)
     with Process(arguments, env, bench.folder / f"stock-{n}.log") as agent:
         wait_until(lambda: bool(client.exists("stock:counted")), agent, 60.0, "the first event")
         before = _spent(bench, agent)
@@ -84,7 +84,7 @@ def measure_worker(bench: Bench, client: redis.Redis, events: int, n: int) -> Me
     client.config_resetstat()
     client.slowlog_reset()
     with _database(bench, n) as url, psycopg.connect(url, autocommit=True) as connection:
-        env = bench.env | {"CONSUMER_GROUP": f"worker-{n}", "DATABASE_URL": url}
+        env = dict(bench.env) | {"CONSUMER_GROUP": f"worker-{n}", "DATABASE_URL": url}
         meta = Keys(bench.settings.redis_prefix).meta(TENANT, 1)
 
         def counted() -> int:

@@ -19,10 +19,10 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import redis
 
@@ -113,7 +113,7 @@ class Filler:
         next_offset = (self._believed or 0) + 1
         answer = await self._store.commit(
             self.generation,
-            log=LOG,
+            topic_id=LOG,
             partition=0,
             expected_offset=self._believed,
             next_offset=next_offset,
@@ -240,11 +240,12 @@ def field_bytes(info: Any, record: bytes) -> dict[str, int]:
     sizes = {}
     info.copy(record, copy, replace=True)
     last = len(info.dump(copy))
-    for part, mine in (
+    parts: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
         ("offers seen", lambda name: name.startswith(b"-")),
         ("tiles", lambda name: name.isdigit()),
-    ):
-        fields = [name for name in info.hkeys(copy) if mine(name)]
+    )
+    for part, is_of_part in parts:
+        fields = [name for name in info.hkeys(copy) if is_of_part(name)]
         if fields:
             info.hdel(copy, *fields)
         now = len(info.dump(copy))
@@ -275,7 +276,8 @@ async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, 
     whole = used(info) - began
     home = keys.meta(TENANT, 1).removesuffix("meta")
     rank = {(g, p): keys.rank(TENANT, 1, g, p) for g in GROUPINGS for p in PERIODS}
-    actions, largest = info.zcard(rank["action", "a"]), info.zrange(rank["action", "a"], 0, 0)
+    actions = info.zcard(rank["action", "a"])
+    largest = cast(list[bytes], info.zrange(rank["action", "a"], 0, 0))
     records = [f"{home}u:{fill.customer(n)}".encode() for n in range(customers)]
     sample = Random(2).sample(records, min(SAMPLE, customers))
     found: dict[str, Any] = {
@@ -284,7 +286,7 @@ async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, 
         "filled_s": round(took_s, 1),
         "at_once_to_day_by_day": round(same, 3),
         "used_memory_bytes": whole,
-        "record_memory_usage_bytes": sum(info.memory_usage(k, samples=0) for k in sample)
+        "record_memory_usage_bytes": sum(info.memory_usage(k, samples=0) or 0 for k in sample)
         / len(sample),
         "record_encodings": dict(Counter(info.object("encoding", k).decode() for k in sample)),
         "action_encoding": info.object("encoding", f"{home}a:{largest[0].decode()}").decode(),
@@ -305,7 +307,7 @@ async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, 
     kinds = {}
     for grouping in ("action", "treatment", "channel"):
         letter = GROUPING_CODES[grouping]
-        ids_ = info.zrange(rank[grouping, "a"], 0, -1)
+        ids_ = cast(list[bytes], info.zrange(rank[grouping, "a"], 0, -1))
         mine = [f"{home}{letter}:{id_.decode()}" for id_ in ids_]
         mine += [rank[grouping, p] for p in PERIODS]
         kinds[grouping] = round(delete(info, mine) / len(ids_), 1)

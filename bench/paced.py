@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bench.servers import TENANT
 from cli.traffic.synthetic import Traffic
@@ -38,7 +39,7 @@ async def run(settings: Settings, rate_s: float, customers: int) -> None:
     sent, began_s = 0, time.monotonic()
     while True:
         due = int((time.monotonic() - began_s) * rate_s)
-        batches = defaultdict(producer.create_batch)
+        batches: dict[int, BatchBuilder] = defaultdict(producer.create_batch)
         for number in range(sent, due):
             turn, place = divmod(number, RECORDS)
             record = made[place]

@@ -29,7 +29,7 @@ topic = app.topic(os.environ["INTERACTIONS_TOPIC"], value_serializer="json")
 redis = Redis.from_url(os.environ["REDIS_URL"])
 
 
-@app.agent(topic)
+@app.agent(topic)  # type: ignore[untyped-decorator]
 async def count(stream: faust.StreamT) -> None:
     async for event in stream:
         payload = event["payload"]
