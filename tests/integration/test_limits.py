@@ -286,7 +286,8 @@ async def test_the_alarm_is_told_once_when_it_starts_and_once_when_it_ends(
     settings: Settings,
 ) -> None:
     def alarm() -> float | None:
-        return metrics.DEAD_LETTER_ALARM._value.get()
+        value: float = metrics.DEAD_LETTER_ALARM._value.get()
+        return value
 
     def told() -> list[str]:
         return [line["event"] for line in lines if "dead-letter ratio" in line["event"]]
