@@ -180,7 +180,7 @@ async def test_load_sends_the_lines_of_a_file(
 def test_load_says_when_there_is_no_topic(command: Command) -> None:
     done = command("load", INTERACTIONS_TOPIC="never-made")
     assert done.returncode == 1
-    assert "'never-made' is not there (run `migrate` first)" in done.stderr.splitlines()[-1]
+    assert "'never-made' does not exist (run `migrate` first)" in done.stderr.splitlines()[-1]
 
 
 def test_status_shows_what_is_there(command: Command) -> None:
