@@ -19,7 +19,7 @@ import typer.main
 from api.app import create_app
 from cli.main import app as cli_app
 from store.metrics import METRICS
-from store.records import GROUPINGS, Catalog, GroupCounts
+from store.records import GROUPINGS, SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts
 from store.settings import Settings
 from store.summary import percent, row
 from streams.decode.rejection import Reason
@@ -29,6 +29,7 @@ README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs/operations.md"
 API = ROOT / "docs/api.md"
 COMMANDS = ROOT / "docs/commands.md"
+EVENTS = ROOT / "docs/events.md"
 ADRS = sorted((ROOT / "docs/adr").glob("*.md"))
 CHANGELOG = ROOT / "CHANGELOG.md"
 DOCS = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -128,6 +129,14 @@ def test_every_endpoint_is_in_the_api_guide() -> None:
     assert {"/api/v1/interaction-summary", "/healthz", "/readyz", "/metrics"} <= paths
     text = API.read_text()
     assert [path for path in sorted(paths) if f"`{path}`" not in text] == []
+
+
+def test_the_outcome_types_of_the_system_are_listed_by_their_class() -> None:
+    text = EVENTS.read_text()
+    for classification in ("positive", "negative", "neutral"):
+        keys = [t.key for t in SYSTEM_OUTCOME_TYPES.values() if t.classification == classification]
+        listed = re.findall(rf"^\| {classification} \| (.*) \|$", text, re.MULTILINE)
+        assert sorted(re.findall(r"`(\w+)`", listed[0])) == sorted(keys)
 
 
 def test_every_reason_of_a_dead_letter_is_explained() -> None:
