@@ -81,7 +81,7 @@ def create_app(
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Give the errors that FastAPI and Starlette raise our shape; `RequestMiddleware` has the rest."""
+    """Give the errors that FastAPI and Starlette raise our shape."""
 
     async def ours(request: Request, error: Exception) -> Response:
         if not isinstance(error, ApiError):

@@ -31,7 +31,7 @@ from store.redis.client import Script, make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS
-from streams.worker import ROLL_RECORDS
+from streams.rollover import ROLL_RECORDS
 
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 PARTITIONS = 2

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,13 +19,14 @@ from typing import Any, NamedTuple, cast
 
 import redis
 
-from cli.embedded.server import Server, tail
-from cli.embedded.stack import Valkey
+from cli.embedded.child_process import ChildProcess, tail
+from cli.embedded.server import Server
+from cli.embedded.servers import Valkey
 from cli.migrate import migrate_all
-from cli.traffic.sender import Sender
 from cli.traffic.synthetic import Traffic
 from store.settings import Settings
-from tests.conftest import start_services
+from streams.kafka.sender import Sender
+from tests.support.services.start import start_services
 
 ROOT = Path(__file__).parent.parent
 TENANT = "acme"
@@ -112,41 +112,29 @@ def _defaults() -> dict[str, Any]:
 
 
 class Process:
-    """A Python process of ours. `with` ends it: SIGTERM, and SIGKILL when that takes too long."""
+    """Python process of ours. `with` starts it and stops it: SIGTERM, then SIGKILL after 15 s."""
 
     def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
-        self._log = log
-        self._command = [sys.executable, "-m", *arguments]
-        self._env = dict(env)
+        self._child = ChildProcess(
+            [sys.executable, "-m", *arguments], environment=env, log_path=log, working_dir=ROOT
+        )
 
     def __enter__(self) -> Process:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=ROOT,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._child.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(15)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._child.stop(15)
 
     def check(self) -> None:
-        """Raises SystemExit where it has ended."""
-        if self._process.poll() is not None:
-            raise SystemExit(f"{' '.join(self._command)} ended:\n{tail(self._log)}")
+        """Raise SystemExit if the process has ended."""
+        if not self._child.is_running():
+            command = " ".join(self._child.command)
+            raise SystemExit(f"{command} ended:\n{tail(self._child.log_path)}")
 
     def cpu_s(self) -> float:
-        return cpu_s(self._process.pid)
+        """Return the processor time that the process has used, in seconds."""
+        return cpu_s(self._child.pid)
 
 
 def cpu_s(pid: int | None, *, family: bool = False) -> float:

@@ -1,29 +1,47 @@
-"""Which log a topic is: its topic id (KIP-516). A topic that is deleted and made again has the
-same name and offsets that start again, and another id."""
+"""Topic id (KIP-516) and number of partitions of a topic.
+
+A topic that is deleted and created again has the same name, offsets that start again, and another
+id.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import NamedTuple
 
+from aiokafka.client import AIOKafkaClient
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
 
 from store.records import StoreUnavailable
 from store.settings import Settings
+from streams.kafka.errors import kafka_errors
 
 
 class TopicDescription(NamedTuple):
+    """Identity and size of a topic."""
+
     topic_id: str
     partitions: int
 
 
 async def describe_topic(settings: Settings, topic: str) -> TopicDescription:
-    """The log that `topic` is now. Raises StoreUnavailable, also when the topic is not there."""
-    try:
+    """Return the description of a topic.
+
+    Raises StoreUnavailable, also if the topic does not exist.
+    """
+    with kafka_errors(AssertionError):
         return await asyncio.to_thread(_describe_topic, settings, topic)
-    except (KafkaError, OSError, AssertionError) as error:
-        raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+
+
+async def check_brokers(settings: Settings, *, timeout_s: float) -> None:
+    """Raise StoreUnavailable at once if no broker answers, while `describe_topic` keeps trying."""
+    client = AIOKafkaClient(bootstrap_servers=settings.brokers)
+    try:
+        with kafka_errors(timeout_s=timeout_s):
+            async with asyncio.timeout(timeout_s):
+                await client.bootstrap()
+    finally:
+        await client.close()
 
 
 def _describe_topic(settings: Settings, topic: str) -> TopicDescription:
@@ -31,7 +49,7 @@ def _describe_topic(settings: Settings, topic: str) -> TopicDescription:
         bootstrap_servers=settings.brokers,
         request_timeout_ms=10_000,
         bootstrap_timeout_ms=10_000,
-        client_id="log-id",
+        client_id="interaction-summary-topic-id",
     )
     try:
         (found,) = admin.describe_topics([topic])

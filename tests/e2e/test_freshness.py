@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from cli.embedded.server import free_port
-from cli.state import State, gather
+from cli.status_document import Status
+from cli.status_report import gather_status
 from store.settings import Settings
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, open_worker_fixture
@@ -31,7 +32,7 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
     async with open_worker_fixture(settings, start=False, worker_metrics_port=port) as fixture:
         backlog, live = make_events(100), make_events(50)
         await fixture.send(backlog)
-        nobody_counts = await gather(settings)
+        nobody_counts = await gather_status(settings)
         assert nobody_counts.lag == 100
         assert nobody_counts.waiting_ms is not None and nobody_counts.waiting_ms > 0
         assert nobody_counts.visible is None
@@ -44,8 +45,8 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
         await fixture.wait_counted(150)
         await fixture.send(live)  # by a producer that tries again
 
-        async def all_told() -> State:
-            state = await gather(settings)
+        async def all_told() -> Status:
+            state = await gather_status(settings)
             assert (state.lag, state.waiting_ms) == (0, 0)
             assert state.visible is not None
             return state
@@ -60,5 +61,7 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
         # What a worker said that is gone since is not how things are.
         fixture.worker.stop()
         at_ms = max(p.at_ms for p in await fixture.counters.progress())
-        assert (await gather(settings, now_ms=lambda: at_ms + 59_000)).visible == state.visible
-        assert (await gather(settings, now_ms=lambda: at_ms + 61_000)).visible is None
+        assert (
+            await gather_status(settings, now_ms=lambda: at_ms + 59_000)
+        ).visible == state.visible
+        assert (await gather_status(settings, now_ms=lambda: at_ms + 61_000)).visible is None

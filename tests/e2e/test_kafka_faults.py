@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from store.settings import Settings
-from tests.support.chaos import Plan, Worker
 from tests.support.services.base import Services
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, open_worker_fixture
+from tests.support.worker_process import WorkerProcess
 
 PAUSED_S, RUNNING_S = 0.3, 0.1
 
@@ -87,7 +87,7 @@ def test_rebalances_in_a_row_lose_and_double_nothing(
         async with open_worker_fixture(settings) as fixture:
             await fixture.send(make_events(1_000))
             await fixture.wait_counted(1_000)
-            guests = [Worker(f"guest-{n}", settings, Plan(seed=0), tmp_path) for n in range(2)]
+            guests = [WorkerProcess(f"guest-{n}", settings, tmp_path) for n in range(2)]
             try:
                 for round_ in range(3):
                     for guest in guests:
@@ -112,7 +112,7 @@ def test_rebalances_in_a_row_lose_and_double_nothing(
     asyncio.run(go())
 
 
-async def until_it_reads(guest: Worker) -> None:
+async def until_it_reads(guest: WorkerProcess) -> None:
     """Until the guest has been given partitions."""
 
     async def reads() -> bool:

@@ -204,7 +204,7 @@ def more(now: dict[str, int], before: dict[str, int]) -> bool:
 
 def totals(api: Api) -> dict[str, int]:
     """Action -> its interactions of all time."""
-    rows = api.routes(TENANT, groupBy="action", days=3650).json()["summary"]
+    rows = api.summary(TENANT, groupBy="action", days=3650).json()["summary"]
     return {row["id"]: row["total"] for row in rows}
 
 

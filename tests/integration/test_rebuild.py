@@ -16,7 +16,7 @@ from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import PERIODS
 from streams.commit import CounterCommitter, RewindRequired
-from streams.rebuild import RebuildFailed, rebuild_from_history
+from streams.rebuild import RebuildError, rebuild_from_history
 from tests.support.contract import LOG, Writer, assert_counts, question, start
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
 
@@ -88,7 +88,7 @@ def test_the_rebuilt_generation_answers_as_the_live_one_did(
                 await stores.counters.read(question(g, p)) for g in GROUPINGS for p in PERIODS
             ]
             done = await stores.rebuild()
-            assert (done.events, done.generation, done.before) == (100, 2, 1)
+            assert (done.events, done.generation, done.previous_generation) == (100, 2, 1)
             after = [await stores.counters.read(question(g, p)) for g in GROUPINGS for p in PERIODS]
             assert after == before
             assert all(isinstance(answer, CounterPage) for answer in after)
@@ -110,21 +110,21 @@ def test_a_live_writer_is_sent_back_to_where_history_was_and_counts_nothing_twic
             async def utc(tenant: str) -> str:
                 return "UTC"
 
-            ledger = CounterCommitter(
+            committer = CounterCommitter(
                 stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc
             )
-            ledger.start_session(LOG, {0: 0})
-            await ledger.commit("acme", 0, sourced(*batch), 60)
+            committer.start_session(LOG, {0: 0})
+            await committer.commit("acme", 0, sourced(*batch), 60)
             await stores.rebuild()
             await assert_counts(stores.counters, batch[:40], TODAY)
             more = [*some_events(3), batch[7]]
             with pytest.raises(RewindRequired):
-                await ledger.commit("acme", 0, sourced(*more, first=60), 64)
+                await committer.commit("acme", 0, sourced(*more, first=60), 64)
             generation = await stores.counters.generation("acme")
             assert generation is not None
             assert await stores.counters.watermarks(generation, LOG) == {0: 40}
-            ledger.start_session(LOG, {0: 40})
-            await ledger.commit("acme", 0, sourced(*batch[40:], *more, first=40), 64)
+            committer.start_session(LOG, {0: 40})
+            await committer.commit("acme", 0, sourced(*batch[40:], *more, first=40), 64)
             await assert_counts(stores.counters, batch + more[:3], TODAY)
 
     asyncio.run(go())
@@ -186,7 +186,7 @@ def test_a_rebuild_that_cannot_go_on_leaves_nothing(redis_url: str, database_url
                     stores.client.hset("is:{acme/0}:2:meta", "building", "somebody else")
                 )
 
-            with pytest.raises(RebuildFailed):
+            with pytest.raises(RebuildError):
                 await stores.rebuild(progress=interfere)
             active = await stores.counters.generation("acme")
             assert active is not None

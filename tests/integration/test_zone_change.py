@@ -143,17 +143,17 @@ def test_a_worker_that_starts_after_the_change_counts_in_the_counters_zone(
             async def zone_of(name: str) -> str:
                 return (await load_catalog(pair.pool, name)).timezone
 
-            ledger = CounterCommitter(
+            committer = CounterCommitter(
                 pair.counters, pair.history, now_ms=lambda: pair.now_ms, timezone_of=zone_of
             )
-            ledger.start_session(LOG, {})
+            committer.start_session(LOG, {})
             counted = some_events(NOW_MS)
-            await ledger.commit("acme", 0, sourced(*counted), len(counted))
+            await committer.commit("acme", 0, sourced(*counted), len(counted))
             await move(pair, tenant, BEFORE)
             await assert_answers(pair, tenant, counted, BEFORE, "materialized")
             # A tenant that starts now starts in the zone that it has now.
             await pair.tenant("other", AFTER)
-            account = await ledger.account("other")
+            account = await committer.tenants.get("other")
             assert account.generation.timezone == AFTER
 
     asyncio.run(run())

@@ -383,7 +383,7 @@ async def _too_slow() -> CounterPage:
         ValueError("a bug of ours"),
         _too_slow,
     ],
-    ids=repr,
+    ids=lambda trouble: getattr(trouble, "__name__", None) or repr(trouble),
 )
 def test_whatever_keeps_the_counters_from_answering_history_answers_whole(trouble: object) -> None:
     other = GroupCounts("off_002", {"impression": 1})

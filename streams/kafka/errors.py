@@ -1,0 +1,36 @@
+"""Conversion of the Kafka clients' exceptions into StoreUnavailable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiokafka.errors
+import kafka.errors
+
+from store.records import StoreUnavailable
+
+
+@contextmanager
+def kafka_errors(*others: type[Exception], timeout_s: float | None = None) -> Iterator[None]:
+    """Raise StoreUnavailable where the block raises an error of a Kafka client or of the network.
+
+    `others` are further exceptions that mean the same. `timeout_s` is the bound that the block
+    sets itself with `asyncio.timeout`: the error then names it.
+    """
+    try:
+        yield
+    except TimeoutError as error:
+        if timeout_s is None:
+            raise unavailable(error) from error
+        raise StoreUnavailable(f"Kafka: no answer within {timeout_s:g} s") from None
+    except (aiokafka.errors.KafkaError, kafka.errors.KafkaError, OSError, *others) as error:
+        raise unavailable(error) from error
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    """Return the StoreUnavailable that says what `error` says, with its type named once."""
+    name, text = type(error).__name__, str(error).strip()
+    if not text or text.startswith(name):  # aiokafka's errors begin with their own name
+        return StoreUnavailable(f"Kafka: {text or name}")
+    return StoreUnavailable(f"Kafka: {name}: {text}")
