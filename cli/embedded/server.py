@@ -21,6 +21,7 @@ _POLL_S: Final = 0.02
 PORTS = range(15_000, 32_000)
 """Where `free_port` looks. Test processes that run side by side each take a part of it."""
 
+
 class StackError(Exception):
     """A server could not be started.
 

@@ -25,9 +25,11 @@ class WorkerProcess:
             "worker_instance_id": name,
             "kafka_session_timeout_s": session_timeout_s,
         }
-        self.process = ChildProcess(
+        self.env = os.environ | {k.upper(): str(v) for k, v in values.items()}
+        self._started = False
+        self._process = ChildProcess(
             [sys.executable, "-m", "cli.main", "worker"],
-            environment=os.environ | {k.upper(): str(v) for k, v in values.items()},
+            environment=self.env,
             log_path=self._log_path,
             working_dir=ROOT,
             own_session=False,
@@ -36,25 +38,39 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start the process; its log continues."""
-        self.process.start()
+        self._started = True
+        self._process.start()
 
     def signal(self, which: signal.Signals) -> None:
         """Send a signal to the process, if it runs."""
-        self.process.send_signal(which)
+        self._process.send_signal(which)
 
     def kill(self) -> None:
         """End the process with SIGKILL."""
-        self.process.kill()
+        self._process.kill()
 
     def stop(self) -> int:
         """Stop the process in order, also a frozen one; return its exit code."""
         self.signal(signal.SIGCONT)
-        self.process.stop(15)
-        return self.process.wait()
+        self._process.stop(15)
+        return self._process.wait()
+
+    def stop_if_started(self) -> None:
+        """Stop the process unless it was never started."""
+        if self._started:
+            self.stop()
+
+    def is_running(self) -> bool:
+        """Return whether the process was started and has not ended."""
+        return self._process.is_running()
+
+    def exit_code(self) -> int | None:
+        """Return the exit code; None while the process runs."""
+        return self._process.exit_code()
 
     def revive(self) -> bool:
         """Start the process if it has ended, as a supervisor does; return whether it had."""
-        if self.process.is_running():
+        if self._process.is_running():
             return False
         self.start()
         return True
