@@ -11,7 +11,8 @@ import pytest
 from store.records import CounterPage, Event
 from store.settings import Settings
 from store.windows import DAY_MS
-from streams.commit import CounterCommitter, RewindRequired
+from streams.commit import CounterCommitter
+from streams.tenant_state import RewindRequired
 from tests.integration.test_rebuild import Stores, some_events
 from tests.support.contract import LOG, assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced

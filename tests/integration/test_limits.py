@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import httpx
 import psycopg
 import pytest
-from cli.state import gather
 from structlog.testing import capture_logs
 
 from cli.embedded.server import free_port
+from cli.status_report import gather_status
 from store import metrics
 from store.catalog import CatalogCache
 from store.postgres.catalog import load_catalog
@@ -83,7 +83,7 @@ class Bench:
         self.committer = CounterCommitter(
             counters, writer, now_ms=now_ms, timezone_of=self._utc, tenants_max=settings.tenants_max
         )
-        builder = CommitBatchBuilder(
+        self.builder = CommitBatchBuilder(
             decoder=Decoder(future_tolerance_s=300, event_bytes_max=1_048_576),
             catalogs=CatalogCache(
                 lambda tenant: load_catalog(pool, tenant), refresh_s=60, monotonic=lambda: 0.0
@@ -93,7 +93,7 @@ class Bench:
             now_ms=now_ms,
         )
         self.pipeline = Pipeline(
-            builder=builder,
+            builder=self.builder,
             committer=self.committer,
             history=self.history,
             dead_letters=self.letters,
@@ -341,7 +341,7 @@ async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) 
         assert await fixture.counters.read(asked) == Incomplete("capped")
         page = await fixture.history.read(asked)
         assert (page.total, sum(group.total for group in page.groups)) == (50, 200)
-        (state,) = (await gather(fixture.settings)).tenants
+        (state,) = (await gather_status(fixture.settings)).tenants
         assert (state.groups["customer"], list(state.over)) == (11, ["customer"])
         assert "too many groups" in fixture.worker.log_tail(400)
     there = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
@@ -363,7 +363,7 @@ async def test_a_dead_letter_stays_one_when_it_is_read_again(settings: Settings)
     async with bench_of(settings) as bench:  # a minute later
         bench.committer.start_session(dying.topic_id, {0: 2})
         await bench.history.start_session(dying.topic_id, {0: None})
-        bench.pipeline._now_ms = lambda: now_ms() + 60_000
+        bench.builder._now_ms = lambda: now_ms() + 60_000
         await bench.process(0, values)
     async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:
         rows = await (
