@@ -1,4 +1,4 @@
-"""How a batch is divided into commits."""
+"""Division of a fetched batch into commit batches."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 from streams.commit_batch import split_evenly
 
 
-@given(n=st.integers(1, 2_000), most=st.integers(1, 300))
-def test_slices_are_all_records_in_order_and_as_few_and_even_as_can_be(n: int, most: int) -> None:
+@given(n=st.integers(1, 2_000), size_max=st.integers(1, 300))
+def test_commit_batches_have_all_records_in_order_and_are_few_and_even(
+    n: int, size_max: int
+) -> None:
+    """There are as few batches as possible, and their sizes differ by one at most."""
     records = list(range(n))
-    found = list(split_evenly(records, most))
-    assert [record for part in found for record in part] == records
-    assert len(found) == -(-n // most)
-    assert max(map(len, found)) - min(map(len, found)) <= 1
-    assert all(0 < len(part) <= most for part in found)
+    batches = list(split_evenly(records, size_max))
+    assert [record for batch in batches for record in batch] == records
+    assert len(batches) == -(-n // size_max)
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    assert all(0 < len(batch) <= size_max for batch in batches)
