@@ -1,0 +1,1 @@
+"""End-to-end tests: worker, API and CLI as processes on real servers, with faults."""

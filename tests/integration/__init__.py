@@ -1,0 +1,1 @@
+"""Integration tests: modules on real servers of Kafka, Redis and PostgreSQL (`--services`)."""

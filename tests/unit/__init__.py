@@ -1,0 +1,1 @@
+"""Unit tests: one module in memory, stores replaced by doubles; no server is started."""
