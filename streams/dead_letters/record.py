@@ -1,4 +1,4 @@
-"""Records."""
+"""Rejected records inside the worker, and dead letters as messages of the dead-letter topic."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from streams.decode.rejection import Rejected
 
 
 class RejectedRecord(NamedTuple):
+    """Kafka record that cannot be counted, with the partition it was read from and the reason."""
+
     partition: int
     record: Any
+    """aiokafka's ConsumerRecord."""
     why: Rejected
 
 
 class DeadLetterSink(Protocol):
-    async def send(self, letters: Sequence[RejectedRecord]) -> None:
-        """Returns when Kafka has acknowledged all; raises StoreUnavailable."""
+    """Destination of rejected records."""
+
+    async def send(self, rejected_records: Sequence[RejectedRecord]) -> None:
+        """Return when Kafka has acknowledged all. Raises StoreUnavailable."""
         ...
 
 
 class Source(NamedTuple):
-    """A place in a log."""
+    """Position of a record in its source topic; all copies of one dead letter share it."""
 
     topic_id: str
     partition: int
@@ -29,34 +34,34 @@ class Source(NamedTuple):
 
 
 class DeadLetterInfo(NamedTuple):
-    """Why a record is a dead letter, and where it was read."""
+    """Reason why a record is a dead letter, and where it was read."""
 
     reason: str
     detail: str
     topic: str
     topic_id: str
-    """The topic's id: a topic that is made again has the same name and offsets, and another id."""
+    """Topic id (KIP-516): a recreated topic has the same name and offsets, and another id."""
     partition: int
     offset: int
     time_ms: int
-    """When it was found to be one."""
+    """When the record was rejected, milliseconds since the Unix epoch."""
 
     @property
     def source(self) -> Source:
-        """What one dead letter has in common with all its repeats, and with nothing else."""
         return Source(self.topic_id, self.partition, self.offset)
 
 
 class DeadLetter(NamedTuple):
-    """One record of the dead-letter topic."""
+    """Message read from the dead-letter topic."""
 
     partition: int
     offset: int
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
-    about: DeadLetterInfo
+    info: DeadLetterInfo
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
+        """Return PARTITION:OFFSET in the dead-letter topic, as the commands name it."""
         return f"{self.partition}:{self.offset}"

@@ -24,7 +24,8 @@ logger = get_logger("transport")
 
 class Batch(NamedTuple):
     """The value of a message: the offsets [base, next_offset) of one partition, all of them that
-    the log still has."""
+    the log still has.
+    """
 
     partition: int
     base: int
@@ -84,7 +85,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 class FetchThrottle:
     """Sends fetches to a broker `every_s` apart at least. Each costs milliseconds, here and there,
     be it for one event or for hundreds; what comes meanwhile comes with the next. It is the request
-    that waits, not what it brought: that would be old before it is looked at."""
+    that waits, not what it brought: that would be old before it is looked at.
+    """
 
     def __init__(self, send: Callable[..., Awaitable[bool]], every_s: float) -> None:
         self._send = send
@@ -159,7 +161,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     def _pause_what_is_full(self) -> bool:
         """False when that is all. Faust pauses by the number of messages that wait, which are of
-        any size here, and once it has paused all it sleeps for a second. So it must not get to."""
+        any size here, and once it has paused all it sleeps for a second. So it must not get to.
+        """
         full = type(self).full_partitions()
         assigned = {tp for tp in self.assignment() if tp.topic == self.topic}
         paused = {tp for tp in assigned if tp.partition in full}
@@ -169,7 +172,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def _in_order(self, tp: TP, records: Sequence[Any]) -> Batch | None:
         """The batch, or None where it does not go on from the last one: it was fetched before a
-        seek. A log may have true gaps (retention, compaction), which a second look tells apart."""
+        seek. A log may have true gaps (retention, compaction), which a second look tells apart.
+        """
         expected = self._next.get(tp.partition)
         if expected is None:
             return None
@@ -248,7 +252,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own look at slow streams fails where a broker was just restarted, and ends the
-        worker; the worker has a watchdog that looks at what is counted."""
+        worker; the worker has a watchdog that looks at what is counted.
+        """
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Faust keeps a tree of the offsets that no message has, which are nearly all of them."""

@@ -27,7 +27,8 @@ class Sender:
     without an error means that Kafka has acknowledged every record. Raises StoreUnavailable.
 
     The producer is idempotent, so that a retry within it adds no record twice, where the broker
-    can do that (`idempotent` says so). Memory is bounded: `send` waits while a batch is full."""
+    can do that (`idempotent` says so). Memory is bounded: `send` waits while a batch is full.
+    """
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self._settings = settings

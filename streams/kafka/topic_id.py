@@ -1,5 +1,6 @@
 """Which log a topic is: its topic id (KIP-516). A topic that is deleted and made again has the
-same name and offsets that start again, and another id."""
+same name and offsets that start again, and another id.
+"""
 
 from __future__ import annotations
 

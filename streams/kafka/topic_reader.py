@@ -1,7 +1,8 @@
 """Reads ranges of a topic's partitions, for tools: outside any group, nothing committed.
 
 Where a partition ends is taken from fetch answers. Asking for the end offset is the usual way, and
-wrong on some Kafka-compatible brokers."""
+wrong on some Kafka-compatible brokers.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +97,8 @@ async def read_tails(
     settings: Settings, topic: TopicDescription, positions: Mapping[int, int]
 ) -> dict[int, Tail]:
     """Partition -> what is in it from its position on, from fetch answers: what the broker's own
-    offset listing says is not right on every compatible broker. Raises StoreUnavailable."""
+    offset listing says is not right on every compatible broker. Raises StoreUnavailable.
+    """
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.brokers,
         client_id="interaction-summary-status",
