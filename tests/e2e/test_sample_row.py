@@ -78,13 +78,13 @@ def test_the_sample_row_is_answered_as_the_contract_has_it(
     for group_by, row in rows.items():
         body = {"groupBy": group_by, "days": 7, "summary": [row], "total": 1}
         body |= {"limit": 100, "offset": 0}
-        answer = api.routes("acme", groupBy=group_by, days=7)
+        answer = api.summary("acme", groupBy=group_by, days=7)
         assert answer.headers["X-Summary-Source"] == "materialized"
         assert list(answer.json().items()) == list(body.items())
         assert list(answer.json()["summary"][0].items()) == list(row.items())
         answers[group_by] = answer.content
     services.redis.stop()
     for group_by, content in answers.items():
-        answer = api.routes("acme", groupBy=group_by, days=7)
+        answer = api.summary("acme", groupBy=group_by, days=7)
         assert answer.headers["X-Summary-Source"] == "history"
         assert answer.content == content

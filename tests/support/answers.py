@@ -85,7 +85,7 @@ def assert_same(got: dict[str, Any], want: dict[str, Any], what: str) -> None:
 
 def _pages(api: Api, source: str, tenant: str, group_by: str, period: str) -> list[httpx.Response]:
     def ask(offset: int) -> httpx.Response:
-        page = api.routes(
+        page = api.summary(
             tenant, groupBy=group_by, days=DAYS[period], limit=PAGE_ROWS, offset=offset
         )
         assert page.headers["X-Summary-Source"] == source, page.headers

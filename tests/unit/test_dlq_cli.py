@@ -1,4 +1,4 @@
-"""`dlq`: how it says no, and how bytes become text. Nothing here needs a server."""
+"""The `dlq` commands: usage errors, failures, and bytes as text, without any server."""
 
 from __future__ import annotations
 
