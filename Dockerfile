@@ -1,10 +1,10 @@
-# Two stages: the first has a compiler, which some processors need (not every wheel is built for
-# every one); what it made goes into an image without.
+# Two stages. The first has a compiler, because some dependencies have no wheel for some processors.
+# The second is an image without a compiler; it receives the installed environment.
 FROM python:3.13-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/interaction-summary
 ENV PATH=/opt/interaction-summary/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# The dependencies first, so that a change of our own code does not install them again.
+# Dependencies first, so that a change of our own code does not reinstall them.
 COPY requirements-runtime.lock .
 RUN pip install --require-hashes -r requirements-runtime.lock
 COPY pyproject.toml README.md ./
@@ -20,6 +20,6 @@ COPY --from=build /opt/interaction-summary /opt/interaction-summary
 ENV PATH=/opt/interaction-summary/bin:$PATH PYTHONUNBUFFERED=1
 USER interaction-summary
 WORKDIR /tmp
-# Started as process 1 without a shell, so that SIGTERM reaches it.
+# Runs as process 1, without a shell, so that SIGTERM reaches it.
 ENTRYPOINT ["interaction-summary"]
 CMD ["--help"]

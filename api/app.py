@@ -81,7 +81,7 @@ def create_app(
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Give the errors that FastAPI and Starlette raise our shape; `RequestMiddleware` has the rest."""
+    """Give the errors that FastAPI and Starlette raise our shape."""
 
     async def ours(request: Request, error: Exception) -> Response:
         if not isinstance(error, ApiError):
@@ -149,7 +149,7 @@ def build(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) ->
             monotonic=time.monotonic,
         ),
         now_ms=now_ms,
-        lag=lambda: counters.lag(now_ms()),
+        lag=lambda: counters.reports.lag(now_ms()),
         checks={"redis": counters.ping, "postgres": partial(ping, pool)},
         resources=connections(),
     )

@@ -107,7 +107,7 @@ def redrive(
         f"{report.already_redriven} redriven before, {len(report.not_sent)} left"
     )
     for left in report.not_sent[:_NOT_SENT_SHOWN]:
-        print_result(f"  {left.dead_letter.position} would be rejected again: {left.why}")
+        print_result(f"  {left.dead_letter.position} would be rejected again: {left.reason}")
     if len(report.not_sent) > _NOT_SENT_SHOWN:
         print_result(f"  and {len(report.not_sent) - _NOT_SENT_SHOWN} more")
 

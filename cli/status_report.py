@@ -78,13 +78,13 @@ async def _gather(
 
     topic, progress, tenants, timezone_of, redis_bytes, history_bytes = await asyncio.gather(
         answer_of("kafka", _describe(settings)),
-        answer_of("redis", counters.progress()),
+        answer_of("redis", counters.reports.progress()),
         answer_of("redis", counters.overview()),
         answer_of("postgres", timezones(pool)),
         answer_of("redis", _redis_bytes(client)),
         answer_of("postgres", _history_bytes(pool)),
     )
-    incidents = await answer_of("redis", counters.incidents())
+    incidents = await answer_of("redis", counters.reports.incidents())
     partitions: list[PartitionStatus] = []
     if topic is not None:
         reports = None if progress is None else _reports_of(topic, progress)

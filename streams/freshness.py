@@ -1,5 +1,7 @@
-"""How long events wait from their arrival in Kafka until they are counted, which is when readers
-see them: for the metric, and of the last ones for `status`."""
+"""Time from an event's arrival in Kafka to its count, when readers see it.
+
+For the metric, and of the last commits for `status`.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +12,36 @@ from typing import Final
 from store import metrics
 from store.counters import Visible
 
-#: What `status` is told of: so many commits of a partition, none older than this.
+#: What `recent` summarizes: so many commits of a partition, none older than this.
 RECENT_COMMITS: Final = 32
 RECENT_MS: Final = 60_000
 
 
 class Freshness:
-    """Told of every commit. Arrival is the record's time stamp in Kafka, never the event's own
-    time: a late event is fresh when it is counted right after it arrived."""
+    """Records how long each event waited between Kafka and its commit.
+
+    Arrival is the record's timestamp in Kafka, never the event's own time: a late event is fresh
+    when it is counted right after it arrived.
+    """
 
     def __init__(self) -> None:
         self._since_ms = 0
         self._recent: dict[int, deque[tuple[int, list[int]]]] = {}
 
     def begin(self, at_ms: int) -> None:
-        """Reading begins (again). What arrived before is caught up with: it waited for a worker,
-        or was counted once before, which says nothing of how fast this one is."""
+        """Start a read session at `at_ms`.
+
+        Events that arrived before are catch-up: they waited for a worker, or were counted once
+        before, which says nothing about how fast this worker is.
+        """
         self._since_ms = at_ms
         self._recent.clear()
 
     def note(self, partition: int, arrived_ms: Iterable[int], at_ms: int) -> None:
-        """Events of these arrivals were counted at `at_ms`. Clocks may differ: an event from the
-        future waited for 0 ms."""
+        """Record that events of these arrival times were counted at `at_ms`.
+
+        Clocks may differ: an arrival in the future is a wait of 0 ms.
+        """
         live: list[int] = []
         for arrived in arrived_ms:
             waited_ms = max(0, at_ms - arrived)
@@ -45,7 +55,7 @@ class Freshness:
             recent.append((at_ms, live))
 
     def recent(self, partition: int, at_ms: int) -> Visible | None:
-        """Of the events that arrived and were counted last; None = none did within a minute."""
+        """Return the waits of the last live events; None if there was none within a minute."""
         waits_ms = sorted(
             waited_ms
             for counted_ms, waits in self._recent.get(partition, ())

@@ -1,7 +1,7 @@
-"""Writes what is counted to history, in large batches, behind the counters.
+"""Writes counted events to history, in large transactions, behind the counters.
 
-Postgres may be slow or away: counting goes on until `buffer_events` are waiting here, then it
-waits too. Nothing is acknowledged to Kafka before it is in both stores, so what a crash takes from
+Postgres may be slow or unavailable: counting continues until `buffer_events` wait here, then it
+waits too. Nothing is acknowledged to Kafka before both stores have it, so what a crash takes from
 this buffer is read again.
 """
 
@@ -18,29 +18,33 @@ from store import metrics
 from store.logs import get_logger
 from store.postgres.history import HistoryWriter
 from store.records import Fenced, SourcedEvent
-from streams.commit import RewindRequired
-from streams.retry import retried
+from streams.retry import retry
+from streams.tenant_state import RewindRequired
 
 logger = get_logger("history")
 
-#: Bytes of records that one transaction stores at most, but for a single batch that has more.
+#: Maximum bytes of records in one transaction; a single batch that has more is written alone.
 BATCH_BYTES_MAX: Final = 16 * 1_048_576
-#: Rounds begin so far apart, unless enough waits to fill a transaction: each of these has a price
-#: of its own, which the counters would pay where processors are full.
+#: Seconds between the starts of two write rounds, unless a transaction is full before. Each
+#: transaction has a fixed cost, which the counters would pay where processors are busy.
 GATHER_S: Final = 0.5
 
 
 @dataclasses.dataclass
 class HistoryBatch:
+    """Events of one commit batch, counted but not yet in history."""
+
     events: Sequence[SourcedEvent]
     next_offset: int
-    done: Callable[[], None]
+    acknowledge: Callable[[], None]
     """Called when the batch is in history."""
     size: int = 0
     """Bytes of the records that the events came in."""
 
 
 class HistorySink:
+    """Bounded buffer of counted events, and the task that writes them. For one event loop."""
+
     def __init__(
         self,
         writer: HistoryWriter,
@@ -51,7 +55,11 @@ class HistorySink:
         buffer_bytes: int,
         on_behind: Callable[[RewindRequired], None],
     ) -> None:
-        """`on_behind`: told when history has less than this worker read."""
+        """Create an empty sink.
+
+        `buffer_events`, `buffer_bytes`: the buffer is full when either is reached. `batch_events`:
+        maximum of one transaction. `on_behind` is called when history has less than was read.
+        """
         self._writer = writer
         self._topic = topic
         self._buffer_events = buffer_events
@@ -66,10 +74,13 @@ class HistorySink:
         self._changed = asyncio.Condition()
         self._epoch = 0
         self._draining = False
-        self._began_s = 0.0
+        self._round_started_s = 0.0
 
     async def start_session(self, topic_id: str, positions: dict[int, int | None]) -> None:
-        """Forgets what waits. `positions`: history's own watermarks; None = has none."""
+        """Start a read session; drop everything that waits.
+
+        `positions`: partition -> history's own watermark; None where it has none.
+        """
         async with self._changed:
             self._epoch += 1
             self._topic_id, self._positions = topic_id, dict(positions)
@@ -78,12 +89,12 @@ class HistorySink:
             self._changed.notify_all()
 
     async def put(self, partition: int, batch: HistoryBatch) -> None:
-        """Takes the batch over; waits while the buffer is full."""
+        """Append the batch to the buffer; wait while the buffer is full."""
         async with self._changed:
             epoch = self._epoch
             await self._changed.wait_for(lambda: self._has_room() or self._epoch != epoch)
             if self._epoch != epoch or partition not in self._batches:
-                return  # not ours any more: whoever has it reads it again
+                return  # the partition was reassigned: its new reader reads the batch again
             self._batches[partition].append(batch)
             self._buffered += len(batch.events)
             self._bytes += batch.size
@@ -94,7 +105,7 @@ class HistorySink:
         return self._buffered < self._buffer_events and self._bytes < self._buffer_bytes
 
     async def drain(self) -> None:
-        """Returns when nothing waits."""
+        """Write everything that waits, without waiting for the next round."""
         async with self._changed:
             self._draining = True
             self._changed.notify_all()
@@ -102,52 +113,52 @@ class HistorySink:
             self._draining = False
 
     async def run(self) -> None:
-        """Writes for as long as the worker lives: round after round, each partition in its turn."""
+        """Write for as long as the worker lives, round after round, one partition at a time."""
         while True:
             async with self._changed:
-                await self._gather()
+                await self._wait_for_round()
                 epoch = self._epoch
                 waiting = [partition for partition, batches in self._batches.items() if batches]
             for partition in waiting:
-                await self._write_some(partition, epoch)
+                await self._write_transaction(partition, epoch)
 
-    async def _gather(self) -> None:
-        """Returns when a round is due, with `_changed` held and something to write."""
+    async def _wait_for_round(self) -> None:
+        """Return when a round is due, with `_changed` held and something to write."""
         while True:
             await self._changed.wait_for(lambda: any(self._batches.values()))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._began_s + GATHER_S):
-                    await self._changed.wait_for(self._is_enough)
-            if any(self._batches.values()):  # else they were forgotten meanwhile
-                self._began_s = asyncio.get_running_loop().time()
+                async with asyncio.timeout_at(self._round_started_s + GATHER_S):
+                    await self._changed.wait_for(self._fills_transaction)
+            if any(self._batches.values()):  # a new session may have dropped them
+                self._round_started_s = asyncio.get_running_loop().time()
                 return
 
-    async def _write_some(self, partition: int, epoch: int) -> None:
-        """One transaction of what waits of the partition."""
+    async def _write_transaction(self, partition: int, epoch: int) -> None:
+        """Write one transaction of the partition's batches and remove them from the buffer."""
         async with self._changed:
             if self._epoch != epoch:
                 return
-            batches = self._take(self._batches[partition])
+            batches = self._next_transaction(self._batches[partition])
         try:
             await self._write(partition, batches, epoch)
         except RewindRequired as behind:
             self._on_behind(behind)
-            async with self._changed:  # until start_session says where to go on
+            async with self._changed:  # until start_session gives the new positions
                 await self._changed.wait_for(lambda: self._epoch != epoch)
         async with self._changed:
             if self._epoch == epoch:
-                self._buffered -= sum(len(c.events) for c in batches)
-                self._bytes -= sum(c.size for c in batches)
+                self._buffered -= sum(len(batch.events) for batch in batches)
+                self._bytes -= sum(batch.size for batch in batches)
                 for _ in batches:
                     self._batches[partition].popleft()
                 self._changed.notify_all()
             metrics.HISTORY_BUFFER.set(self._buffered)
 
-    def _is_enough(self) -> bool:
+    def _fills_transaction(self) -> bool:
         is_full = self._buffered >= self._batch_events or not self._has_room()
         return is_full or self._draining
 
-    def _take(self, waiting: deque[HistoryBatch]) -> list[HistoryBatch]:
+    def _next_transaction(self, waiting: deque[HistoryBatch]) -> list[HistoryBatch]:
         taken: list[HistoryBatch] = []
         events = size = 0
         for batch in waiting:
@@ -161,33 +172,37 @@ class HistorySink:
     async def _write(self, partition: int, batches: Sequence[HistoryBatch], epoch: int) -> None:
         next_offset = batches[-1].next_offset
         while self._epoch == epoch:
-            first = self._positions[partition]
-            if first is not None and first >= next_offset:
+            expected_offset = self._positions[partition]
+            if expected_offset is not None and expected_offset >= next_offset:
                 break
             events = [
-                e for batch in batches for e in batch.events if first is None or e.offset >= first
+                event
+                for batch in batches
+                for event in batch.events
+                if expected_offset is None or event.offset >= expected_offset
             ]
-            topic_id = self._topic_id
             try:
-                rows = await retried(
+                rows = await retry(
                     "history",
-                    lambda f=first, e=events, i=topic_id: self._writer.write(  # type: ignore[misc]
-                        topic=self._topic,
-                        topic_id=i,
-                        partition=partition,
-                        first=f,
-                        next_offset=next_offset,
-                        events=e,
-                    ),
+                    self._writer.write,
+                    topic=self._topic,
+                    topic_id=self._topic_id,
+                    partition=partition,
+                    first=expected_offset,
+                    next_offset=next_offset,
+                    events=events,
                 )
             except Fenced as fenced:
-                true = fenced.truth["next_offset"]
-                if true is None or (first is not None and true < first):
+                stored_offset = fenced.truth["next_offset"]
+                if stored_offset is None or (
+                    expected_offset is not None and stored_offset < expected_offset
+                ):
                     raise RewindRequired(
-                        f"history is at {true} of partition {partition}, not at {first}"
+                        f"history is at offset {stored_offset} of partition {partition}, "
+                        f"not at {expected_offset}"
                     ) from None
                 if self._epoch == epoch:
-                    self._positions[partition] = true
+                    self._positions[partition] = stored_offset
                 continue
             metrics.STORED.inc(rows)
             if self._epoch == epoch:
@@ -196,4 +211,4 @@ class HistorySink:
         if self._epoch == epoch:
             for batch in batches:
                 with contextlib.suppress(Exception):  # an acknowledgement is only a hint
-                    batch.done()
+                    batch.acknowledge()

@@ -1,25 +1,33 @@
-"""What waits in front of one partition's task."""
+"""Queue of fetched batches in front of one partition's task."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from streams.kafka.consumer import Batch
+if TYPE_CHECKING:
+    from streams.kafka.consumer import Batch
 
 Acknowledge = Callable[[], None]
 
 
 class PartitionQueue:
-    """Batches of one partition, in their order. While the task is busy they pile up, and are then
-    taken as one: a commit costs a round trip whether it has ten events or two hundred, so if each
-    small batch had its own, they would fall behind just when there are many."""
+    """Bounded queue of fetched batches for one partition, in the order of their offsets.
+
+    Batches that pile up while the task is busy are taken as one: a commit costs a round trip
+    whether it has ten events or two hundred, so a commit for each small batch would make the
+    partition fall behind just when there are many.
+    """
 
     def __init__(self, *, batch_bytes: int, batches: int) -> None:
-        """`batch_bytes`: bytes of records that are taken as one; a batch that has more is taken
-        alone. With `batches` times that it is full. Nothing is refused then: whoever fetches asks
-        before, so it holds one fetch more at most."""
+        """Create an empty queue.
+
+        `batch_bytes`: bytes of records that `take` joins into one batch; a batch that has more is
+        taken alone. The queue is full at `batches` times that. `put` refuses nothing: the consumer
+        asks `is_full` before it fetches, so the queue exceeds its bound by one fetch at most.
+        """
         self._batch_bytes = batch_bytes
         self._bytes_max = batch_bytes * batches
         self._bytes = 0
@@ -30,9 +38,11 @@ class PartitionQueue:
 
     @property
     def is_full(self) -> bool:
+        """Whether the partition should not be fetched for now."""
         return self._bytes >= self._bytes_max
 
     def put(self, batch: Batch, acknowledge: Acknowledge) -> None:
+        """Append a batch. `acknowledge` is called when all its events are counted and stored."""
         size = sum(len(record.value or b"") for record in batch.records)
         self._waiting.append((batch, acknowledge, size))
         self._bytes += size
@@ -40,8 +50,10 @@ class PartitionQueue:
         self._idle.clear()
 
     async def take(self) -> tuple[Batch, Acknowledge]:
-        """What waits, as far as it goes on without a gap and is not too much, as one batch. Waits
-        until there is something."""
+        """Wait for a batch; return it joined with the batches that follow without a gap.
+
+        At most `batch_bytes` are joined.
+        """
         await self._arrived.wait()
         batch, acknowledge, size = self._waiting.popleft()
         records, acknowledges, end = list(batch.records), [acknowledge], batch.next_offset
@@ -57,17 +69,17 @@ class PartitionQueue:
         if not self._waiting:
             self._arrived.clear()
 
-        def all_of_them() -> None:
+        def acknowledge_all() -> None:
             for each in acknowledges:
                 each()
 
-        return batch._replace(records=records), all_of_them
+        return batch._replace(records=records), acknowledge_all
 
     def done(self) -> None:
-        """What was taken is worked off."""
+        """Mark the batch returned by `take` as processed."""
         if not self._waiting:
             self._idle.set()
 
     async def join(self) -> None:
-        """Returns when nothing waits and all that was taken is worked off."""
+        """Wait until the queue is empty and every batch taken from it is processed."""
         await self._idle.wait()

@@ -98,7 +98,9 @@ class Rebuilder:
         progress: Progress = _no_progress,
     ) -> AsyncIterator[RebuildResult]:
         """Rebuild the counters of `tenants` and yield the result of each as soon as it is done."""
-        arrived_ms = min((await self._counters.arrivals()).values(), default=0) or self._now_ms()
+        arrived_ms = (
+            min((await self._counters.reports.arrivals()).values(), default=0) or self._now_ms()
+        )
         for tenant in tenants:
 
             def report(done: int, total: int, tenant: str = tenant) -> None:

@@ -1,17 +1,20 @@
-"""Servers and what a test needs of them. Unit tests ask for none of these and start nothing."""
+"""Fixtures for servers and for what a test needs on them.
+
+Each pytest process has servers of its own: with `-n 3` there are three of each kind, on ports of
+separate ranges, in separate folders. Databases, topics, groups and key prefixes are therefore
+separate for each process, and within a process for each test. The servers start at the first test
+that asks for one, so a process that runs only unit tests starts none. They end with the process,
+even if it is killed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import os
-import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,34 +22,37 @@ import redis
 import structlog
 from psycopg.conninfo import make_conninfo
 
+from cli.embedded import postgres_home, server
 from cli.embedded.server import StackError
 from store.postgres.migrate import migrate
 from store.settings import Settings
-from tests.support.services import base, real, wheels
+from tests.support.resources import Topics, make_settings, make_topics
+from tests.support.services import real
 from tests.support.services.base import Services, revive
+from tests.support.services.start import start_services
 
-PARTITIONS = 4
 _FOLDERS = ("unit", "integration", "e2e")
 _TEMPLATE = "migrated_template"
-_numbers = itertools.count(1)
+_database_numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--services`."""
     parser.addoption(
         "--services",
         choices=("auto", "wheels", "docker", "real"),
         default="auto",
-        help="servers to test on; auto: docker where an engine answers, else wheels",
+        help="servers to test on; auto: docker if an engine answers, else wheels",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The settings of whoever runs the tests are not the tests': `up` writes a file of them that its
-    # users source.
+    """Separate the tests from the environment and from the other pytest processes."""
+    # `up` writes a file of settings that its users source. The tests must not use those settings.
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
-    # Plain tracebacks: the pretty ones take a good part of a second each, in which all that a test
-    # waits for stands still.
+    # Plain tracebacks: the pretty ones take a good part of a second each, and they block the event
+    # loop of the test for that time.
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -58,10 +64,46 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     for folder in _FOLDERS:
         config.addinivalue_line("markers", f"{folder}: in tests/{folder}, set by the folder")
+    if (worker := _xdist_worker(config)) is not None:
+        server.PORTS = _port_range(*worker)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test with its folder, and runs the quick folders first."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Prepare what all processes share, before they start: none of it may be made twice at once."""
+    kind = config.getoption("--services")
+    try:
+        if (user := postgres_home.system_user()) is not None:
+            postgres_home.wheel_programs(user)
+        if kind == "real":
+            real.kafka_jars()
+    except StackError as error:
+        pytest.exit(f"--services={kind}: {error}", returncode=3)
+
+
+def _xdist_worker(config: pytest.Config) -> tuple[int, int] | None:
+    """Return the index of this process and the number of processes; None without pytest-xdist."""
+    given: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if given is None:
+        return None
+    return int(given["workerid"].removeprefix("gw")), int(given["workercount"])
+
+
+def _port_range(index: int, count: int) -> range:
+    """Return the ports of one process.
+
+    While a test keeps a server down, its port is free: another process must not take it.
+    """
+    size = len(server.PORTS) // count
+    return server.PORTS[index * size : (index + 1) * size]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test with its folder, and choose the order of the folders.
+
+    In one process the quick folders run first. In several processes the slow ones do: a long test
+    that starts last would keep one process busy while the others have nothing left to do.
+    """
     here = Path(__file__).parent
 
     def folder(item: pytest.Item) -> str:
@@ -70,18 +112,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if folder(item) in _FOLDERS:
             item.add_marker(folder(item))
-    items.sort(key=lambda item: _FOLDERS.index(folder(item)) if folder(item) in _FOLDERS else 9)
+    order = _FOLDERS if _xdist_worker(config) is None else tuple(reversed(_FOLDERS))
+    items.sort(key=lambda item: order.index(folder(item)) if folder(item) in order else len(order))
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
+    """Run asynchronous tests on asyncio only."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session")
 def services(pytestconfig: pytest.Config) -> Iterator[Services]:
-    """The servers, started. A test that stops or pauses one need not mend it: the fixtures below
-    do, before the next test."""
+    """Return the running servers of this process.
+
+    A test that stops or pauses a server need not restore it: the fixtures below do so before the
+    next test.
+    """
     kind = pytestconfig.getoption("--services")
     try:
         with start_services(kind) as started:
@@ -90,50 +137,16 @@ def services(pytestconfig: pytest.Config) -> Iterator[Services]:
         pytest.exit(f"--services={kind}: {error}", returncode=3)
 
 
-@contextmanager
-def start_services(kind: str, *, durable: bool = False) -> Iterator[Services]:
-    """Servers of one kind, stopped and forgotten at the end. `durable`: whether PostgreSQL waits
-    for the disk, where it is a process of ours. Raises StackError."""
-    # Not pytest's own temporary folder: PostgreSQL runs as another user there, when we are root.
-    folder = Path(tempfile.mkdtemp(prefix="interaction-summary-"))
-    folder.chmod(0o755)
-    chosen: Services | None = None
-    try:
-        chosen = _choose(kind, folder, durable)
-        for server in chosen[1:]:
-            server.start()
-        yield chosen
-    finally:
-        for server in reversed(chosen[1:] if chosen else ()):
-            server.stop()
-            if hasattr(server, "remove"):
-                server.remove()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _choose(kind: str, folder: Path, durable: bool) -> Services:
-    if kind == "real":
-        return real.services(folder, durable=durable)
-    if kind != "wheels":
-        from tests.support.services import containers  # slow to import, and needed only here
-
-        if containers.engine_answers():
-            return containers.services()
-        if kind == "docker":
-            raise StackError("no Docker engine answers on this machine")
-    return wheels.services(folder, durable=durable)
-
-
 @pytest.fixture
 def kafka(services: Services) -> str:
-    """Bootstrap servers."""
+    """Return the bootstrap servers of a running Kafka."""
     revive(services.kafka)
     return services.kafka.bootstrap
 
 
 @pytest.fixture
 def redis_url(services: Services) -> str:
-    """An empty Redis."""
+    """Return the URL of a running, empty Redis."""
     revive(services.redis)
     with redis.Redis.from_url(services.redis.url) as client:
         client.flushall()
@@ -150,9 +163,9 @@ def _template(services: Services) -> str:
 
 @pytest.fixture
 def database_url(services: Services, _template: str) -> Iterator[str]:
-    """A database of this test's own, with its tables and nothing in them."""
+    """Return the URL of a database for this test only, with all tables, which are empty."""
     revive(services.postgres)
-    name = f"test_{next(_numbers)}"
+    name = f"test_{next(_database_numbers)}"
     _postgres(services, f"CREATE DATABASE {name} TEMPLATE {_template}")
     head, _, _ = services.postgres.url.rpartition("/")
     yield f"{head}/{name}"
@@ -165,42 +178,13 @@ def _postgres(services: Services, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-class Topics(NamedTuple):
-    """Two topics that exist, of this test's own."""
-
-    interactions: str
-    dlq: str
-    partitions: int = PARTITIONS
-
-
 @pytest.fixture
 def topics(kafka: str) -> Topics:
+    """Return two new topics."""
     return make_topics(kafka)
-
-
-def make_topics(kafka: str) -> Topics:
-    unique = uuid.uuid4().hex[:12]
-    names = Topics(f"interactions-{unique}", f"interactions-{unique}.dlq")
-    base.create_topics(kafka, {names.interactions: PARTITIONS, names.dlq: 1})
-    return names
 
 
 @pytest.fixture
 def settings(kafka: str, redis_url: str, database_url: str, topics: Topics) -> Settings:
-    """Settings of this test's own servers, topics, group and key prefix."""
+    """Return settings with a database, topics, a consumer group and a key prefix of this test."""
     return make_settings(kafka, redis_url, database_url, topics)
-
-
-def make_settings(kafka: str, redis_url: str, database_url: str, topics: Topics) -> Settings:
-    unique = topics.interactions.rpartition("-")[2]
-    return Settings(
-        kafka_bootstrap_servers=kafka,
-        interactions_topic=topics.interactions,
-        dead_letter_topic=topics.dlq,
-        topic_partitions=topics.partitions,
-        consumer_group=f"group-{unique}",
-        redis_url=redis_url,
-        redis_prefix=f"is-{unique}",
-        database_url=database_url,
-        auth_mode="open",
-    )

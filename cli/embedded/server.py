@@ -18,6 +18,9 @@ HOST: Final = "127.0.0.1"
 _LOG_BYTES_MAX: Final = 5_000_000
 _POLL_S: Final = 0.02
 
+PORTS = range(15_000, 32_000)
+"""Where `free_port` looks. Test processes that run side by side each take a part of it."""
+
 
 class StackError(Exception):
     """A server could not be started.
@@ -35,10 +38,10 @@ def free_port() -> int:
     itself and keep the server from binding it again. Raises StackError.
     """
     for _ in range(200):
-        port = random.randint(15_000, 32_000)
+        port = random.choice(PORTS)
         if is_free(port):
             return port
-    raise StackError(f"no free port found on {HOST} between 15000 and 32000")
+    raise StackError(f"no free port found on {HOST} between {PORTS.start} and {PORTS.stop}")
 
 
 def is_free(port: int) -> bool:

@@ -58,7 +58,7 @@ class HistoryWriter:
     async def positions(self, topic_id: str) -> dict[int, int]:
         """Partition -> the next offset to store, of every partition of `log` stored so far."""
         async with self._reading() as connection:
-            cursor = await connection.execute(_POSITIONS, {"log": UUID(topic_id)})
+            cursor = await connection.execute(_POSITIONS, {"topic_id": UUID(topic_id)})
             return dict(await cursor.fetchall())
 
     async def write(
@@ -144,7 +144,7 @@ class HistoryWriter:
                     _UNCOUNTED,
                     {
                         "tenant": tenant,
-                        "log": UUID(topic_id),
+                        "topic_id": UUID(topic_id),
                         "partition": partition,
                         "offset": counted.get((topic_id, partition), 0),
                     },

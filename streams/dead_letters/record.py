@@ -14,7 +14,7 @@ class RejectedRecord(NamedTuple):
     partition: int
     record: Any
     """aiokafka's ConsumerRecord."""
-    why: Rejected
+    rejection: Rejected
 
 
 class DeadLetterSink(Protocol):

@@ -46,7 +46,7 @@ class NotSent(NamedTuple):
     """Dead letter that was not sent, and why its event would be rejected again."""
 
     dead_letter: DeadLetter
-    why: str
+    reason: str
 
 
 class RedriveReport(NamedTuple):

@@ -152,10 +152,10 @@ class KafkaDeadLetterSink:
     def _outgoing(
         self, rejected_record: RejectedRecord, dead_letter_partition: int
     ) -> OutgoingRecord:
-        partition, record, why = rejected_record
+        partition, record, rejection = rejected_record
         info = DeadLetterInfo(
-            reason=why.reason,
-            detail=why.detail,
+            reason=rejection.reason,
+            detail=rejection.detail,
             topic=self._settings.interactions_topic,
             topic_id=self._topic_id,
             partition=partition,

@@ -1,4 +1,4 @@
-"""The program, for end-to-end tests."""
+"""Fixtures for end-to-end tests: the program as users run it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.program import Program
 
 @pytest.fixture
 def program(settings: Settings, tmp_path: Path) -> Iterator[Program]:
-    """Its commands, on servers, topics, tables and keys of this test's own."""
+    """Return a runner of the program's commands; all that it started ends with the test."""
     started = Program(settings, tmp_path)
     try:
         yield started

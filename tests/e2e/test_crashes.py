@@ -1,4 +1,4 @@
-"""A worker that is killed in the middle of its work counts nothing twice and loses nothing."""
+"""A worker that is killed while it counts loses no event and counts none twice."""
 
 from __future__ import annotations
 
@@ -13,58 +13,72 @@ from tests.support.program import Process, Program, read_topic
 from tests.support.services.base import Services
 from tests.support.waiting import eventually
 
-#: More by the environment; with much fewer the worker is done before it can be killed.
-EVENTS = int(os.environ.get("CRASH_EVENTS") or 200_000)
-#: At least so many events are counted when the worker is killed, and not yet in history: the next
-#: one reads them again.
-REDELIVERED = EVENTS // 100
+#: With far fewer events the worker would have counted all before it is killed.
+EVENTS = 60_000
+#: The environment may ask for more.
+EVENTS_LONG = int(os.environ.get("CRASH_EVENTS") or 200_000)
 TENANT = "acme"
-#: With no identities remembered, only the watermarks keep a redelivered event from counting twice.
+#: Without remembered identities only the watermarks prevent that a redelivered event counts twice.
 NOT_REMEMBERED = {"DEDUP_HORIZON_H": "0"}
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("events", [EVENTS, pytest.param(EVENTS_LONG, marks=pytest.mark.long)])
 def test_events_redelivered_through_two_kills_count_once(
-    services: Services, program: Program
+    services: Services, program: Program, events: int
 ) -> None:
+    # When the worker is killed, at least so many events are counted and not yet in history. The
+    # next worker reads them again.
+    redelivered = events // 100
     options = ("--tenant", TENANT, "--customers", "800", "--late", "0.2", "--seed", "11")
-    said = program.run("load", "--events", str(EVENTS), *options, timeout_s=240)
-    assert said.startswith(f"{EVENTS} events acknowledged"), said
+    said = program.run("load", "--events", str(events), *options, timeout_s=240)
+    assert said.startswith(f"{events} events acknowledged"), said
     worker, stored = program.worker(**NOT_REMEMBERED), 0
-    for reached in (EVENTS // 8, EVENTS // 4):
-        counted = killed_ahead_of_history(services, program, worker, reached, stored)
-        assert counted < EVENTS, "it had counted all already when it was killed"
+    for reached in (events // 8, events // 4):
+        counted = kill_ahead_of_history(
+            services, program, worker, reached=reached, stored=stored, redelivered=redelivered
+        )
+        assert counted < events, "the worker had counted all events before it was killed"
         worker = program.worker(**NOT_REMEMBERED)
         stored = started_from(worker)  # history is what is behind
         read_again = counted - stored
-        assert read_again >= REDELIVERED, read_again
-    program.wait_for(counted=EVENTS, stored=EVENTS, timeout_s=180, alive=[worker])
+        assert read_again >= redelivered, read_again
+    program.wait_for(counted=events, stored=events, timeout_s=180, alive=[worker])
 
     api = program.api()
-    events = plain.distinct(
+    sent = plain.distinct(
         r.value for r in read_topic(program.settings, program.settings.interactions_topic)
     )
-    assert len(events) == EVENTS, "each event has an identity of its own"
-    counters = all_answers(api, "materialized", TENANT, events, {})
+    assert len(sent) == events, "each event has an identity of its own"
+    counters = all_answers(api, "materialized", TENANT, sent, {})
     services.redis.stop()
     assert all_pages(api, "history", TENANT) == counters
 
 
-def killed_ahead_of_history(
-    services: Services, program: Program, worker: Process, reached: int, stored: int
+def kill_ahead_of_history(
+    services: Services,
+    program: Program,
+    worker: Process,
+    *,
+    reached: int,
+    stored: int,
+    redelivered: int,
 ) -> int:
-    """Kills the worker when `reached` events and more are counted, the last REDELIVERED of which
-    cannot be in history: Postgres is frozen by then. Returns how many were counted at least.
-    `stored`: events that were in history before this worker, which must have begun to work: without
-    Postgres it cannot begin, as it has no catalogs."""
+    """Kill the worker while history is behind, and return how many events are counted.
+
+    At least `reached` events are counted then. The last `redelivered` of them cannot be in history,
+    since Postgres is frozen before they are counted. `stored`: events that were in history before
+    this worker started. Postgres is frozen only when the worker has added to them: the worker
+    cannot start without Postgres, where the catalogs are.
+    """
     program.wait_for(counted=reached, stored=stored + 1, timeout_s=120, alive=[worker])
     services.postgres.pause()
     before = program.counted()
-    # The worker says twice a second how far it is, so what is read first may be from before the
-    # freeze; and the transaction under way may still end well.
-    eventually(lambda: program.counted() > before, message="a word of it")
+    # The worker reports its progress twice a second, so the first value may be older than the
+    # freeze; and a transaction that is in flight may still commit.
+    eventually(lambda: program.counted() > before, message="a progress report")
     frozen_at = program.counted()
-    target = frozen_at + program.settings.history_batch_events + REDELIVERED
+    target = frozen_at + program.settings.history_batch_events + redelivered
     eventually(lambda: program.counted() >= target, message=f"{target} counted")
     worker.kill()
     services.postgres.resume()
@@ -72,10 +86,10 @@ def killed_ahead_of_history(
 
 
 def started_from(worker: Process) -> int:
-    """The offsets that the worker first read from, all partitions together, once it says so."""
+    """Return the sum of the offsets where the worker started to read, once it has logged them."""
 
-    def said() -> list[dict[str, int]]:
+    def logged() -> list[dict[str, int]]:
         lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
         return [line["starts"] for line in lines if line["event"] == "partitions assigned"]
 
-    return sum(eventually(said, timeout_s=60, message="partitions assigned")[0].values())
+    return sum(eventually(logged, timeout_s=60, message="partitions assigned")[0].values())

@@ -25,11 +25,19 @@ from store.records import GROUPINGS, CounterPage, Event, Incomplete, Question
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
-from store.windows import DAY_MS, PERIODS, Calendar, date_of, exact_window, window_of
+from store.windows import (
+    DAY_MS,
+    PERIODS,
+    Calendar,
+    Period,
+    Window,
+    date_of,
+    exact_window,
+    window_of,
+)
 from streams.kafka.consumer import Batch
 from streams.worker import Worker
-from tests.support.chaos import encode
-from tests.support.events import make_event
+from tests.support.events import encode, make_event
 from tests.support.oracle import groups_of, page_of
 from tests.support.waiting import eventually_async
 
@@ -37,6 +45,7 @@ ZONES = {"york": "America/New_York", "berlin": "Europe/Berlin", "kolkata": "Asia
 FIRST_DAY = (date(2026, 10, 12) - date(1970, 1, 1)).days
 DAYS = 40
 #: Berlin's clock goes back on 25 October, New York's on 1 November.
+CLOCK_CHANGES = range(FIRST_DAY + 12, FIRST_DAY + 22)
 EVENTS_A_STEP = 12
 PARTITIONS_OF = ((0, 1), (2, 3))
 MINUTE_MS = 60_000
@@ -122,11 +131,18 @@ class Traffic:
         )
 
 
-class Worker(Worker):
-    """The program's own, without a consumer: the log is the simulation's, with all its records."""
+class UntruncatedLog:
+    """In place of the consumer: the log is the simulation's, with all its records."""
 
-    async def _first_offsets(self, partitions: int) -> dict[int, int]:
+    async def earliest(self, partitions: int) -> dict[int, int]:
         return dict.fromkeys(range(partitions), 0)
+
+
+class SimulatedWorker(Worker):
+    """The program's own worker, without a Kafka consumer."""
+
+    def consumer(self) -> Any:
+        return UntruncatedLog()
 
 
 class Shift:
@@ -136,16 +152,15 @@ class Shift:
         self, settings: Settings, traffic: Traffic, partitions: Sequence[int], clock: Clock
     ) -> None:
         self._traffic, self._partitions = traffic, partitions
-        self._worker = Worker(settings, clock_ms=lambda: clock.now_ms)
+        self._worker = SimulatedWorker(settings, clock_ms=lambda: clock.now_ms)
         self._handed: dict[int, int] = {}
 
     async def start(self) -> None:
         worker = self._worker
-        worker._failed = asyncio.get_running_loop().create_future()
-        worker._open_stores()
-        await worker._pool.open()
-        self._history = asyncio.create_task(worker._history.run())
-        self._handed = dict(await worker._find_start(self._partitions))
+        worker.build()
+        await worker.stores.pool.open()
+        self._history = asyncio.create_task(worker.history.run())
+        self._handed = dict(await worker.find_start(self._partitions))
 
     async def read(self, batch_records: int) -> None:
         """Hands over what the log has, in batches; they are worked on meanwhile."""
@@ -154,39 +169,35 @@ class Shift:
             while (base := self._handed[partition]) < len(records):
                 batch = records[base : base + batch_records]
                 self._handed[partition] = base + len(batch)
-                self._worker._pipeline.submit(
-                    Batch(partition, base, batch, len(records), 0), lambda: None
-                )
+                self._worker.submit(Batch(partition, base, batch, len(records), 0), lambda: None)
 
     async def roll(self) -> None:
-        await self._worker._roll_tenants()
+        await self._worker.rollover.roll_tenants()
 
     async def finish(self) -> None:
         """Returns when both stores have all that was handed over."""
 
         async def all_done() -> bool:
             self.check()
-            positions = self._worker._pipeline.positions
+            positions = self._worker.pipeline.positions
             return all(positions[p] >= self._handed[p] for p in self._partitions)
 
         await eventually_async(all_done, message="the batches are counted")
-        await self._worker._history.drain()
+        await self._worker.history.drain()
         self.check()
 
     def check(self) -> None:
-        failed = self._worker._failed
-        assert failed is not None
+        failed = self._worker.rewinder.failed
         assert not failed.done(), failed.result()
         assert not self._history.done()
 
     async def end(self) -> None:
         """At once, whatever it has in hand: what it acknowledged to nobody is read again."""
         self.check()
-        await self._worker._pipeline.abandon()
+        await self._worker.pipeline.abandon()
         self._history.cancel()
         await asyncio.gather(self._history, return_exceptions=True)
-        await self._worker._client.aclose()
-        await self._worker._pool.close()
+        await self._worker.stores.close()
 
 
 class Clock:
@@ -285,6 +296,7 @@ class Simulation:
         today = calendar.day_of(self.clock.now_ms)
         events = self.traffic.events[tenant]
         days = self._draw.sample([n for n in range(2, 31) if n != 7], 2)
+        windows: list[tuple[Period | None, Window]]
         windows = [(period, window_of(period, today)) for period in PERIODS]
         windows += [(None, exact_window(n, today)) for n in days]
         for period, window in windows:
@@ -298,21 +310,37 @@ class Simulation:
                 assert await self.history.read(asked) == expected, (date_of(today), asked)
 
 
-def test_counters_history_and_a_plain_count_agree_on_each_of_forty_days(settings):
+@pytest.mark.parametrize(
+    "span",
+    [
+        pytest.param(CLOCK_CHANGES, id="the ten days around the clock changes"),
+        pytest.param(
+            range(FIRST_DAY, FIRST_DAY + DAYS), id="all forty days", marks=pytest.mark.long
+        ),
+    ],
+)
+def test_counters_history_and_a_plain_count_agree_on_each_day(
+    settings: Settings, span: range
+) -> None:
     async def run() -> None:
         async with AsyncExitStack() as stack:
             simulation = Simulation(settings, seed=1)
+            simulation.clock.now_ms = span.start * DAY_MS
             await simulation.open(stack)
-            for day in range(FIRST_DAY, FIRST_DAY + DAYS):
+            for day in span:
                 await simulation.day(day)
-            assert simulation.restarts >= DAYS
-            assert all(len(events) > 30 * DAYS for events in simulation.traffic.events.values())
+            assert simulation.restarts >= len(span)
+            assert all(
+                len(events) > 30 * len(span) for events in simulation.traffic.events.values()
+            )
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("back_before", ZONES)
-def test_workers_that_were_away_for_three_days_count_and_roll_all_of_it(settings, back_before):
+def test_workers_that_were_away_for_three_days_count_and_roll_all_of_it(
+    settings: Settings, back_before: str
+) -> None:
     """They come back minutes before a midnight, so that the first they count is of days that their
     windows do not know yet: the three that they missed, and the one that is about to begin."""
 
@@ -344,9 +372,9 @@ def test_workers_that_were_away_for_three_days_count_and_roll_all_of_it(settings
     asyncio.run(run())
 
 
-def test_the_clocks_change_in_these_weeks():
-    """Else the simulation would show less than it says."""
-    span = range(FIRST_DAY, FIRST_DAY + DAYS)
+@pytest.mark.parametrize("span", [CLOCK_CHANGES, range(FIRST_DAY, FIRST_DAY + DAYS)])
+def test_the_clocks_change_in_these_days(span: range) -> None:
+    """Otherwise the simulation would test less than it says."""
     hours = {
         tenant: {
             (calendar.midnight_ms(day + 1) - calendar.midnight_ms(day)) / (60 * MINUTE_MS)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from store.settings import Settings
-from tests.support.chaos import Plan, Worker
 from tests.support.services.base import Services
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, open_worker_fixture
+from tests.support.worker_process import WorkerProcess
 
 PAUSED_S, RUNNING_S = 0.3, 0.1
 
@@ -69,8 +69,7 @@ def test_a_broker_that_is_killed_comes_back_to_a_worker_that_goes_on(
                 services.kafka.kill()
                 services.kafka.start()
                 await fixture.wait_counted(total, timeout_s=120)
-            assert fixture.worker.process is not None
-            assert fixture.worker.process.poll() is None, "the worker ended"
+            assert fixture.worker.exit_code() is None, "the worker ended"
             await fixture.wait_stored(9_000)
 
     if services.kind == "wheels":
@@ -87,7 +86,7 @@ def test_rebalances_in_a_row_lose_and_double_nothing(
         async with open_worker_fixture(settings) as fixture:
             await fixture.send(make_events(1_000))
             await fixture.wait_counted(1_000)
-            guests = [Worker(f"guest-{n}", settings, Plan(seed=0), tmp_path) for n in range(2)]
+            guests = [WorkerProcess(f"guest-{n}", settings, tmp_path) for n in range(2)]
             try:
                 for round_ in range(3):
                     for guest in guests:
@@ -102,7 +101,7 @@ def test_rebalances_in_a_row_lose_and_double_nothing(
                             guest.stop()
             finally:
                 for guest in guests:
-                    if guest.process is not None and guest.process.poll() is None:
+                    if guest.is_running():
                         guest.kill()
             await fixture.wait_counted(19_000, timeout_s=120)
             await fixture.wait_stored(19_000)
@@ -112,7 +111,7 @@ def test_rebalances_in_a_row_lose_and_double_nothing(
     asyncio.run(go())
 
 
-async def until_it_reads(guest: Worker) -> None:
+async def until_it_reads(guest: WorkerProcess) -> None:
     """Until the guest has been given partitions."""
 
     async def reads() -> bool:

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 
 from store.records import Event
 from store.settings import Settings
-from tests.support.chaos import encode
+from tests.support.events import encode
 from tests.support.services.base import Services
 from tests.support.services.wheels import WheelBroker
 from tests.support.waiting import eventually_async
@@ -51,7 +51,7 @@ def test_a_transaction_marker_is_no_waiting_event(settings: Settings) -> None:
             await fixture.wait_counted(KEPT)
 
             async def no_lag() -> bool:
-                assert await fixture.counters.lag(now_ms()) == 0
+                assert await fixture.counters.reports.lag(now_ms()) == 0
                 return True
 
             await eventually_async(no_lag, message="no lag")

@@ -31,7 +31,7 @@ def test_a_worker_that_is_told_to_stop_hands_over_all_it_had(
     program.wait_for(counted=program.counted() + EACH, alive=[load, two])
     load.terminate()
     records = read_topic(program.settings, program.settings.interactions_topic)
-    assert f"{len(records)} events acknowledged" in load.topic_id()
+    assert f"{len(records)} events acknowledged" in load.log()
     program.wait_for(counted=len(records), stored=len(records), alive=[two])
 
     events = plain.distinct(record.value for record in records)
@@ -44,7 +44,7 @@ def test_a_worker_that_is_told_to_stop_hands_over_all_it_had(
 
 def assigned(worker: Process) -> set[int]:
     """The partitions that the worker last said it has."""
-    lines = [json.loads(line) for line in worker.topic_id().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
     said = [line["starts"] for line in lines if line["event"] == "partitions assigned"]
     return {int(partition) for partition in said[-1]} if said else set()
 

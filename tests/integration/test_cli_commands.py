@@ -24,7 +24,7 @@ from store.settings import Settings
 from streams.decode.decoder import Decoder
 from streams.decode.timestamps import format_ms
 from streams.kafka.topic_id import describe_topic
-from tests.conftest import PARTITIONS
+from tests.support.resources import PARTITIONS
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -214,7 +214,7 @@ async def test_status_shows_how_soon_events_are_visible(
     now_ms = time.time_ns() // 1_000_000
     client = make_client(settings, timeout_s=5, retries=0)
     try:
-        await RedisCounters(client, settings.redis_prefix).report_progress(
+        await RedisCounters(client, settings.redis_prefix).reports.report_progress(
             [
                 PartitionProgress(topic.topic_id, 0, 0, 0, now_ms, Visible(40, 90, 120)),
                 PartitionProgress(topic.topic_id, 1, 0, 0, now_ms, Visible(50, 80, 1_100)),

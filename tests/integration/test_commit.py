@@ -11,13 +11,14 @@ import pytest
 from store.records import CounterPage, Event
 from store.settings import Settings
 from store.windows import DAY_MS
-from streams.commit import CounterCommitter, RewindRequired
+from streams.commit import CounterCommitter
+from streams.tenant_state import RewindRequired
 from tests.integration.test_rebuild import Stores, some_events
 from tests.support.contract import LOG, assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
 
 
-def ledger_of(stores: Stores) -> CounterCommitter:
+def committer_of(stores: Stores) -> CounterCommitter:
     async def utc(tenant: str) -> str:
         return "UTC"
 
@@ -32,9 +33,9 @@ def with_stores(redis_url: str, database_url: str, go: Callable[[Stores], Awaita
     asyncio.run(run())
 
 
-async def begin(ledger: CounterCommitter, first: Mapping[int, int]) -> None:
+async def begin(committer: CounterCommitter, first: Mapping[int, int]) -> None:
     """As a worker does that was given all partitions."""
-    ledger.start_session(LOG, await ledger.counted(LOG, first), first)
+    committer.start_session(LOG, await committer.counted(LOG, first), first)
 
 
 async def total_of(stores: Stores, tenant: str) -> int:
@@ -63,19 +64,19 @@ def test_a_generation_that_is_behind_in_one_partition_is_noticed_by_another(
 
     async def go(stores: Stores) -> None:
         zero, one, more = some_events(10), some_events(30), some_events(2)
-        ledger = ledger_of(stores)
-        ledger.start_session(LOG, {0: 0, 1: 0})
-        await ledger.commit("acme", 0, sourced(*zero), 10)
-        await ledger.commit("acme", 1, sourced(*one), 30)
+        committer = committer_of(stores)
+        committer.start_session(LOG, {0: 0, 1: 0})
+        await committer.commit("acme", 0, sourced(*zero), 10)
+        await committer.commit("acme", 1, sourced(*one), 30)
         await store(stores, 0, zero, None)
         await store(stores, 1, one[:20], None)
         await stores.rebuild()
         with pytest.raises(RewindRequired):
-            await ledger.commit("acme", 0, sourced(more[0], first=10), 11)
-            await ledger.commit("acme", 1, sourced(more[1], first=30), 31)
-        ledger.start_session(LOG, {0: 10, 1: 20})
-        await ledger.commit("acme", 0, sourced(more[0], first=10), 11)
-        await ledger.commit("acme", 1, sourced(*one[20:], more[1], first=20), 31)
+            await committer.commit("acme", 0, sourced(more[0], first=10), 11)
+            await committer.commit("acme", 1, sourced(more[1], first=30), 31)
+        committer.start_session(LOG, {0: 10, 1: 20})
+        await committer.commit("acme", 0, sourced(more[0], first=10), 11)
+        await committer.commit("acme", 1, sourced(*one[20:], more[1], first=20), 31)
         await assert_counts(stores.counters, [*zero, *one, *more], TODAY)
 
     with_stores(redis_url, database_url, go)
@@ -89,18 +90,18 @@ def test_a_generation_from_before_what_was_read_is_noticed_by_a_tenant_that_was_
 
     async def go(stores: Stores) -> None:
         batch, more = some_events(20), some_events(1)
-        before = ledger_of(stores)
+        before = committer_of(stores)
         before.start_session(LOG, {0: 0})
         await before.commit("acme", 0, sourced(*batch[:15]), 15)
         await store(stores, 0, batch[:15], None)
         await stores.rebuild()
         before.start_session(LOG, {0: 15})
         await before.commit("acme", 0, sourced(*batch[15:], first=15), 20)
-        ledger = ledger_of(stores)
-        ledger.start_session(LOG, {0: 20})
+        committer = committer_of(stores)
+        committer.start_session(LOG, {0: 20})
         await stores.counters.rollback("acme")
         with pytest.raises(RewindRequired):
-            await ledger.commit("acme", 0, sourced(*more, first=20), 21)
+            await committer.commit("acme", 0, sourced(*more, first=20), 21)
 
     with_stores(redis_url, database_url, go)
 
@@ -112,15 +113,15 @@ def test_a_generation_that_has_no_offset_of_a_partition_is_behind_there(
 
     async def go(stores: Stores) -> None:
         zero, one, more = some_events(10), some_events(30), some_events(2)
-        ledger = ledger_of(stores)
-        ledger.start_session(LOG, {0: 0, 1: 0})
-        await ledger.commit("acme", 0, sourced(*zero), 10)
-        await ledger.commit("acme", 1, sourced(*one), 30)
+        committer = committer_of(stores)
+        committer.start_session(LOG, {0: 0, 1: 0})
+        await committer.commit("acme", 0, sourced(*zero), 10)
+        await committer.commit("acme", 1, sourced(*one), 30)
         await store(stores, 0, zero, None)
         await stores.rebuild()
         with pytest.raises(RewindRequired):
-            await ledger.commit("acme", 0, sourced(more[0], first=10), 11)
-            await ledger.commit("acme", 1, sourced(more[1], first=30), 31)
+            await committer.commit("acme", 0, sourced(more[0], first=10), 11)
+            await committer.commit("acme", 1, sourced(more[1], first=30), 31)
 
     with_stores(redis_url, database_url, go)
 
@@ -133,16 +134,16 @@ def test_all_tenants_of_a_slice_have_counters_before_one_of_them_is_counted(
 
     async def go(stores: Stores) -> None:
         acme, umbrella = sourced(*some_events(5)), sourced(make_event(tenant="umbrella"), first=5)
-        ledger = ledger_of(stores)
-        ledger.start_session(LOG, {0: 0})
-        assert await ledger.refused(["acme", "umbrella"]) == set()
-        await ledger.commit("acme", 0, acme, 6)
+        committer = committer_of(stores)
+        committer.start_session(LOG, {0: 0})
+        assert await committer.tenants.refuse_excess(["acme", "umbrella"]) == set()
+        await committer.commit("acme", 0, acme, 6)
         # Here the worker dies.
-        ledger = ledger_of(stores)
-        await begin(ledger, {0: 0})
-        assert await ledger.refused(["acme", "umbrella"]) == set()
-        await ledger.commit("acme", 0, acme, 6)
-        await ledger.commit("umbrella", 0, umbrella, 6)
+        committer = committer_of(stores)
+        await begin(committer, {0: 0})
+        assert await committer.tenants.refuse_excess(["acme", "umbrella"]) == set()
+        await committer.commit("acme", 0, acme, 6)
+        await committer.commit("umbrella", 0, umbrella, 6)
         assert await total_of(stores, "umbrella") == 1
 
     with_stores(redis_url, database_url, go)
@@ -154,12 +155,12 @@ def test_reading_begins_at_the_first_offset_where_a_tenant_has_none(
     """Partition 1 was added, and a worker died when it had counted one tenant of two there."""
 
     async def go(stores: Stores) -> None:
-        ledger = ledger_of(stores)
-        ledger.start_session(LOG, {0: 0})
-        await ledger.refused(["acme", "umbrella"])
-        ledger.start_session(LOG, {0: 0, 1: 0})
-        await ledger.commit("acme", 1, sourced(*some_events(5)), 6)
-        assert await ledger_of(stores).counted(LOG, {0: 0, 1: 0}) == {0: 0, 1: 0}
+        committer = committer_of(stores)
+        committer.start_session(LOG, {0: 0})
+        await committer.tenants.refuse_excess(["acme", "umbrella"])
+        committer.start_session(LOG, {0: 0, 1: 0})
+        await committer.commit("acme", 1, sourced(*some_events(5)), 6)
+        assert await committer_of(stores).counted(LOG, {0: 0, 1: 0}) == {0: 0, 1: 0}
 
     with_stores(redis_url, database_url, go)
 
@@ -169,19 +170,19 @@ def test_a_rollback_is_noticed_without_an_event(redis_url: str, database_url: st
 
     async def go(stores: Stores) -> None:
         batch = some_events(20)
-        ledger = ledger_of(stores)
-        ledger.start_session(LOG, {0: 0})
-        await ledger.commit("acme", 0, sourced(*batch[:15]), 15)
+        committer = committer_of(stores)
+        committer.start_session(LOG, {0: 0})
+        await committer.commit("acme", 0, sourced(*batch[:15]), 15)
         await store(stores, 0, batch[:15], None)
         await stores.rebuild()
-        await ledger.commit("acme", 0, sourced(*batch[15:], first=15), 20)
+        await committer.commit("acme", 0, sourced(*batch[15:], first=15), 20)
         await stores.counters.rollback("acme")
         active = await stores.counters.generation("acme")
         assert active is not None
         with pytest.raises(RewindRequired):
-            await ledger.adopt_generation(active)
-        await begin(ledger, {0: 0})
-        await ledger.commit("acme", 0, sourced(*batch[15:], first=15), 20)
+            await committer.tenants.adopt_generation(active)
+        await begin(committer, {0: 0})
+        await committer.commit("acme", 0, sourced(*batch[15:], first=15), 20)
         await assert_counts(stores.counters, batch, TODAY)
 
     with_stores(redis_url, database_url, go)
@@ -192,11 +193,11 @@ def test_what_is_not_complete_waits_for_a_log(redis_url: str, database_url: str)
 
     async def go(stores: Stores) -> None:
         await store(stores, 0, some_events(5), None)
-        ledger = ledger_of(stores)
+        committer = committer_of(stores)
         await stores.counters.create(
             "acme", day=TODAY, timezone="UTC", complete=False, watermarks=[]
         )
-        assert not await ledger.try_mark_complete("acme")
+        assert not await committer.tenants.try_mark_complete("acme")
 
     with_stores(redis_url, database_url, go)
 
@@ -207,17 +208,17 @@ def test_a_copy_is_known_after_days_without_a_worker(redis_url: str, database_ur
 
     async def go(stores: Stores) -> None:
         event, then = make_event(), NOW_MS
-        ledger = ledger_of(stores)
-        ledger.start_session(LOG, {0: 0})
-        await ledger.commit("acme", 0, sourced(event, recorded_ms=then), 1)
-        await stores.counters.report_arrivals(LOG, {0: then, 1: then + 3 * DAY_MS})
+        committer = committer_of(stores)
+        committer.start_session(LOG, {0: 0})
+        await committer.commit("acme", 0, sourced(event, recorded_ms=then), 1)
+        await stores.counters.reports.report_arrivals(LOG, {0: then, 1: then + 3 * DAY_MS})
         generation = await stores.counters.generation("acme")
         assert generation is not None
-        arrived_ms = min((await stores.counters.arrivals(LOG)).values())
+        arrived_ms = min((await stores.counters.reports.arrivals(LOG)).values())
         await stores.counters.roll(generation, TODAY + 3, now_ms=arrived_ms, records_max=100)
-        ledger.start_session(LOG, {0: 1})
+        committer.start_session(LOG, {0: 1})
         copy = sourced(event, first=1, recorded_ms=then + 3_600_000)
-        await ledger.commit("acme", 0, copy, 2)
+        await committer.commit("acme", 0, copy, 2)
         await assert_counts(stores.counters, [event], TODAY + 3)
 
     with_stores(redis_url, database_url, go)
@@ -229,16 +230,16 @@ def test_tenants_that_are_behind_come_in_the_order_of_how_far(
     """The lowest watermark is where the next start begins to read, so it is moved first."""
 
     async def go(stores: Stores) -> None:
-        ledger = ledger_of(stores)
-        await begin(ledger, {0: 0, 1: 0})
+        committer = committer_of(stores)
+        await begin(committer, {0: 0, 1: 0})
         for tenant, offset in (("a", 20), ("b", 5), ("c", 10)):
             event = make_event(tenant=tenant)
-            await ledger.commit(tenant, 0, sourced(event, first=offset - 1), offset)
-        assert ledger.behind(0, 20) == ["b", "c"]
-        assert ledger.behind(0, 5) == []
-        assert ledger.behind(1, 0) == []
-        assert set(ledger.behind(1, 1)) == {"a", "b", "c"}
-        await ledger.commit("b", 0, [], 20)
-        assert ledger.behind(0, 20) == ["c"]
+            await committer.commit(tenant, 0, sourced(event, first=offset - 1), offset)
+        assert committer.tenants.behind(0, 20) == ["b", "c"]
+        assert committer.tenants.behind(0, 5) == []
+        assert committer.tenants.behind(1, 0) == []
+        assert set(committer.tenants.behind(1, 1)) == {"a", "b", "c"}
+        await committer.commit("b", 0, [], 20)
+        assert committer.tenants.behind(0, 20) == ["c"]
 
     with_stores(redis_url, database_url, go)

@@ -8,8 +8,9 @@ import pytest
 
 from store.settings import Settings
 from streams.commit import CounterCommitter
-from tests.integration.test_rebuild import NOW_MS, Stores, some_events, sourced
+from tests.integration.test_rebuild import Stores, some_events
 from tests.support.contract import LOG
+from tests.support.events import NOW_MS, sourced
 
 ROWS = 40
 
@@ -34,18 +35,18 @@ def test_fresh_counters_answer_only_with_all_of_history(
             async def utc(tenant: str) -> str:
                 return "UTC"
 
-            ledger = CounterCommitter(
+            committer = CounterCommitter(
                 stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc
             )
-            ledger.start_session(LOG, {0: start})
-            await ledger.commit("acme", 0, sourced(*batch[start:20], first=start), 20)
+            committer.start_session(LOG, {0: start})
+            await committer.commit("acme", 0, sourced(*batch[start:20], first=start), 20)
             assert not await complete(stores), "half of it is counted"
-            await ledger.try_mark_complete("acme")
+            await committer.tenants.try_mark_complete("acme")
             assert not await complete(stores), "history has more"
             if lost is not None:
                 await stores.counters.note_lost(LOG, 0, *lost)
-            await ledger.commit("acme", 0, sourced(*batch[20:], first=20), ROWS)
-            assert await ledger.try_mark_complete("acme") == whole
+            await committer.commit("acme", 0, sourced(*batch[20:], first=20), ROWS)
+            assert await committer.tenants.try_mark_complete("acme") == whole
             assert await complete(stores) == whole
 
     asyncio.run(go())

@@ -26,9 +26,8 @@ from streams.dead_letters.record import DeadLetterInfo, RejectedRecord
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.rejection import Reason, reject
 from streams.kafka.producers import open_transactional_producer
-from streams.retry import retried
-from tests.support.chaos import encode
-from tests.support.events import make_event
+from streams.retry import retry
+from tests.support.events import encode, make_event
 from tests.support.program import PROGRAM, Program, read_topic
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
@@ -145,12 +144,12 @@ async def test_a_worker_that_was_replaced_while_frozen_sends_nothing(
         await sleeper.send(rejected_records(1))
         await sleeper.send(rejected_records(1, partition=1))
         await other.assign(topic_id, [0])
-        awake = asyncio.create_task(retried("kafka", lambda: sleeper.send(rejected_records(2, 3))))
+        awake = asyncio.create_task(retry("kafka", sleeper.send, rejected_records(2, 3)))
         await sleeper.send(rejected_records(2, partition=1))  # it still owns this partition
-        await retried("kafka", lambda: other.send(rejected_records(1, 2, 3, 4)))
+        await retry("kafka", other.send, rejected_records(1, 2, 3, 4))
         # Kafka does not revoke the partition here, so it claims it again in the end, and reads.
         await awake
-        await retried("kafka", lambda: sleeper.send(rejected_records(4, 5)))
+        await retry("kafka", sleeper.send, rejected_records(4, 5))
     found = await asyncio.to_thread(sources_in_topic, settings)
     assert sorted(found) == [
         *((topic_id, 0, o) for o in (1, 2, 3, 4, 5)),

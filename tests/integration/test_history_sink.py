@@ -65,7 +65,7 @@ async def sink(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     monkeypatch.setattr(history, "GATHER_S", 3_600.0)
     async with make_pool(settings, max_size=2) as pool, _running(settings, pool) as sink:
         # The loop's clock may begin at the machine's start, which may be less than an hour ago.
-        sink.sink._began_s = asyncio.get_running_loop().time() - 3_600.0
+        sink.sink._round_started_s = asyncio.get_running_loop().time() - 3_600.0
         await sink.put(1)
         await sink.wait_stored(1)
         yield sink

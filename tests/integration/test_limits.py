@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import httpx
 import psycopg
 import pytest
+from cli.status_report import gather_status
 from structlog.testing import capture_logs
 
 from cli.embedded.server import free_port
-from cli.status_report import gather_status
 from store import metrics
 from store.catalog import CatalogCache
 from store.postgres.catalog import load_catalog
@@ -28,15 +28,15 @@ from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from streams.commit import CounterCommitter
+from streams.commit_batch import LOG_APPEND_TIME, CommitBatchBuilder
 from streams.dead_letters import headers as dead_letters
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
 from streams.history_sink import HistorySink
 from streams.kafka.consumer import Batch
-from streams.pipeline import LOG_APPEND_TIME, Pipeline
-from tests.support.chaos import encode
-from tests.support.events import make_event
+from streams.pipeline import Pipeline
+from tests.support.events import encode, make_event
 from tests.support.program import read_topic
 from tests.support.waiting import eventually, eventually_async
 from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
@@ -80,22 +80,26 @@ class Bench:
             buffer_bytes=settings.history_buffer_bytes,
             on_behind=lambda behind: pytest.fail(str(behind)),
         )
-        self.ledger = CounterCommitter(
+        self.committer = CounterCommitter(
             counters, writer, now_ms=now_ms, timezone_of=self._utc, tenants_max=settings.tenants_max
         )
-        self.pipeline = Pipeline(
+        self.builder = CommitBatchBuilder(
             decoder=Decoder(future_tolerance_s=300, event_bytes_max=1_048_576),
             catalogs=CatalogCache(
                 lambda tenant: load_catalog(pool, tenant), refresh_s=60, monotonic=lambda: 0.0
             ),
-            ledger=self.ledger,
+            tenants=self.committer.tenants,
+            alarm=RatioAlarm(ratio=0.1, window_events=100, bad_min=10),
+            now_ms=now_ms,
+        )
+        self.pipeline = Pipeline(
+            builder=self.builder,
+            committer=self.committer,
             history=self.history,
             dead_letters=self.letters,
-            now_ms=now_ms,
-            slice_events=settings.commit_batch_events,
-            batch_bytes=settings.fetch_bytes_max,
+            commit_events_max=settings.commit_batch_events,
+            queue_bytes=settings.fetch_bytes_max,
             queue_batches=settings.queue_batches,
-            alarm=RatioAlarm(ratio=0.1, window_events=100, bad_min=10),
             idle_commit_s=3600,
             on_lost=self._lost,
             on_failure=lambda error: pytest.fail(repr(error)),
@@ -103,7 +107,7 @@ class Bench:
 
     async def open(self) -> None:
         self.topic_id = str(uuid.uuid4())
-        self.ledger.start_session(self.topic_id, {0: 0})
+        self.committer.start_session(self.topic_id, {0: 0})
         await self.history.start_session(self.topic_id, {0: None})
         await self.pipeline.assign({0: 0})
 
@@ -239,21 +243,22 @@ async def test_tenants_beyond_the_limit_are_dead_letters(settings: Settings) -> 
             0, values_of([make_event(tenant=t, occurred_ms=now_ms()) for t in names])
         )
         refused = [
-            (x.record.offset, x.why.reason, x.why.detail.split()[1]) for x in bench.letters.letters
+            (x.record.offset, x.rejection.reason, x.rejection.detail.split()[1])
+            for x in bench.letters.letters
         ]
         assert refused == [
             (2, "too_many_tenants", "c"),
             (4, "too_many_tenants", "d"),
             (6, "too_many_tenants", "c"),
         ]
-        assert "TENANTS_MAX" in bench.letters.letters[0].why.detail
-        assert sorted(bench.ledger.tenants) == ["a", "b"]
-        bench.ledger.tenants_max = 3
+        assert "TENANTS_MAX" in bench.letters.letters[0].rejection.detail
+        assert sorted(bench.committer.tenants.names) == ["a", "b"]
+        bench.committer.tenants.tenants_max = 3
         await bench.process(
             1, values_of([make_event(tenant=t, occurred_ms=now_ms()) for t in names])
         )
         assert [x.record.offset for x in bench.letters.letters[3:]] == [8 + 4]
-        assert sorted(bench.ledger.tenants) == ["a", "b", "c"]
+        assert sorted(bench.committer.tenants.names) == ["a", "b", "c"]
 
 
 async def test_workers_together_take_no_more_tenants_than_one(settings: Settings) -> None:
@@ -281,10 +286,11 @@ async def test_the_alarm_is_told_once_when_it_starts_and_once_when_it_ends(
     settings: Settings,
 ) -> None:
     def alarm() -> float | None:
-        return metrics.DEAD_LETTER_ALARM._value.get()
+        value: float = metrics.DEAD_LETTER_ALARM._value.get()
+        return value
 
     def told() -> list[str]:
-        return [line["event"] for line in lines if "are dead letters" in line["event"]]
+        return [line["event"] for line in lines if "dead-letter ratio" in line["event"]]
 
     with capture_logs() as lines:
         async with bench_of(settings) as bench:
@@ -298,7 +304,7 @@ async def test_the_alarm_is_told_once_when_it_starts_and_once_when_it_ends(
             for n in range(3, 9):
                 await bench.process(n, fresh(good, n))
             assert alarm() == 0
-    assert told() == ["too many events are dead letters", "few events are dead letters again"]
+    assert told() == ["dead-letter ratio too high", "dead-letter ratio back to normal"]
     assert len(bench.letters.letters) == 32
 
 
@@ -355,9 +361,9 @@ async def test_a_dead_letter_stays_one_when_it_is_read_again(settings: Settings)
         )
         assert len(dying.letters.letters) == 1
     async with bench_of(settings) as bench:  # a minute later
-        bench.ledger.start_session(dying.topic_id, {0: 2})
+        bench.committer.start_session(dying.topic_id, {0: 2})
         await bench.history.start_session(dying.topic_id, {0: None})
-        bench.pipeline._now_ms = lambda: now_ms() + 60_000
+        bench.builder._now_ms = lambda: now_ms() + 60_000
         await bench.process(0, values)
     async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:
         rows = await (

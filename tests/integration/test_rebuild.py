@@ -15,7 +15,8 @@ from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import PERIODS
-from streams.commit import CounterCommitter, RewindRequired
+from streams.commit import CounterCommitter
+from streams.tenant_state import RewindRequired
 from streams.rebuild import RebuildError, rebuild_from_history
 from tests.support.contract import LOG, Writer, assert_counts, question, start
 from tests.support.events import NOW_MS, TODAY, make_event, sourced

@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from store.settings import Settings
-from tests.conftest import Topics
+from tests.support.resources import Topics
 from tests.support.services.base import Services, revive
 from tests.support.waiting import eventually
 

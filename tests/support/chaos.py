@@ -13,15 +13,12 @@ import collections
 import dataclasses
 import json
 import logging
-import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -40,11 +37,13 @@ from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS, Calendar, Period, window_of
 from streams.dead_letters import headers as dead_letters
-from tests.conftest import make_settings, make_topics, start_services
-from tests.support.events import make_event
+from tests.support.events import encode, make_event
 from tests.support.oracle import groups_of
+from tests.support.resources import make_settings, make_topics
 from tests.support.services.base import Services, revive
+from tests.support.services.start import start_services
 from tests.support.waiting import eventually_async
+from tests.support.worker_process import WorkerProcess
 
 ROOT = Path(__file__).parents[2]
 ZONES = {
@@ -128,75 +127,6 @@ class Stream:
         )
 
 
-def encode(event: Event) -> bytes:
-    moment = datetime.fromtimestamp(event.occurred_ms // 1000, UTC)
-    stamp = f"{moment:%Y-%m-%dT%H:%M:%S}.{event.occurred_ms % 1000:03d}Z"
-    payload = {
-        "interactionId": event.interaction_id,
-        "tenantId": event.tenant,
-        "customerId": event.customer,
-        "offerId": event.offer,
-        "creativeId": event.creative,
-        "channelId": event.channel,
-        "outcomeTypeKey": event.outcome,
-        "timestamp": stamp,
-    }
-    return json.dumps(
-        {"type": "interaction.recorded.v1", "timestamp": stamp, "payload": payload}
-    ).encode()
-
-
-class Worker:
-    """One worker process, and what may happen to it."""
-
-    def __init__(self, name: str, settings: Settings, plan: Plan, folder: Path) -> None:
-        self.name = name
-        self._log_path = folder / f"{name}.log"
-        values = settings.model_dump()
-        values |= {
-            "worker_instance_id": name,
-            "kafka_session_timeout_s": plan.session_timeout_s,
-        }
-        self.process = ChildProcess(
-            [sys.executable, "-m", "cli.main", "worker"],
-            environment=os.environ | {k.upper(): str(v) for k, v in values.items()},
-            log_path=self._log_path,
-            working_dir=ROOT,
-            own_session=False,
-        )
-        self._mark = 0
-
-    def start(self) -> None:
-        self.process.start()
-
-    def signal(self, which: signal.Signals) -> None:
-        self.process.send_signal(which)
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def stop(self) -> int:
-        self.signal(signal.SIGCONT)
-        self.process.stop(15)
-        return self.process.wait()
-
-    def revive(self) -> bool:
-        """As a supervisor does: starts it again where it ended. True where it had to."""
-        if self.process.is_running():
-            return False
-        self.start()
-        return True
-
-    def mark_log(self) -> None:
-        self._mark = len(self._log_path.read_bytes())
-
-    def log_since_mark(self) -> str:
-        return self._log_path.read_bytes()[self._mark :].decode(errors="replace")
-
-    def log_tail(self, lines: int = 15) -> str:
-        return "\n".join(self._log_path.read_text(errors="replace").splitlines()[-lines:])
-
-
 class ChaosRun:
     def __init__(
         self, plan: Plan, services: Services, settings: Settings, say: Callable[[str], None]
@@ -205,7 +135,8 @@ class ChaosRun:
         self.folder = Path(tempfile.mkdtemp(prefix="storm-"))
         self.stream = Stream(plan, time.time_ns() // 1_000_000)
         self.workers = [
-            Worker(f"worker-{i}", settings, plan, self.folder) for i in range(plan.workers)
+            WorkerProcess(f"worker-{i}", settings, self.folder, plan.session_timeout_s)
+            for i in range(plan.workers)
         ]
         self._draw = random.Random(plan.seed + 1)
         self._produced = 0
@@ -281,7 +212,10 @@ class ChaosRun:
     ) -> asyncio.Future[object]:
         while True:
             try:
-                return await producer.send(self.settings.interactions_topic, value, key=key)
+                sent: asyncio.Future[object] = await producer.send(
+                    self.settings.interactions_topic, value, key=key
+                )
+                return sent
             except KafkaError as error:  # the broker is away
                 self.say(f"producer: {error!r}")
                 await asyncio.sleep(0.5)
@@ -348,7 +282,7 @@ class ChaosRun:
         async def behind() -> dict[int, int]:
             self._supervise()
             try:
-                progress = {p.partition: p.next_offset for p in await counters.progress()}
+                progress = {p.partition: p.next_offset for p in await counters.reports.progress()}
                 async with pool.connection() as connection:
                     rows = await (
                         await connection.execute(
@@ -357,7 +291,7 @@ class ChaosRun:
                     ).fetchall()
             except StoreUnavailable:
                 return {-1: -1}
-            stored = dict(rows)
+            stored: dict[int, int] = dict(rows)
             lowest = {p: min(progress.get(p, 0), stored.get(p, 0)) for p in ends}
             return {p: end - lowest[p] for p, end in ends.items() if lowest[p] < end}
 

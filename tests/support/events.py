@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
@@ -45,6 +47,24 @@ def make_event(
         conversion_value=None,
         context=None,
     )
+
+
+def encode(event: Event) -> bytes:
+    moment = datetime.fromtimestamp(event.occurred_ms // 1000, UTC)
+    stamp = f"{moment:%Y-%m-%dT%H:%M:%S}.{event.occurred_ms % 1000:03d}Z"
+    payload = {
+        "interactionId": event.interaction_id,
+        "tenantId": event.tenant,
+        "customerId": event.customer,
+        "offerId": event.offer,
+        "creativeId": event.creative,
+        "channelId": event.channel,
+        "outcomeTypeKey": event.outcome,
+        "timestamp": stamp,
+    }
+    return json.dumps(
+        {"type": "interaction.recorded.v1", "timestamp": stamp, "payload": payload}
+    ).encode()
 
 
 def sourced(*events: Event, first: int = 0, recorded_ms: int = NOW_MS) -> list[SourcedEvent]:

@@ -206,7 +206,7 @@ class Program:
 async def _counted(settings: Settings) -> int:
     client = make_client(settings, timeout_s=5, retries=0)
     try:
-        marks = await RedisCounters(client, settings.redis_prefix).progress()
+        marks = await RedisCounters(client, settings.redis_prefix).reports.progress()
         return sum(mark.next_offset for mark in marks)
     except StoreUnavailable:
         return -1

@@ -22,9 +22,9 @@ from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import Calendar, window_of
-from tests.support.chaos import ROOT, Plan, Worker, encode
-from tests.support.events import make_event
+from tests.support.events import encode, make_event
 from tests.support.waiting import eventually_async
+from tests.support.worker_process import ROOT, WorkerProcess
 
 UTC = Calendar("UTC")
 
@@ -41,7 +41,7 @@ def make_events(n: int, *, customers: int = 50) -> list[Event]:
 
 
 class WorkerFixture:
-    def __init__(self, settings: Settings, worker: Worker) -> None:
+    def __init__(self, settings: Settings, worker: WorkerProcess) -> None:
         self.settings, self.worker = settings, worker
         self.client: Any = make_client(settings, timeout_s=5, retries=0)
         self.counters = RedisCounters(self.client, settings.redis_prefix)
@@ -133,7 +133,7 @@ async def open_worker_fixture(
     """A fixture with its worker running; shows the end of the worker's log where a test fails."""
     settings = settings.model_copy(update=changes)
     folder = Path(tempfile.mkdtemp(prefix="fixture-"))
-    fixture = WorkerFixture(settings, Worker("fixture-worker", settings, Plan(seed=0), folder))
+    fixture = WorkerFixture(settings, WorkerProcess("fixture-worker", settings, folder))
     await fixture.pool.open()
     if start:
         fixture.worker.start()
@@ -143,7 +143,6 @@ async def open_worker_fixture(
         sys.stderr.write(fixture.worker.log_tail(40))
         raise
     finally:
-        if fixture.worker.process is not None:
-            fixture.worker.stop()
+        fixture.worker.stop_if_started()
         await fixture.pool.close()
         await fixture.client.aclose()

@@ -2,4 +2,4 @@
 -- waited for, and the condition judged again on what it left.
 UPDATE history_watermarks
 SET next_offset = %(next_offset)s, topic = %(topic)s, updated_at = now()
-WHERE log = %(log)s AND partition = %(partition)s AND next_offset = %(first)s
+WHERE log = %(topic_id)s AND partition = %(partition)s AND next_offset = %(first)s

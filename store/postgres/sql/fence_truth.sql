@@ -1,1 +1,1 @@
-SELECT next_offset FROM history_watermarks WHERE log = %(log)s AND partition = %(partition)s
+SELECT next_offset FROM history_watermarks WHERE log = %(topic_id)s AND partition = %(partition)s

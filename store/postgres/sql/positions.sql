@@ -1,1 +1,1 @@
-SELECT partition, next_offset FROM history_watermarks WHERE log = %(log)s
+SELECT partition, next_offset FROM history_watermarks WHERE log = %(topic_id)s

@@ -1,0 +1,242 @@
+"""Where reading starts after an assignment, and rewinding to it when a store has less."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from store import metrics
+from store.logs import get_logger
+from store.postgres.history import HistoryWriter
+from store.postgres.pool import bounded
+from store.records import StoreUnavailable
+from store.settings import Settings
+from streams.arrival_watermarks import ArrivalWatermarks
+from streams.commit import CounterCommitter
+from streams.dead_letters.sink import KafkaDeadLetterSink
+from streams.history_sink import HistorySink
+from streams.kafka.topic_id import describe_topic
+from streams.pipeline import Pipeline
+from streams.retry import retry
+from streams.tenant_state import RewindRequired
+
+logger = get_logger("assignment")
+
+#: How long a start waits for Postgres to return history's positions.
+POSITIONS_TIMEOUT_S: Final = 5.0
+#: How often a worker without partitions asks its group for a new assignment.
+REJOINS_MAX: Final = 3
+
+
+class Consumer(Protocol):
+    """What the worker's parts ask of the Kafka consumer (see `streams.kafka.consumer`)."""
+
+    async def perform_seek(self) -> None:
+        """Seek every assigned partition to where `StartOffsets.find` says."""
+        ...
+
+    async def earliest(self, partitions: int) -> dict[int, int]:
+        """Return the earliest offset of partitions 0 to `partitions` - 1."""
+        ...
+
+    async def offset_at(self, partition: int, at_ms: int) -> int:
+        """Return the first offset whose record is not older than `at_ms`; 0 if there is none."""
+        ...
+
+    async def request_rejoin(self) -> None:
+        """Ask the consumer group for a new assignment."""
+        ...
+
+    def end_offset(self, partition: int, counted: int) -> int | None:
+        """Return the partition's end as its last fetch answer gave it; None = not known."""
+        ...
+
+
+@dataclasses.dataclass
+class CurrentTopic:
+    """The incarnation of the interactions topic that is read now."""
+
+    topic_id: str = ""
+    """Empty until the first assignment."""
+    partitions: int = 0
+
+
+class StartOffsets:
+    """Finds where to start reading: the stores' truth, not Kafka's committed offsets."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        topic: CurrentTopic,
+        consumer: Callable[[], Consumer],
+        pipeline: Pipeline,
+        committer: CounterCommitter,
+        history: HistorySink,
+        writer: HistoryWriter,
+        dead_letters: KafkaDeadLetterSink,
+        arrivals: ArrivalWatermarks,
+        rewinder: Rewinder,
+        forget_reported: Callable[[], None],
+    ) -> None:
+        """`forget_reported` is called before reading starts: the offsets reported are old."""
+        self._settings = settings
+        self._topic = topic
+        self._consumer = consumer
+        self._pipeline = pipeline
+        self._committer = committer
+        self._history = history
+        self._writer = writer
+        self._dead_letters = dead_letters
+        self._arrivals = arrivals
+        self._rewinder = rewinder
+        self._forget_reported = forget_reported
+
+    async def find(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Return the offset to read each partition from, and start a read session there.
+
+        It is the lowest offset that any tenant's counters, or history, still need. The order of
+        the steps matters: a worker that had a partition before sends no dead letter of it after
+        `assign`, so the stores are asked after that.
+        """
+        await self._pipeline.abandon()
+        self._rewinder.session_starts()
+        self._forget_reported()
+        settings = self._settings
+        found = await retry("kafka", describe_topic, settings, settings.interactions_topic)
+        topic_id = found.topic_id
+        self._topic.topic_id, self._topic.partitions = topic_id, found.partitions
+        await retry("counters", self._dead_letters.assign, topic_id, partitions)
+        earliest = await retry("kafka", self._consumer().earliest, found.partitions)
+        counted = await retry("counters", self._committer.counted, topic_id, earliest)
+        stored = await self._stored(topic_id)
+        self._committer.start_session(topic_id, counted, earliest)
+        if stored is None:
+            starts = {p: counted[p] for p in partitions}
+            await self._history.start_session(topic_id, dict(starts))
+        else:
+            starts = {p: min(counted[p], stored.get(p, earliest[p])) for p in partitions}
+            await self._history.start_session(topic_id, {p: stored.get(p) for p in partitions})
+        self._arrivals.begin(partitions)
+        await self._pipeline.assign(starts)
+        logger.info("partitions assigned", topic_id=topic_id, starts=starts)
+        return starts
+
+    async def _stored(self, topic_id: str) -> Mapping[int, int] | None:
+        """Return, by partition, the offset below which history has everything.
+
+        None where Postgres does not answer: counting need not wait for it. History is then assumed
+        to be where the counters are; its fence corrects that at the first write.
+        """
+        try:
+            return await bounded(self._writer.positions(topic_id), POSITIONS_TIMEOUT_S)
+        except StoreUnavailable as error:
+            logger.warning(
+                "history unavailable, reading starts at the counters' offsets", error=str(error)
+            )
+            return None
+
+
+class Rewinder:
+    """Decides what follows an error: a rewind of all partitions, or the end of the process."""
+
+    def __init__(self, consumer: Callable[[], Consumer]) -> None:
+        """Create a rewinder. For one event loop, which must be running."""
+        self._consumer = consumer
+        self._rewinding: asyncio.Task[None] | None = None
+        self._again = False
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        """Set to the error that must end the process."""
+
+    def session_starts(self) -> None:
+        """Note that a start looks at all stores now: what was found before is covered by it."""
+        self._again = False
+
+    def on_error(self, error: BaseException) -> None:
+        """Rewind after RewindRequired; set `failed` after any other error."""
+        if isinstance(error, RewindRequired):
+            metrics.REWINDS.inc()
+            logger.warning("rewinding to read again what a store lacks", reason=str(error))
+            self.rewind()
+        elif not self.failed.done():
+            self.failed.set_result(error)
+
+    def watch(self, task: asyncio.Task[Any]) -> None:
+        """Handle the error that ends `task`, if one does."""
+        task.add_done_callback(self._on_task_done)
+
+    def rewind(self, after: Coroutine[Any, Any, None] | None = None) -> None:
+        """Rewind in the background, once `after` has ended.
+
+        If a rewind is already running, `after` is dropped and the running one seeks once more: it
+        may have asked the stores before the new finding.
+        """
+        if self._rewinding is None or self._rewinding.done():
+            self._rewinding = asyncio.create_task(self._rewind(after))
+            self.watch(self._rewinding)
+        else:
+            if after is not None:
+                after.close()
+            self._again = True
+
+    async def _rewind(self, after: Coroutine[Any, Any, None] | None) -> None:
+        if after is not None:
+            await after
+        consumer = self._consumer()
+        await consumer.perform_seek()
+        while self._again:
+            await consumer.perform_seek()
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.on_error(error)
+
+
+class IdleRejoin:
+    """Asks the group again when this worker has no partitions.
+
+    A group that was formed while the topic was missing assigns no partitions, and does not always
+    notice that the topic is back. A worker may also be one more than there are partitions, so it
+    asks a few times only.
+    """
+
+    def __init__(
+        self, topic: CurrentTopic, pipeline: Pipeline, consumer: Callable[[], Consumer]
+    ) -> None:
+        self._topic = topic
+        self._pipeline = pipeline
+        self._consumer = consumer
+        self._rejoins = 0
+
+    async def rejoin_if_idle(self) -> None:
+        """Request a new assignment if there is none; call this every few seconds."""
+        if self._pipeline.positions:
+            self._rejoins = 0
+        elif self._topic.topic_id and self._rejoins < REJOINS_MAX:
+            self._rejoins += 1
+            logger.info("no partitions, asking the group for an assignment", attempt=self._rejoins)
+            await self._consumer().request_rejoin()
+
+
+def every(
+    wait_s: float, work: Callable[[], Awaitable[None]], on_error: Callable[[BaseException], None]
+) -> Coroutine[Any, Any, None]:
+    """Return a coroutine that calls `work` for ever, `wait_s` after each end.
+
+    StoreUnavailable is logged and retried with the next call; RewindRequired goes to `on_error`;
+    any other error ends the coroutine.
+    """
+
+    async def run() -> None:
+        while True:
+            try:
+                await work()
+            except StoreUnavailable as error:
+                logger.info("retrying later", work=work.__name__, error=str(error))
+            except RewindRequired as behind:
+                on_error(behind)
+            await asyncio.sleep(wait_s)
+
+    return run()

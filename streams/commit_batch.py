@@ -1,0 +1,147 @@
+"""Builds commit batches: decodes records, and rejects what must not be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from store import metrics
+from store.catalog import CatalogCache
+from store.logs import get_logger
+from store.records import Catalog, Event, SourcedEvent
+from streams.dead_letters.alarm import RatioAlarm
+from streams.dead_letters.record import RejectedRecord
+from streams.decode.decoder import Decoder
+from streams.decode.rejection import Skipped, too_many_tenants, unregistered_type
+from streams.retry import retry
+from streams.tenant_state import TenantStates
+
+logger = get_logger("pipeline")
+
+#: A record's `timestamp_type` on topics with `message.timestamp.type=LogAppendTime`.
+LOG_APPEND_TIME: Final = 1
+
+
+class CommitBatch(NamedTuple):
+    """Events of one commit: a part of a fetched batch, decoded."""
+
+    events: Mapping[str, list[SourcedEvent]]
+    """By tenant."""
+    rejected: Sequence[RejectedRecord]
+    """In the order of their offsets."""
+    next_offset: int
+    size: int
+    """Bytes of the records."""
+
+
+class CommitBatchBuilder:
+    """Turns records into commit batches. Reads catalogs, and creates counters of new tenants."""
+
+    def __init__(
+        self,
+        *,
+        decoder: Decoder,
+        catalogs: CatalogCache,
+        tenants: TenantStates,
+        alarm: RatioAlarm,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """Create a builder. `alarm` is told how many events of each batch were rejected."""
+        self._decoder = decoder
+        self._catalogs = catalogs
+        self._tenants = tenants
+        self._alarm = alarm
+        self._now_ms = now_ms
+
+    async def build(self, partition: int, records: Sequence[Any]) -> CommitBatch:
+        """Decode the records of one partition; reject unregistered types and excess tenants."""
+        by_tenant, rejected = self._decode(partition, records)
+        by_offset = {record.offset: record for record in records}
+        for tenant, events in list(by_tenant.items()):
+            registered = await self._registered(tenant, events)
+            if len(registered) < len(events):
+                kept = {e.offset for e in registered}
+                rejected += [
+                    RejectedRecord(partition, by_offset[e.offset], unregistered_type(e.event))
+                    for e in events
+                    if e.offset not in kept
+                ]
+                by_tenant[tenant] = registered
+                if not registered:
+                    del by_tenant[tenant]
+        for tenant in await self._tenants.refuse_excess(by_tenant):
+            rejected += [
+                RejectedRecord(
+                    partition,
+                    by_offset[e.offset],
+                    too_many_tenants(e.event, self._tenants.tenants_max),
+                )
+                for e in by_tenant.pop(tenant)
+            ]
+        rejected.sort(key=lambda each: each.record.offset)
+        self._report(len(records), rejected)
+        size = sum(len(record.value or b"") for record in records)
+        return CommitBatch(by_tenant, rejected, records[-1].offset + 1, size)
+
+    def _decode(
+        self, partition: int, records: Sequence[Any]
+    ) -> tuple[dict[str, list[SourcedEvent]], list[RejectedRecord]]:
+        now_ms = self._now_ms()
+        decode = self._decoder.decode
+        by_tenant: dict[str, list[SourcedEvent]] = {}
+        rejected: list[RejectedRecord] = []
+        for record in records:
+            decoded = decode(record.value, _judged_at_ms(record, now_ms))
+            if isinstance(decoded, Event):
+                of_tenant = by_tenant.get(decoded.tenant)
+                if of_tenant is None:
+                    of_tenant = by_tenant[decoded.tenant] = []
+                of_tenant.append(SourcedEvent(decoded, record.offset, record.timestamp))
+            elif isinstance(decoded, Skipped):
+                metrics.SKIPPED.inc()
+            else:
+                rejected.append(RejectedRecord(partition, record, decoded))
+        return by_tenant, rejected
+
+    async def _registered(self, tenant: str, events: list[SourcedEvent]) -> list[SourcedEvent]:
+        """Return the events whose outcome type the tenant has registered."""
+        catalog: Catalog = await retry("catalog", self._catalogs.get, tenant)
+        outcomes = {e.event.outcome for e in events}
+        if not outcomes <= catalog.outcome_types.keys():
+            # The type may have been registered a moment ago: ask for the newest catalog once.
+            catalog = await retry("catalog", self._catalogs.fresh, tenant)
+            if not outcomes <= catalog.outcome_types.keys():
+                return [e for e in events if e.event.outcome in catalog.outcome_types]
+        return events
+
+    def _report(self, events: int, rejected: Sequence[RejectedRecord]) -> None:
+        """Update the metrics, and the alarm on the share of rejected events."""
+        for each in rejected:
+            metrics.DEAD_LETTERS.labels(each.rejection.reason).inc()
+        if self._alarm.note(events, len(rejected)):
+            metrics.DEAD_LETTER_ALARM.set(self._alarm.is_on)
+            counts = {"dead_letters": self._alarm.bad, "of_the_last": self._alarm.events}
+            if self._alarm.is_on:
+                detail = rejected[-1].rejection.detail
+                logger.error("dead-letter ratio too high", last=detail, **counts)
+            else:
+                logger.info("dead-letter ratio back to normal", **counts)
+
+
+def split_evenly(records: Sequence[Any], max_records: int) -> Iterator[Sequence[Any]]:
+    """Yield all records in order, in as few and as even parts of `max_records` as possible.
+
+    A small rest would cost a commit like any other.
+    """
+    parts = -(-len(records) // max_records)
+    for n in range(parts):
+        yield records[len(records) * n // parts : len(records) * (n + 1) // parts]
+
+
+def _judged_at_ms(record: Any, now_ms: int) -> int:
+    """Return the time that decides whether an event is too far in the future.
+
+    That is the time when the broker appended the record, where the broker gives it: a record that
+    is read again is then judged as before.
+    """
+    return min(now_ms, record.timestamp) if record.timestamp_type == LOG_APPEND_TIME else now_ms

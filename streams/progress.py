@@ -1,0 +1,97 @@
+"""Progress reports for lag and `status`, and checks that the counters kept what was committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from store import metrics
+from store.counters import PartitionProgress
+from store.redis.counters import RedisCounters
+from streams.arrival_watermarks import ArrivalWatermarks
+from streams.assignment import Consumer, CurrentTopic
+from streams.commit import CounterCommitter
+from streams.pipeline import Pipeline
+from streams.tenant_state import RewindRequired
+
+
+class ProgressReporter:
+    """Reports how far each partition is counted, twice a second."""
+
+    def __init__(
+        self,
+        *,
+        topic: CurrentTopic,
+        consumer: Callable[[], Consumer],
+        counters: RedisCounters,
+        committer: CounterCommitter,
+        pipeline: Pipeline,
+        arrivals: ArrivalWatermarks,
+        now_ms: Callable[[], int],
+        on_behind: Callable[[RewindRequired], None],
+    ) -> None:
+        """`on_behind` is called when Redis lacks what this worker has committed."""
+        self._topic = topic
+        self._consumer = consumer
+        self._counters = counters
+        self._committer = committer
+        self._pipeline = pipeline
+        self._arrivals = arrivals
+        self._now_ms = now_ms
+        self._on_behind = on_behind
+        self._instance = ""
+        self._reported: dict[int, int] = {}
+
+    def forget_reported(self) -> None:
+        """Forget the reported offsets, before a read session may start below them."""
+        self._reported = {}
+
+    async def report(self) -> None:
+        """Write offsets, ends, freshness and arrival watermarks to Redis."""
+        await self._check_counters()
+        at_ms = self._now_ms()
+        ends = self.ends()
+        progress = [
+            PartitionProgress(
+                self._topic.topic_id,
+                partition,
+                position,
+                ends.get(partition),
+                at_ms,
+                self._committer.freshness.recent(partition, at_ms),
+            )
+            for partition, position in self._pipeline.positions.items()
+        ]
+        metrics.WORKER_LAG.set(
+            sum(max(0, p.end_offset - p.next_offset) for p in progress if p.end_offset is not None)
+        )
+        await self._counters.reports.report_progress(progress)
+        await self._counters.reports.report_arrivals(
+            self._topic.topic_id, self._arrivals.update(at_ms, self._pipeline.positions, ends)
+        )
+        self._reported = {p.partition: p.next_offset for p in progress}
+
+    def ends(self) -> dict[int, int | None]:
+        """Return the end offset of each partition, from its last fetch answer; None = not known."""
+        consumer = self._consumer()
+        return {
+            partition: consumer.end_offset(partition, position)
+            for partition, position in self._pipeline.positions.items()
+        }
+
+    async def _check_counters(self) -> None:
+        """Rewind where Redis was restarted, flushed or replaced and may have lost commits.
+
+        Without traffic no commit would be refused, so nothing else would notice.
+        """
+        instance = await self._counters.reports.instance()
+        progress = {
+            p.partition: p.next_offset
+            for p in await self._counters.reports.progress()
+            if p.topic_id == self._topic.topic_id
+        }
+        gone = set(self._committer.tenants.names) - set(await self._counters.tenants())
+        lost = any(progress.get(p, -1) < offset for p, offset in self._reported.items())
+        if gone or lost or (self._instance and instance != self._instance):
+            self._on_behind(RewindRequired("Redis was replaced or lost commits"))
+            self._reported = {}
+        self._instance = instance
