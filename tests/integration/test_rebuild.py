@@ -16,8 +16,8 @@ from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import PERIODS
 from streams.commit import CounterCommitter
-from streams.tenant_state import RewindRequired
 from streams.rebuild import RebuildError, rebuild_from_history
+from streams.tenant_state import RewindRequired
 from tests.support.contract import LOG, Writer, assert_counts, question, start
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
 
