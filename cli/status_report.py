@@ -71,7 +71,7 @@ async def _gather(
             errors.setdefault(store, str(error))
             return None
 
-    topic, progress, tenants, timezone_of, redis_bytes, history_bytes = await asyncio.gather(
+    topic, progress, tenants, timezone_of, redis_size, history_size = await asyncio.gather(
         answer_of("kafka", _describe(settings)),
         answer_of("redis", counters.reports.progress()),
         answer_of("redis", counters.overview()),
@@ -100,7 +100,7 @@ async def _gather(
         lost_offsets=incidents.lost_offsets if incidents else None,
         log_changes=_log_changes(incidents),
         tenants=[_tenant(overview, timezone_of) for overview in tenants or ()],
-        sizes=Sizes(redis_bytes, history_bytes),
+        sizes=Sizes(redis_bytes=redis_size, history_bytes=history_size),
         errors=errors,
     )
 
