@@ -1,4 +1,4 @@
-"""One worker process, and what may happen to it."""
+"""A worker as a child process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class WorkerProcess:
-    """One worker process, and what may happen to it."""
+    """A worker process that can be frozen, killed, stopped and started again."""
 
     def __init__(
         self, name: str, settings: Settings, folder: Path, session_timeout_s: float = 6.0
@@ -63,7 +63,7 @@ class WorkerProcess:
             return -9
 
     def revive(self) -> bool:
-        """As a supervisor does: starts it again where it ended. True where it had to."""
+        """Start the worker again if it has ended, as a supervisor does; return whether it had."""
         assert self.process is not None
         if self.process.poll() is None:
             return False
