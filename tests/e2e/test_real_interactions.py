@@ -1,4 +1,4 @@
-"""Real interactions: every answer equals a plain count, from the counters and from history."""
+"""Real interactions: every response equals a plain count, from counters and from history."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_answer_on_real_interactions_equals_a_plain_count(
 def assert_moved_to_now(
     recorded: list[bytes], events: list[dict[str, Any]], began: datetime, ended: datetime
 ) -> None:
-    """What is in the topic is what is in the file, all times moved by one and the same."""
+    """Check that the topic has the events of the file, all times shifted by the same amount."""
     before = {p["interactionId"]: p for p in (json.loads(line)["payload"] for line in recorded)}
     moved_by = {
         datetime.fromisoformat(event["timestamp"])

@@ -1,8 +1,9 @@
-"""A seeded storm: a stream of events against several workers, while workers are killed and frozen
-and servers restarted, and at the end the counters, history and a plain count must be equal.
+"""Chaos run: random faults, chosen by a seed, while several workers count a stream of events.
 
-`python -m tests.support.chaos --seed 7` (or `make chaos SEED=7`) runs any seed
-on servers of its own.
+Workers are killed and frozen, and servers restarted. At the end the counters, history and a plain
+count must be equal.
+
+`python -m tests.support.chaos --seed 7` (or `make chaos SEED=7`) runs a seed on its own servers.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ from tests.support.worker_process import WorkerProcess
 
 
 class ChaosRun:
+    """One run of a plan: starts the workers, produces, injects the faults, checks the result."""
+
     def __init__(
         self, plan: Plan, services: Services, settings: Settings, say: Callable[[str], None]
     ) -> None:
         self.plan, self.services, self.settings, self.say = plan, services, settings, say
-        self.folder = Path(tempfile.mkdtemp(prefix="storm-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="chaos-"))
         self.stream = Stream(plan, time.time_ns() // 1_000_000)
         self.workers = [
             WorkerProcess(f"worker-{i}", settings, self.folder, plan.session_timeout_s)
@@ -54,7 +57,7 @@ class ChaosRun:
         self.faults: collections.Counter[str] = collections.Counter()
 
     async def run(self) -> None:
-        """Raises AssertionError where anything is not exactly as produced."""
+        """Raise AssertionError unless the result is exactly what was produced."""
         pool = make_pool(self.settings, max_size=2)
         await pool.open()
         try:
@@ -80,7 +83,7 @@ class ChaosRun:
             await check.wait_until_counted(self._supervise, timeout_s=self.plan.catch_up_s)
             await check.compare()
             codes = [worker.stop() for worker in self.workers]
-            # A worker killed at the very end may not have got as far as to handle SIGTERM.
+            # A worker that was killed at the very end may not handle SIGTERM yet.
             assert set(codes) <= {0, -signal.SIGTERM}, f"workers ended with {codes}"
         except BaseException:
             for worker in self.workers:
@@ -94,7 +97,7 @@ class ChaosRun:
                 revive(service)
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    # ---- the stream
+    # ---- production
 
     async def _produce(self) -> None:
         producer = AIOKafkaProducer(
@@ -115,7 +118,9 @@ class ChaosRun:
                 self._produced = i + len(part)
                 ahead_s = self._produced / self.plan.rate - (loop.time() - start_s)
                 if ahead_s > 0:
-                    await asyncio.sleep(ahead_s)  # the pace of the stream, not a wait for anything
+                    await asyncio.sleep(
+                        ahead_s
+                    )  # the rate of the stream, not a wait for a condition
         finally:
             await producer.stop()
 
@@ -128,11 +133,11 @@ class ChaosRun:
                     self.settings.interactions_topic, value, key=key
                 )
                 return sent
-            except KafkaError as error:  # the broker is away
+            except KafkaError as error:  # the broker is unavailable
                 self.say(f"producer: {error!r}")
                 await asyncio.sleep(0.5)
 
-    # ---- what goes wrong
+    # ---- faults
 
     async def _inject_faults(self, producing: asyncio.Task[None]) -> None:
         plan, draw = self.plan, self._draw
@@ -141,15 +146,15 @@ class ChaosRun:
         faults += [lambda name=name: self._restart(name) for name in plan.restart]  # type: ignore[misc]
         draw.shuffle(faults)
         total = len(self.stream.records)
-        # Each deed at a moment of the stream, not of the clock: a slow machine gets the same storm.
+        # Each fault has a position in the stream, not a time: a slow machine gets the same faults.
         moments = sorted(draw.randrange(int(total * 0.03), int(total * 0.97)) for _ in faults)
-        for moment, deed in zip(moments, faults, strict=True):
+        for moment, fault in zip(moments, faults, strict=True):
             while self._produced < moment and not producing.done():
                 self._supervise()
                 await asyncio.sleep(0.02)
-            done = deed()
-            if asyncio.iscoroutine(done):
-                await done
+            injected = fault()
+            if asyncio.iscoroutine(injected):
+                await injected
         while not producing.done():
             self._supervise()
             await asyncio.sleep(0.1)
@@ -167,7 +172,7 @@ class ChaosRun:
         self.faults["kill"] += 1
 
     async def _freeze(self) -> None:
-        """Past the session timeout: another worker takes over, then the zombie wakes."""
+        """Freeze a worker for longer than its session: another takes over, then it continues."""
         worker = self._draw.choice(self.workers)
         worker.signal(signal.SIGSTOP)
         await asyncio.sleep(self.plan.session_timeout_s + 2.0)
@@ -182,7 +187,7 @@ class ChaosRun:
 
 
 def main() -> None:
-    """Runs storms of given seeds on servers of this process's own."""
+    """Run the seeds of the command line on servers of this process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from --seed on")
@@ -191,7 +196,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--services", default="real", choices=("wheels", "docker", "real"))
     options = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # thousands of lines while it is away
+    logging.getLogger("aiokafka").setLevel(
+        logging.CRITICAL
+    )  # thousands of lines while the broker is unavailable
     with start_services(options.services) as services:
         for seed in range(options.seed, options.seed + options.seeds):
             plan = Plan(seed, events=options.events, rate=options.rate, kills=options.kills)
@@ -203,8 +210,8 @@ def main() -> None:
 
 
 def _settings_of(services: Services, seed: int) -> Settings:
-    """A topic, a database and keys of this seed's own."""
-    name = f"storm_{seed}"
+    """Create a database and topics for this seed, and return settings with them."""
+    name = f"chaos_{seed}"
     with psycopg.connect(services.postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     head, _, _ = services.postgres.url.rpartition("/")

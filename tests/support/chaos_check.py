@@ -70,7 +70,7 @@ class ChaosCheck:
             await client.aclose()
 
     async def _ends(self) -> dict[int, int]:
-        """Partition -> end, from fetch answers: asking for ends is wrong on the embedded broker."""
+        """Return partition -> end, from fetches: `end_offsets` is wrong on the embedded broker."""
         return {p: len(r) for p, r in (await self._read(self.settings.interactions_topic)).items()}
 
     async def _read(self, topic: str) -> dict[int, list[object]]:
@@ -129,14 +129,16 @@ class ChaosCheck:
         finally:
             await pool.close()
             await client.aclose()
-        letters = collections.Counter(
+        dead = collections.Counter(
             record.value  # type: ignore[attr-defined]
             for records in (await self._read(self.settings.dead_letter_topic)).values()
             for record in records
             if dead_letters.parse(record.headers) is not None  # type: ignore[attr-defined]
         )
-        assert set(letters) == set(self.stream.malformed), "dead letters are missing, or too many"
-        repeated = {value: n for value, n in letters.items() if n > 1}
+        assert set(dead) == set(self.stream.malformed), (
+            "dead letters are missing, or there are too many"
+        )
+        repeated = {value: n for value, n in dead.items() if n > 1}
         assert not repeated, f"dead letters sent more than once: {repeated}"
 
     async def _compare_one(
@@ -152,7 +154,7 @@ class ChaosCheck:
         calendar = Calendar(zone)
 
         async def equal() -> bool:
-            # Asked again where midnight came in between, or a roll is under way.
+            # Repeated if midnight has passed between the reads, or if a roll is not finished.
             today = calendar.day_of(time.time_ns() // 1_000_000)
             window = window_of(period, today)
             asked = Question(tenant, grouping, period, window, today, zone, 1_000_000, 0)

@@ -30,7 +30,7 @@ MALFORMED = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How hard the storm is."""
+    """Size of a chaos run, and number of its faults."""
 
     seed: int
     events: int = 300_000
@@ -45,7 +45,7 @@ class Plan:
 
 
 class Stream:
-    """What is produced, and what of it must be counted."""
+    """The records to produce, and the events among them that must be counted."""
 
     def __init__(self, plan: Plan, now_ms: int) -> None:
         draw = random.Random(plan.seed)
@@ -53,7 +53,7 @@ class Stream:
         self.malformed: list[bytes] = []
         self.records: list[tuple[bytes, bytes]] = []
         """Key and value, in the order of production."""
-        repeats: list[tuple[int, bytes, bytes]] = []  # when to send again, key, value
+        repeats: list[tuple[int, bytes, bytes]] = []  # number at which to repeat, key, value
         number = 0
         while len(self.records) < plan.events:
             number += 1
@@ -69,7 +69,7 @@ class Stream:
             key, value = event.customer.encode(), encode(event)
             self.records.append((key, value))
             if draw.random() < 0.01:
-                # Sent anew, soon or much later, and by a key that may lead to another partition.
+                # Repeated soon or much later, with a key that may lead to another partition.
                 again = number + int(draw.expovariate(1 / 5_000)) + 1
                 repeats.append((again, draw.choice((key, b"retry")), value))
                 repeats.sort()
