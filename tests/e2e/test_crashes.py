@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.support import expected as plain
+from tests.support import expected
 from tests.support.answers import all_answers, all_pages
 from tests.support.program import Process, Program, read_topic
 from tests.support.services.base import Services
@@ -46,7 +46,7 @@ def test_events_redelivered_through_two_kills_count_once(
     program.wait_for(counted=events, stored=events, timeout_s=180, alive=[worker])
 
     api = program.api()
-    sent = plain.distinct(
+    sent = expected.distinct(
         r.value for r in read_topic(program.settings, program.settings.interactions_topic)
     )
     assert len(sent) == events, "each event has an identity of its own"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.support import expected as plain
+from tests.support import expected
 from tests.support.answers import all_answers
 from tests.support.program import Program, read_topic
 from tests.support.services.base import Services
@@ -39,7 +39,7 @@ def test_every_answer_on_real_interactions_equals_a_plain_count(
     assert (status["lag"], status["historyLag"], status["errors"]) == (0, 0, {})
     assert [(t["tenant"], t["complete"]) for t in status["tenants"]] == [(TENANT, True)]
 
-    events = plain.distinct(r.value for r in read_topic(program.settings, status["topic"]))
+    events = expected.distinct(r.value for r in read_topic(program.settings, status["topic"]))
     assert len(events) == len(recorded)
     assert_moved_to_now(recorded, events, began, ended)
     counters = all_answers(api, "materialized", TENANT, events, catalog)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.support import expected as plain
+from tests.support import expected
 from tests.support.answers import all_answers, all_pages
 from tests.support.program import STOP_S, Process, Program, read_topic
 from tests.support.services.base import Services
@@ -36,7 +36,7 @@ def test_a_worker_that_is_stopped_hands_over_all_its_partitions(
     assert f"{len(records)} events acknowledged" in load.log()
     program.wait_for(counted=len(records), stored=len(records), alive=[two])
 
-    events = plain.distinct(record.value for record in records)
+    events = expected.distinct(record.value for record in records)
     assert len(events) < len(records), "some were sent twice"
     api = program.api()
     counters = all_answers(api, "materialized", TENANT, events, {})

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.support import expected as plain
+from tests.support import expected
 from tests.support.program import Api
 from tests.support.waiting import eventually
 
@@ -29,7 +29,7 @@ def all_pages(api: Api, source: str, tenant: str) -> Bodies:
     """Return the bodies for each grouping and period, all pages; `source` must have given them."""
     return {
         (group_by, period): [p.content for p in _pages(api, source, tenant, group_by, period)]
-        for group_by in plain.FIELDS
+        for group_by in expected.FIELDS
         for period in DAYS
     }
 
@@ -42,21 +42,21 @@ def all_answers(
     Each body must equal the expected one, in the values and in the order of the fields.
     """
     found = {}
-    for group_by in plain.FIELDS:
+    for group_by in expected.FIELDS:
         for period in DAYS:
             day = today()
             pages = _pages(api, source, tenant, group_by, period)
             while today() != day:  # midnight passed between the requests
                 day = today()
                 pages = _pages(api, source, tenant, group_by, period)
-            _check(pages, plain.count(events, group_by, DAYS[period], day), catalog, period, day)
+            _check(pages, expected.count(events, group_by, DAYS[period], day), catalog, period, day)
             found[group_by, period] = [page.content for page in pages]
     return found
 
 
 def _check(
     pages: Sequence[httpx.Response],
-    groups: Sequence[plain.Group],
+    groups: Sequence[expected.Group],
     catalog: Any,
     period: str,
     day: date,
@@ -67,7 +67,7 @@ def _check(
         assert page.headers["X-Summary-Period"] == period
         assert page.headers.get("X-Summary-Window-Start") == start
         got = page.json()
-        want = plain.body(
+        want = expected.body(
             groups,
             got["groupBy"],
             DAYS[period],
