@@ -76,7 +76,7 @@ def test_a_worker_continues_after_the_broker_was_killed(
             await fixture.wait_stored(9_000)
 
     if services.kind == "wheels":
-        pytest.skip("the embedded broker keeps no data; the real one is tested in CI")
+        pytest.skip("the embedded broker keeps no data; CI tests Apache Kafka")
     asyncio.run(go())
 
 
@@ -111,7 +111,7 @@ def test_repeated_rebalances_lose_and_double_nothing(
 
     if services.kind == "wheels":
         pytest.skip(
-            "the embedded broker's groups take long to become stable; the real one is tested in CI"
+            "the embedded broker's groups take long to become stable; CI tests Apache Kafka"
         )
     asyncio.run(go())
 

@@ -26,12 +26,12 @@ def test_every_answer_on_real_interactions_equals_a_plain_count(
     recorded = gzip.decompress(FILE.read_bytes()).splitlines()
     catalog = json.loads(CATALOG.read_bytes())
     assert "tables: up to date" in program.run("migrate")
-    said = program.run("catalog", "import", str(CATALOG))
-    assert f"offers: {len(catalog['offers'])} added, 0 changed, 0 left" in said
+    output = program.run("catalog", "import", str(CATALOG))
+    assert f"offers: {len(catalog['offers'])} added, 0 changed, 0 left" in output
     began = datetime.now(UTC)
-    said = program.run("load", "--shift-to-now", str(FILE))
+    output = program.run("load", "--shift-to-now", str(FILE))
     ended = datetime.now(UTC)
-    assert said.startswith(f"{len(recorded)} events acknowledged"), said
+    assert output.startswith(f"{len(recorded)} events acknowledged"), output
     worker, api = program.worker(), program.api()
     program.wait_for(counted=len(recorded), stored=len(recorded), alive=[worker])
 
