@@ -21,7 +21,7 @@ import pytest
 from cli.embedded.server import free_port
 from cli.traffic.demo_catalog import demo_catalog
 from store.settings import Settings
-from tests.support import expected as plain
+from tests.support import expected
 from tests.support.answers import Bodies, all_answers, all_pages
 from tests.support.program import PROGRAM, Api, Process, read_topic
 from tests.support.waiting import eventually
@@ -167,7 +167,7 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
     machine.kill_worker()
     machine.pause_traffic()
     settings = Settings(kafka_bootstrap_servers=machine.env()["KAFKA_BOOTSTRAP_SERVERS"])
-    events = plain.distinct(r.value for r in read_topic(settings, settings.interactions_topic))
+    events = expected.distinct(r.value for r in read_topic(settings, settings.interactions_topic))
     assert machine.history() == all_answers(machine.api(), "materialized", TENANT, events, CATALOG)
     first = totals(machine.api())
     assert sum(first.values()) == len(events)
