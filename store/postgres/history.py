@@ -27,6 +27,7 @@ _TAKE_IDENTITIES: Final = load("take_identities")
 _SOURCES: Final = load("sources")
 _TENANTS: Final = load("tenants")
 _UNCOUNTED: Final = load("uncounted")
+_HISTORY_BYTES: Final = load("history_bytes")
 _COPY: Final = f"COPY interaction_history ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
 #: Grouping -> statement and column: the only columns that a reader's question can reach.
@@ -38,6 +39,8 @@ _READS: Final[Mapping[Grouping, tuple[str, str]]] = {
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BIGINT_MAX: Final = 2**63 - 1
+#: Longest wait for the size of history; `status` asks for it.
+_SIZE_TIMEOUT_S: Final = 5.0
 
 
 def _instant(ms: int) -> datetime:
@@ -255,3 +258,11 @@ def _bounds(question: Question) -> tuple[str, dict[str, datetime]]:
         conditions.append("occurred_at < %(end)s")
         parameters["end"] = _instant(calendar.midnight_ms(question.window.end_day + 1))
     return " AND ".join(conditions) or "true", parameters
+
+
+async def history_bytes(pool: Pool, *, timeout_s: float = _SIZE_TIMEOUT_S) -> int:
+    """Return the bytes on disk of history and its identities. Raises StoreUnavailable."""
+    async with transaction(pool, read_only=True, timeout_s=timeout_s) as connection:
+        row = await (await connection.execute(_HISTORY_BYTES)).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -69,6 +69,18 @@ async def redis_errors() -> AsyncIterator[None]:
         raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
 
 
+async def memory_bytes(client: Client) -> int:
+    """Return the bytes of memory that Redis uses, summed over the nodes of a cluster.
+
+    Raises StoreUnavailable.
+    """
+    async with redis_errors():
+        info: Any = await client.info("memory")
+    # A cluster answers with one entry per node.
+    nodes = [info] if "used_memory" in info else info.values()
+    return sum(node["used_memory"] for node in nodes)
+
+
 class Script:
     """A Lua script of this package, sent by its hash and in full only where Redis lacks it."""
 
