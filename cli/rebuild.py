@@ -86,7 +86,9 @@ async def rebuild_tenants(
             names = [tenant]
         if not names:
             answer("history is empty; there is nothing to rebuild")
-        arrived_ms = min((await counters.arrivals()).values(), default=0) or system_clock_ms()
+        arrived_ms = (
+            min((await counters.reports.arrivals()).values(), default=0) or system_clock_ms()
+        )
         for name in names:
             with Progress(
                 TextColumn("{task.description}"),

@@ -154,13 +154,13 @@ async def _gather(
 
     topic, progress, tenants, zones, redis_bytes, history_bytes = await asyncio.gather(
         asked("kafka", _describe(settings)),
-        asked("redis", counters.progress()),
+        asked("redis", counters.reports.progress()),
         asked("redis", counters.overview()),
         asked("postgres", timezones(pool)),
         asked("redis", _redis_bytes(client)),
         asked("postgres", _history_bytes(pool)),
     )
-    incidents = await asked("redis", counters.incidents())
+    incidents = await asked("redis", counters.reports.incidents())
     partitions: list[PartitionStatus] = []
     if topic is not None:
         reports = None if progress is None else _reports(progress, topic)
@@ -275,7 +275,7 @@ def _tenant(of: TenantOverview, zones: Mapping[str, str] | None) -> TenantStatus
         rolled,
         windows,
         {str(grouping): groups for grouping, groups in of.groups.items()},
-        {str(grouping): interactions for grouping, interactions in of.over.items()},
+        {str(grouping): interactions for grouping, interactions in of.overflow.items()},
     )
 
 

@@ -133,11 +133,13 @@ class Page(NamedTuple):
 
 
 class Incomplete(NamedTuple):
-    """The counters cannot answer. `why`: no_generation | not_complete | rolling | other_day |
-    other_timezone | no_period | too_many_groups | capped (of the grouping's groups some are counted
-    as one)."""
+    """Answer of counters that cannot answer a question.
 
-    why: str
+    `reason`: no_generation | not_complete | rolling | other_day | other_timezone | no_period |
+    too_many_groups | capped (some of the grouping's groups are counted as one).
+    """
+
+    reason: str
 
 
 class CounterReader(Protocol):

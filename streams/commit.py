@@ -280,11 +280,11 @@ class CounterCommitter:
                 metrics.COUNTED.inc(len(events))
                 arrived_ms = [e.recorded_ms for e in events]
                 self.freshness.note(partition, arrived_ms, self._now_ms())
-                if answer.over:
-                    self._tell_over(tenant, answer.over)
+                if answer.overflow:
+                    self._tell_over(tenant, answer.overflow)
                 return
             if isinstance(answer, Duplicates):
-                places = set(answer.places)
+                places = set(answer.indexes)
                 events = [e for i, e in enumerate(events) if i not in places]
                 metrics.DUPLICATES.inc(len(places))
                 continue

@@ -77,7 +77,7 @@ async def rebuild_from_history(
                     if not isinstance(answer, Duplicates):
                         break
                     # History knows that they are two, though their remembered halves are alike.
-                    deltas = _without_identities(deltas, set(answer.places))
+                    deltas = _without_identities(deltas, set(answer.indexes))
                 if not isinstance(answer, Committed):
                     raise RebuildFailed(
                         f"tenant {tenant}: another rebuild or a roll came between ({answer}); "

@@ -296,7 +296,9 @@ class Worker:
         if self._topic_id and found.topic_id != self._topic_id:
             metrics.LOG_CHANGES.labels("recreated").inc()
             logger.warning("the topic is a new log", before=self._topic_id, now=found.topic_id)
-            await self._counters.note_log_change("recreated", found.topic_id, self._now_ms())
+            await self._counters.reports.note_log_change(
+                "recreated", found.topic_id, self._now_ms()
+            )
             self._start_rewind(self._rewind())
         await self._rejoin_if_idle()
 
@@ -329,7 +331,7 @@ class Worker:
             start = min(end, since) if self.settings.dedup_horizon_h >= 24 else end
             metrics.LOG_CHANGES.labels("cut").inc()
             logger.error("the log was cut", partition=partition, end=end, reading_from=start)
-            await self._counters.note_log_change("cut", found.topic_id, self._now_ms())
+            await self._counters.reports.note_log_change("cut", found.topic_id, self._now_ms())
             await retried("counters", lambda: self._ledger.reset(partition, start))
             stored = (await retried("history", lambda: self._writer.positions(found.topic_id))).get(
                 partition, 0
@@ -460,7 +462,7 @@ class Worker:
 
     async def _all_read_until(self) -> int:
         """All that arrived before this has been read, ms; 0 = not known."""
-        read = await self._counters.arrivals(self._topic_id)
+        read = await self._counters.reports.arrivals(self._topic_id)
         return min((read.get(p, 0) for p in range(self._partitions)), default=0)
 
     async def _forget_rolled(self) -> None:
@@ -485,8 +487,8 @@ class Worker:
         metrics.WORKER_LAG.set(
             sum(max(0, m.end_offset - m.next_offset) for m in marks if m.end_offset is not None)
         )
-        await self._counters.report_progress(marks)
-        await self._counters.report_arrivals(
+        await self._counters.reports.report_progress(marks)
+        await self._counters.reports.report_arrivals(
             self._topic_id, self._arrivals.look(at_ms, self._pipeline.positions, ends)
         )
         self._reported = {m.partition: m.next_offset for m in marks}
@@ -494,10 +496,10 @@ class Worker:
     async def _check_counters(self) -> None:
         """Where Redis was restarted, flushed, or another server took over, what was committed may
         be gone, and without traffic no commit would find out."""
-        instance = await self._counters.instance()
+        instance = await self._counters.reports.instance()
         progress = {
             p.partition: p.next_offset
-            for p in await self._counters.progress()
+            for p in await self._counters.reports.progress()
             if p.topic_id == self._topic_id
         }
         gone = set(self._ledger.tenants) - set(await self._counters.tenants())

@@ -59,6 +59,6 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
 
         # What a worker said that is gone since is not how things are.
         fixture.worker.stop()
-        at_ms = max(p.at_ms for p in await fixture.counters.progress())
+        at_ms = max(p.at_ms for p in await fixture.counters.reports.progress())
         assert (await gather(settings, now_ms=lambda: at_ms + 59_000)).visible == state.visible
         assert (await gather(settings, now_ms=lambda: at_ms + 61_000)).visible is None

@@ -37,7 +37,7 @@ def test_a_topic_that_is_made_again_is_counted_from_its_start(
             await fixture.send(make_events(700))
             await fixture.wait_counted(2_700, timeout_s=90)
             await fixture.wait_stored(2_700)
-            incidents = await fixture.counters.incidents()
+            incidents = await fixture.counters.reports.incidents()
             assert [change.kind for change in incidents.log_changes] == ["recreated"]
 
     asyncio.run(go())
@@ -58,7 +58,7 @@ def test_offsets_that_retention_took_are_counted_as_lost(
             admin.close()
             fixture.worker.start()
             await fixture.wait_counted(100 + 400)
-            assert (await fixture.counters.incidents()).lost_offsets == 500
+            assert (await fixture.counters.reports.incidents()).lost_offsets == 500
             assert "rebuild --from history" in fixture.worker.log_tail(400)
 
     if services.kind == "wheels":
@@ -115,7 +115,7 @@ def test_a_log_that_was_cut_is_noticed_and_what_comes_after_is_counted(
             await fixture.send(make_events(300), partition=2)
             await fixture.wait_counted(1_100, timeout_s=90)
             await fixture.wait_stored(1_100)
-            incidents = await fixture.counters.incidents()
+            incidents = await fixture.counters.reports.incidents()
             assert [change.kind for change in incidents.log_changes] == ["cut"]
 
     asyncio.run(go())

@@ -51,7 +51,7 @@ def test_the_marker_of_a_transaction_is_no_event_that_waits(settings: Settings) 
             await fixture.wait_counted(KEPT)
 
             async def no_lag() -> bool:
-                assert await fixture.counters.lag(now_ms()) == 0
+                assert await fixture.counters.reports.lag(now_ms()) == 0
                 return True
 
             await eventually_async(no_lag, message="no lag")

@@ -19,7 +19,7 @@ from cli.traffic.demo_catalog import demo_catalog
 from store.counters import PartitionProgress, Visible
 from store.records import Event
 from store.redis.client import make_client
-from store.redis.counters import RedisCounters
+from store.redis.reports import RedisReports
 from store.settings import Settings
 from streams.decode.decoder import Decoder
 from streams.decode.timestamps import format_ms
@@ -214,7 +214,7 @@ async def test_status_shows_how_soon_events_are_visible(
     now_ms = time.time_ns() // 1_000_000
     client = make_client(settings, timeout_s=5, retries=0)
     try:
-        await RedisCounters(client, settings.redis_prefix).report_progress(
+        await RedisReports(client, settings.redis_prefix).report_progress(
             [
                 PartitionProgress(log.id, 0, 0, 0, now_ms, Visible(40, 90, 120)),
                 PartitionProgress(log.id, 1, 0, 0, now_ms, Visible(50, 80, 1_100)),

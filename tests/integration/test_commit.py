@@ -210,10 +210,10 @@ def test_a_copy_is_known_after_days_without_a_worker(redis_url: str, database_ur
         ledger = ledger_of(stores)
         ledger.start_session(LOG, {0: 0})
         await ledger.commit("acme", 0, sourced(event, recorded_ms=then), 1)
-        await stores.counters.report_arrivals(LOG, {0: then, 1: then + 3 * DAY_MS})
+        await stores.counters.reports.report_arrivals(LOG, {0: then, 1: then + 3 * DAY_MS})
         generation = await stores.counters.generation("acme")
         assert generation is not None
-        arrived_ms = min((await stores.counters.arrivals(LOG)).values())
+        arrived_ms = min((await stores.counters.reports.arrivals(LOG)).values())
         await stores.counters.roll(generation, TODAY + 3, now_ms=arrived_ms, records_max=100)
         ledger.start_session(LOG, {0: 1})
         copy = sourced(event, first=1, recorded_ms=then + 3_600_000)

@@ -195,14 +195,14 @@ def test_the_lag_is_unknown_where_a_partitions_worker_says_nothing(redis_url: st
         client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
         try:
             counters = RedisCounters(client, "is")
-            await counters.report_progress(
+            await counters.reports.report_progress(
                 [
                     PartitionProgress(LOG, 0, 70, 72, NOW_MS),
                     PartitionProgress(LOG, 1, 5, 5, NOW_MS - 9_000),
                 ]
             )
-            assert await counters.lag(NOW_MS) == 2
-            assert await counters.lag(NOW_MS + 2_000) is None
+            assert await counters.reports.lag(NOW_MS) == 2
+            assert await counters.reports.lag(NOW_MS + 2_000) is None
         finally:
             await client.aclose()
 

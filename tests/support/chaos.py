@@ -362,7 +362,7 @@ class ChaosRun:
         async def behind() -> dict[int, int]:
             self._supervise()
             try:
-                progress = {p.partition: p.next_offset for p in await counters.progress()}
+                progress = {p.partition: p.next_offset for p in await counters.reports.progress()}
                 async with pool.connection() as connection:
                     rows = await (
                         await connection.execute(

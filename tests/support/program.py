@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from cli.embedded.server import free_port
 from store.records import StoreUnavailable
 from store.redis.client import make_client
-from store.redis.counters import RedisCounters
+from store.redis.reports import RedisReports
 from store.settings import Settings
 from tests.support.waiting import eventually
 
@@ -210,7 +210,7 @@ class Program:
 async def _counted(settings: Settings) -> int:
     client = make_client(settings, timeout_s=5, retries=0)
     try:
-        marks = await RedisCounters(client, settings.redis_prefix).progress()
+        marks = await RedisReports(client, settings.redis_prefix).progress()
         return sum(mark.next_offset for mark in marks)
     except StoreUnavailable:
         return -1

@@ -1,0 +1,229 @@
+"""Generations of counters in Redis: created, built, swapped, rolled back and dropped.
+
+Each method is one script or one pipeline; the scripts are in `lua/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from store.counters import Generation, Position, TenantOverview
+from store.records import GROUPINGS, Grouping
+from store.redis.client import Client, Script, redis_errors
+from store.redis.keys import GROUPING_CODES, Keys, watermark_field
+
+#: Maximum number of keys that one call of the `drop` script deletes: a few milliseconds.
+DROP_KEYS: Final = 1_000
+
+
+class RedisGenerations:
+    """Generations and watermarks of all tenants. Every method raises StoreUnavailable."""
+
+    def __init__(self, client: Client, prefix: str) -> None:
+        self._client: Any = client  # the driver's types allow answers of both str and bytes
+        self._keys = Keys(prefix)
+        self._create = Script("create")
+        self._admit = Script("admit")
+        self._swap = Script("swap")
+        self._rollback = Script("rollback")
+        self._drop = Script("drop")
+
+    async def generation(self, tenant: str) -> Generation | None:
+        """Return the tenant's active generation, or None if it has none."""
+        async with redis_errors():
+            active = await self._client.get(self._keys.active(tenant))
+            if active is None:
+                return None
+            meta = await self._client.hmget(
+                self._keys.meta(tenant, int(active)), ["day", "timezone", "complete", "rolled"]
+            )
+        if meta[0] is None:
+            return None
+        return Generation(
+            tenant=tenant,
+            number=int(active),
+            day=int(meta[0]),
+            timezone=meta[1].decode(),
+            complete=meta[2] == b"1",
+            rolled=int(meta[3]),
+        )
+
+    async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have a generation, sorted."""
+        async with redis_errors():
+            names = await self._client.smembers(self._keys.tenants)
+        return sorted(name.decode() for name in names)
+
+    async def refused(self, tenants: Sequence[str], tenants_max: int) -> Sequence[str]:
+        """Return the new tenants beyond `tenants_max`; reserve a slot for the others."""
+        answer = await self._admit(self._client, self._keys.tenants, tenants_max, *tenants)
+        return [name.decode() for name in answer]
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        day: int,
+        timezone: str,
+        complete: bool,
+        watermarks: Sequence[Position],
+    ) -> Generation:
+        """Create the tenant's first generation, or return the one that exists."""
+        # Listed first: a tenant listed without a generation is harmless, the opposite is not.
+        async with redis_errors():
+            await self._client.sadd(self._keys.tenants, tenant)
+        await self._new_generation(
+            tenant, day=day, timezone=timezone, complete=complete, token="", watermarks=watermarks
+        )
+        generation = await self.generation(tenant)
+        assert generation is not None
+        return generation
+
+    async def build(
+        self,
+        tenant: str,
+        *,
+        day: int,
+        timezone: str,
+        token: str,
+        watermarks: Sequence[Position],
+    ) -> Generation:
+        """Create a generation beside the active one; `token` is needed to change it."""
+        number = await self._new_generation(
+            tenant, day=day, timezone=timezone, complete=False, token=token, watermarks=watermarks
+        )
+        return Generation(
+            tenant=tenant,
+            number=number,
+            day=day,
+            timezone=timezone,
+            complete=False,
+            rolled=day,
+            build_token=token,
+        )
+
+    async def _new_generation(
+        self,
+        tenant: str,
+        *,
+        day: int,
+        timezone: str,
+        complete: bool,
+        token: str,
+        watermarks: Sequence[Position],
+    ) -> int:
+        fields: list[str | int] = []
+        for position in watermarks:
+            for kind in ("w", "f"):
+                field = watermark_field(kind, position.topic_id, position.partition)
+                fields += [field, position.offset]
+        async with redis_errors():
+            number = int(await self._client.incr(self._keys.last(tenant)))
+        await self._create(
+            self._client,
+            self._keys.active(tenant),
+            number,
+            day,
+            timezone,
+            int(complete),
+            token,
+            *fields,
+        )
+        return number
+
+    async def swap(self, building: Generation) -> bool:
+        """Make a generation under construction the active one; return False if it is not that."""
+        # Listed first, as in `create`: it may be the tenant's first one after a flush.
+        async with redis_errors():
+            await self._client.sadd(self._keys.tenants, building.tenant)
+        answer = await self._swap(
+            self._client, self._keys.active(building.tenant), building.number, building.build_token
+        )
+        return bool(answer[0] == b"ok")
+
+    async def rollback(self, tenant: str) -> int | None:
+        """Activate the previous generation; return its number, or None if there is none."""
+        active = await self.generation(tenant)
+        if active is None:
+            return None
+        answer = await self._rollback(self._client, self._keys.active(tenant), active.number)
+        return int(answer[1]) if answer[0] == b"ok" else None
+
+    async def drop(self, generation: Generation) -> None:
+        """Delete a generation that is not active, DROP_KEYS keys per call of the script."""
+        more = 1
+        while more:
+            more, _ = await self._drop(
+                self._client, self._keys.active(generation.tenant), generation.number, DROP_KEYS
+            )
+
+    async def mark_complete(self, generation: Generation) -> None:
+        """Allow the generation to answer questions."""
+        async with redis_errors():
+            await self._client.hset(
+                self._keys.meta(generation.tenant, generation.number), "complete", "1"
+            )
+
+    async def watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
+        """Return partition -> next offset to count."""
+        return await self._watermarks(generation, "w", topic_id)
+
+    async def first_watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
+        """Return partition -> the watermark that the generation was created with."""
+        return await self._watermarks(generation, "f", topic_id)
+
+    async def all_watermarks(self, generation: Generation) -> Mapping[tuple[str, int], int]:
+        """Return (topic id, partition) -> next offset, of every topic id ever counted."""
+        found = {}
+        for field, value in (await self._meta(generation)).items():
+            kind, _, rest = field.decode().partition(":")
+            if kind == "w" and not rest.startswith("rebuild:"):
+                topic_id, _, partition = rest.rpartition(":")
+                found[topic_id, int(partition)] = int(value)
+        return found
+
+    async def _watermarks(
+        self, generation: Generation, kind: str, topic_id: str
+    ) -> Mapping[int, int]:
+        meta = await self._meta(generation)
+        start = watermark_field(kind, topic_id, 0)[:-1].encode()
+        return {int(k[len(start) :]): int(v) for k, v in meta.items() if k.startswith(start)}
+
+    async def _meta(self, generation: Generation) -> Mapping[bytes, bytes]:
+        async with redis_errors():
+            meta: dict[bytes, bytes] = await self._client.hgetall(
+                self._keys.meta(generation.tenant, generation.number)
+            )
+        return meta
+
+
+async def overview(client: Any, keys: Keys, generations: RedisGenerations) -> list[TenantOverview]:
+    """Return the state of every tenant's generation. Raises StoreUnavailable."""
+    found = []
+    for tenant in await generations.tenants():
+        generation = await generations.generation(tenant)
+        if generation is None:
+            continue
+        groups: dict[Grouping, int] = {}
+        async with redis_errors():
+            meta = keys.meta(tenant, generation.number)
+            fields = ["rolled", *(f"over:{GROUPING_CODES[grouping]}" for grouping in GROUPINGS)]
+            rolled, *overflow = await client.hmget(meta, fields)
+            for grouping in GROUPINGS:
+                groups[grouping] = await client.zcard(
+                    keys.rank(tenant, generation.number, grouping, "a")
+                )
+        found.append(
+            TenantOverview(
+                tenant=tenant,
+                generation=generation.number,
+                complete=generation.complete,
+                day=generation.day,
+                rolled=int(rolled),
+                timezone=generation.timezone,
+                groups=groups,
+                overflow={g: int(n) for g, n in zip(GROUPINGS, overflow, strict=True) if n},
+            )
+        )
+    return found
