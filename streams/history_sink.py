@@ -16,8 +16,8 @@ from typing import Final
 
 from store import metrics
 from store.logs import get_logger
-from store.postgres.history import HistoryWriter
-from store.records import Fenced, SourcedEvent
+from store.postgres.history import HistoryRefused, HistoryWriter
+from store.records import SourcedEvent
 from streams.commit import RewindRequired
 from streams.retry import retried
 
@@ -168,28 +168,27 @@ class HistorySink:
                 e for batch in batches for e in batch.events if first is None or e.offset >= first
             ]
             topic_id = self._topic_id
-            try:
-                rows = await retried(
-                    "history",
-                    lambda f=first, e=events, i=topic_id: self._writer.write(  # type: ignore[misc]
-                        topic=self._topic,
-                        topic_id=i,
-                        partition=partition,
-                        first=f,
-                        next_offset=next_offset,
-                        events=e,
-                    ),
-                )
-            except Fenced as fenced:
-                true = fenced.truth["next_offset"]
-                if true is None or (first is not None and true < first):
+            answer = await retried(
+                "history",
+                lambda f=first, e=events, i=topic_id: self._writer.write(  # type: ignore[misc]
+                    topic=self._topic,
+                    topic_id=i,
+                    partition=partition,
+                    expected_offset=f,
+                    next_offset=next_offset,
+                    events=e,
+                ),
+            )
+            if isinstance(answer, HistoryRefused):
+                stored = answer.watermark
+                if stored is None or (first is not None and stored < first):
                     raise RewindRequired(
-                        f"history is at {true} of partition {partition}, not at {first}"
-                    ) from None
+                        f"history is at {stored} of partition {partition}, not at {first}"
+                    )
                 if self._epoch == epoch:
-                    self._positions[partition] = true
+                    self._positions[partition] = stored
                 continue
-            metrics.STORED.inc(rows)
+            metrics.STORED.inc(answer)
             if self._epoch == epoch:
                 self._positions[partition] = next_offset
             break

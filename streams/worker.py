@@ -337,16 +337,21 @@ class Worker:
                 partition, 0
             )
             if stored > start:
-                await retried(
+                refused = await retried(
                     "history",
                     lambda: self._writer.reset(
                         topic=self._topic,
                         topic_id=found.topic_id,
                         partition=partition,
-                        first=stored,
+                        expected_offset=stored,
                         next_offset=start,
                     ),
                 )
+                if refused is not None:
+                    raise RuntimeError(
+                        f"history refused to reset partition {partition} from {stored} to {start}:"
+                        f" its watermark is {refused.watermark}"
+                    )
         await self._rewind()
 
     async def _offset_at(self, partition: int, at_ms: int) -> int:

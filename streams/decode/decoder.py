@@ -21,7 +21,6 @@ Decided here, where the contract is silent:
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
@@ -31,7 +30,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from store.records import DEFAULT_TENANT, Event
+from store.records import DEFAULT_TENANT, Event, is_tenant
 from store.windows import INSTANT_MAX_MS, INSTANT_MIN_MS
 from streams.decode.timestamps import parse_ms
 
@@ -41,7 +40,6 @@ ID_CHARS_MAX: Final = 128
 TEXT_CHARS_MAX: Final = 256
 NESTING_MAX: Final = 64
 DETAIL_CHARS_MAX: Final = 300
-_TENANT: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Reason(StrEnum):
@@ -253,7 +251,7 @@ def _quickly(value: bytes) -> Event | None:
             return None
     outcome = payload.outcomeTypeKey or payload.interactionType
     timestamp = payload.timestamp if payload.timestamp is not None else fallback
-    if outcome is None or timestamp is None or not _TENANT.fullmatch(payload.tenantId):
+    if outcome is None or timestamp is None or not is_tenant(payload.tenantId):
         return None
     return _event(
         timestamp,
@@ -383,7 +381,7 @@ def _tenant(payload: Mapping[str, Any]) -> str:
     tenant = payload.get("tenantId")
     if tenant is None:
         return DEFAULT_TENANT
-    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+    if not isinstance(tenant, str) or not is_tenant(tenant):
         allowed = "1 to 64 of the characters A-Z a-z 0-9 _ . -"
         raise _Broken(Reason.BAD_FIELD, f"tenantId must be {allowed}")
     return tenant

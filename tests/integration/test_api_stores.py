@@ -70,7 +70,7 @@ def fill(settings: Settings, events: list[Event]) -> None:
                 topic="interactions",
                 topic_id=LOG,
                 partition=0,
-                first=None,
+                expected_offset=None,
                 next_offset=len(events),
                 events=sourced(*events),
             )

@@ -50,7 +50,7 @@ async def store(stores: Stores, partition: int, batch: Sequence[Event], first: i
         topic="t",
         topic_id=LOG,
         partition=partition,
-        first=first,
+        expected_offset=first,
         next_offset=begin + len(batch),
         events=sourced(*batch, first=begin),
     )

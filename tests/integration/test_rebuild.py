@@ -57,7 +57,7 @@ class Stores:
             topic="t",
             topic_id=LOG,
             partition=0,
-            first=first,
+            expected_offset=first,
             next_offset=begin + len(batch),
             events=sourced(*batch, first=begin),
         )

@@ -105,7 +105,7 @@ class Tenant:
             topic="interactions",
             topic_id=self._topic_id,
             partition=0,
-            first=first,
+            expected_offset=first,
             next_offset=(first or 0) + len(events),
             events=sourced(*events, first=first or 0),
         )
