@@ -19,8 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from cli.embedded.server import free_port
 from store.records import StoreUnavailable
-from store.redis.client import make_client
-from store.redis.reports import RedisReports
+from store.redis.counters import open_counters
 from store.settings import Settings
 from tests.support.waiting import eventually
 
@@ -208,14 +207,11 @@ class Program:
 
 
 async def _counted(settings: Settings) -> int:
-    client = make_client(settings, timeout_s=5, retries=0)
-    try:
-        marks = await RedisReports(client, settings.redis_prefix).progress()
-        return sum(mark.next_offset for mark in marks)
-    except StoreUnavailable:
-        return -1
-    finally:
-        await client.aclose()
+    async with open_counters(settings, timeout_s=5) as counters:
+        try:
+            return sum(report.next_offset for report in await counters.reports.progress())
+        except StoreUnavailable:
+            return -1
 
 
 def _stored(settings: Settings) -> int:
