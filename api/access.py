@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from typing import Annotated, Final, Literal, NamedTuple
 
 from fastapi import Depends, Request
 
 from api.errors import bad_request
-from store.records import DEFAULT_TENANT
+from store.records import DEFAULT_TENANT, is_tenant
 from store.settings import LOOPBACK_HOSTS, Settings
 
 Role = Literal["viewer", "editor", "admin"]
 TENANT_HEADER: Final = "X-Tenant-Id"
-_TENANT: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 
 class Access(NamedTuple):
@@ -34,7 +32,7 @@ async def open_access(request: Request) -> Access:
     if len(named) > 1:
         raise bad_request(f"{TENANT_HEADER} is given more than once; give it once")
     tenant = named[0] if named else DEFAULT_TENANT
-    if not _TENANT.fullmatch(tenant):
+    if not is_tenant(tenant):
         raise bad_request(f"{TENANT_HEADER} must be 1 to 64 of A-Z a-z 0-9 _ . -")
     request.state.tenant = tenant
     return Access(tenant, "admin")

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from api.errors import CODES
 from api.params import DAYS_MAX, LIMIT_MAX, OFFSET_MAX, WINDOWS, Params
-from store.records import GROUPINGS, Catalog, GroupCounts
+from store.records import GROUPINGS, TENANT_PATTERN, Catalog, GroupCounts
 from store.summary import row
 
 _DEFAULTS: Final = Params()
@@ -69,7 +69,7 @@ SUMMARY_PARAMETERS: Final = [
         "in": "header",
         "required": False,
         "description": "The tenant that is asked for, where no key decides it.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$", "default": "default"},
+        "schema": {"type": "string", "pattern": f"^{TENANT_PATTERN}$", "default": "default"},
     },
 ]
 

@@ -107,7 +107,7 @@ class SummaryReader:
             if isinstance(found, CounterPage):
                 metrics.API_ANSWERS.labels("materialized").inc()
                 return Answer(found.page, question, catalog, "materialized")
-            why = found.why
+            why = found.reason
         metrics.API_FALLBACKS.labels(why).inc()
         page = await self._from_history(question)
         metrics.API_ANSWERS.labels("history").inc()
@@ -168,7 +168,7 @@ class SummaryReader:
                         return await self._catalogs.get(
                             tenant, at_least_version=found.catalog_version
                         )
-                elif found.why == "other_timezone":
+                elif found.reason == "other_timezone":
                     return await self._catalogs.fresh(tenant)
         except (StoreUnavailable, TimeoutError) as error:
             # Old names beside exact counts are better than no answer.

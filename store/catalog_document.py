@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from store.records import (
     DEFAULT_TENANT,
     SYSTEM_OUTCOME_TYPES,
+    TENANT_PATTERN,
     Channel,
     Creative,
     Offer,
@@ -27,7 +28,6 @@ OUTCOME_TYPES_MAX: Final = 1_000
 ITEMS_MAX: Final = 200_000
 """Most items of one part of a document."""
 
-TENANT_PATTERN: Final = r"\A[A-Za-z0-9_.-]{1,64}\Z"
 _NO_NUL: Final = r"\A[^\x00]*\Z"  # PostgreSQL's text cannot hold it
 
 Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_NUL)]
@@ -87,7 +87,7 @@ OutcomeTypes = Annotated[list[OutcomeTypeItem], Meta(max_length=OUTCOME_TYPES_MA
 class CatalogDocument(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """One tenant's catalog, or the parts of it that are given; UNSET parts are left as they are."""
 
-    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] = DEFAULT_TENANT
+    tenant: Annotated[str, Meta(pattern=rf"\A{TENANT_PATTERN}\Z")] = DEFAULT_TENANT
     timezone: str | UnsetType = UNSET
     offers: Offers | UnsetType = UNSET
     treatments: Treatments | UnsetType = UNSET

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -12,6 +13,11 @@ from store.windows import Period, Window
 Grouping = Literal["action", "treatment", "channel", "customer"]
 GROUPINGS: Final[tuple[Grouping, ...]] = ("action", "treatment", "channel", "customer")
 DEFAULT_TENANT: Final = "default"
+
+#: A tenant id, without anchors: match the whole string.
+TENANT_PATTERN: Final = r"[A-Za-z0-9_.-]{1,64}"
+#: Whether a string is a tenant id. A bound method, not a function: called for every event.
+is_tenant: Final[Callable[[str], object]] = re.compile(TENANT_PATTERN, re.ASCII).fullmatch
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -133,11 +139,13 @@ class Page(NamedTuple):
 
 
 class Incomplete(NamedTuple):
-    """The counters cannot answer. `why`: no_generation | not_complete | rolling | other_day |
-    other_timezone | no_period | too_many_groups | capped (of the grouping's groups some are counted
-    as one)."""
+    """Answer of counters that cannot answer a question.
 
-    why: str
+    `reason`: no_generation | not_complete | rolling | other_day | other_timezone | no_period |
+    too_many_groups | capped (some of the grouping's groups are counted as one).
+    """
+
+    reason: str
 
 
 class CounterReader(Protocol):
@@ -160,16 +168,6 @@ class HistoryReader(Protocol):
 
 class StoreUnavailable(Exception):
     """A store did not answer in time. The message names the store and the cause."""
-
-
-class Fenced(Exception):
-    """A write was refused: the writer's idea of the store is not the store's.
-
-    `truth` holds the store's values under the same names the writer used."""
-
-    def __init__(self, truth: Mapping[str, Any]) -> None:
-        super().__init__(f"refused by the fence: {dict(truth)}")
-        self.truth = truth
 
 
 #: Ten system outcome types, every tenant has them (key, name, classification, category).

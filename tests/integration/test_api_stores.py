@@ -66,13 +66,16 @@ def fill(settings: Settings, events: list[Event]) -> None:
         finally:
             await client.aclose()
         async with make_pool(settings, max_size=1) as pool:
-            await HistoryWriter(pool).write(
-                topic="interactions",
-                topic_id=LOG,
-                partition=0,
-                first=None,
-                next_offset=len(events),
-                events=sourced(*events),
+            assert isinstance(
+                await HistoryWriter(pool).write(
+                    topic="interactions",
+                    topic_id=LOG,
+                    partition=0,
+                    expected_offset=None,
+                    next_offset=len(events),
+                    events=sourced(*events),
+                ),
+                int,
             )
 
     asyncio.run(both())

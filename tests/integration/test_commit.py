@@ -52,13 +52,16 @@ async def total_of(stores: Stores, tenant: str) -> int:
 async def store(stores: Stores, partition: int, batch: Sequence[Event], first: int | None) -> None:
     """Write the batch to history, from offset `first`, or from 0 if it is the first batch."""
     begin = first or 0
-    await stores.history.write(
-        topic="t",
-        topic_id=LOG,
-        partition=partition,
-        first=first,
-        next_offset=begin + len(batch),
-        events=sourced(*batch, first=begin),
+    assert isinstance(
+        await stores.history.write(
+            topic="t",
+            topic_id=LOG,
+            partition=partition,
+            expected_offset=first,
+            next_offset=begin + len(batch),
+            events=sourced(*batch, first=begin),
+        ),
+        int,
     )
 
 

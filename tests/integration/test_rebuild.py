@@ -54,13 +54,16 @@ class Stores:
 
     async def store(self, batch: list[Event], first: int | None) -> None:
         begin = first or 0
-        await self.history.write(
-            topic="t",
-            topic_id=LOG,
-            partition=0,
-            first=first,
-            next_offset=begin + len(batch),
-            events=sourced(*batch, first=begin),
+        assert isinstance(
+            await self.history.write(
+                topic="t",
+                topic_id=LOG,
+                partition=0,
+                expected_offset=first,
+                next_offset=begin + len(batch),
+                events=sourced(*batch, first=begin),
+            ),
+            int,
         )
 
     async def rebuild(self, **options: Any) -> Any:

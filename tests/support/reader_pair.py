@@ -17,9 +17,9 @@ from store.catalog_document import CatalogDocument
 from store.counters import Committed
 from store.postgres.catalog import import_catalog
 from store.postgres.history import HistoryWriter
-from store.postgres.pool import make_pool
+from store.postgres.pool import open_pool
 from store.records import Event
-from store.redis.client import make_client
+from store.redis.client import open_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import Calendar
@@ -39,10 +39,11 @@ class ReaderPair:
         self._stack = stack
 
     async def open(self) -> None:
-        self.client: Any = make_client(self.settings, timeout_s=10, retries=0)
-        self._stack.push_async_callback(self.client.aclose)
+        self.client: Any = await self._stack.enter_async_context(
+            open_client(self.settings, timeout_s=10, retries=0)
+        )
         self.counters = RedisCounters(self.client, self.settings.redis_prefix)
-        self.pool = await self._stack.enter_async_context(make_pool(self.settings, max_size=2))
+        self.pool = await self._stack.enter_async_context(open_pool(self.settings, max_size=2))
         self.history = HistoryWriter(self.pool)
         self.counted = await self._reader(self.settings)
         self.historic = await self._reader(
@@ -101,13 +102,16 @@ class Tenant:
     async def store(self, events: Sequence[Event]) -> None:
         """The same, in history."""
         first = self._stored
-        await self._twins.history.write(
-            topic="interactions",
-            topic_id=self._topic_id,
-            partition=0,
-            first=first,
-            next_offset=(first or 0) + len(events),
-            events=sourced(*events, first=first or 0),
+        assert isinstance(
+            await self._twins.history.write(
+                topic="interactions",
+                topic_id=self._topic_id,
+                partition=0,
+                expected_offset=first,
+                next_offset=(first or 0) + len(events),
+                events=sourced(*events, first=first or 0),
+            ),
+            int,
         )
         self._stored = (first or 0) + len(events)
 
