@@ -1,4 +1,4 @@
-"""Counters and history of one test, on real servers."""
+"""Counters and history of one test on real servers, and events to fill them with."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from store.records import Catalog, Event
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
-from streams.rebuild import rebuild_from_history
+from store.windows import DAY_MS
+from streams.rebuild import RebuildResult, rebuild_from_history
 from tests.support.contract import LOG
 from tests.support.events import NOW_MS, make_event, sourced
 
-DAY = 86_400_000
-
 
 def some_events(n: int) -> list[Event]:
+    """Return `n` new events of five customers and three offers, over the last 50 days."""
     return [
         make_event(
             customer=f"C-{i % 5}",
             offer=f"off_{i % 3}",
             creative=None if i % 4 == 0 else f"cr_{i % 3}",
             outcome=("impression", "click", "convert")[i % 3],
-            occurred_ms=NOW_MS - (i % 50) * DAY,
+            occurred_ms=NOW_MS - (i % 50) * DAY_MS,
         )
         for i in range(n)
     ]
 
 
 class Stores:
+    """Counters in Redis and history in PostgreSQL, opened by `async with`."""
+
     def __init__(self, settings: Settings) -> None:
         self.client: Any = make_client(settings, timeout_s=10, retries=0)
         self.counters = RedisCounters(self.client, "is")
@@ -46,6 +48,7 @@ class Stores:
         await self.client.aclose()
 
     async def store(self, batch: list[Event], first: int | None) -> None:
+        """Write the batch to history, from offset `first`, or from 0 if it is the first batch."""
         begin = first or 0
         await self.history.write(
             topic="t",
@@ -56,7 +59,8 @@ class Stores:
             events=sourced(*batch, first=begin),
         )
 
-    async def rebuild(self, **options: Any) -> Any:
+    async def rebuild(self, **options: Any) -> RebuildResult:
+        """Rebuild the counters of `acme` from history, in batches of seven events."""
         return await rebuild_from_history(
             self.counters,
             self.pool,
