@@ -1,8 +1,9 @@
-# make up      everything on this machine, with a catalog and live traffic; Ctrl-C stops it
-# make test    all tests, on servers they start themselves
+# make up        everything on this machine, with a catalog and live traffic; Ctrl-C stops it
+# make test      the tests, on servers that they start; long runs by a small case only
+# make test-all  the tests and all long runs
 #
-# up takes PORT, DATA_DIR and ARGS (any options of `interaction-summary up`);
-# test takes SERVICES (auto, wheels, docker, real) and PYTEST_ARGS.
+# up takes PORT, DATA_DIR and ARGS (any options of `interaction-summary up`); test and test-all take
+# SERVICES (auto, wheels, docker, real), TEST_WORKERS (number of processes) and PYTEST_ARGS.
 
 VENV ?= .venv
 SERVICES ?= auto
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format types lock install chaos
+.PHONY: help up test test-all test-long lint format types lock install chaos
 
 help:
 	@sed -n '/^$$/q; s/^#$$//; s/^# //; p' Makefile
@@ -19,10 +20,24 @@ help:
 up: $(INSTALLED)
 	@exec $(BIN)/interaction-summary up --demo $(if $(PORT),--port $(PORT)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(ARGS)
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest --services=$(SERVICES) $(PYTEST_ARGS) tests/unit tests/integration tests/e2e
+# Each process has servers of its own. Three processes keep two cores busy: most tests on servers wait
+# for half of their time. Other servers than those from wheels need too much memory for that.
+# `load` with chunks of 1 is one queue from which each process takes its next test, the slow folders
+# first. So no process gets a share that takes longer than the others'.
+TEST_WORKERS ?= $(if $(filter real docker,$(SERVICES)),0,3)
+PYTEST = $(BIN)/python -m pytest --services=$(SERVICES) -n $(TEST_WORKERS) --dist load --maxschedchunk 1
+TESTS = $(PYTEST_ARGS) tests/unit tests/integration tests/e2e
 
-# A storm of faults, by its seed; see tests/support/chaos.py. SEEDS=10 runs that many, from SEED on.
+test: $(INSTALLED)
+	$(PYTEST) -m "not long" $(TESTS)
+
+test-all: $(INSTALLED)
+	$(PYTEST) $(TESTS)
+
+test-long: $(INSTALLED)
+	$(PYTEST) -m long $(TESTS)
+
+# Random faults, chosen by a seed; see tests/support/chaos.py. SEEDS=10 runs ten seeds, from SEED on.
 SEED ?= 1
 SEEDS ?= 1
 EVENTS ?= 300000
@@ -34,6 +49,7 @@ chaos: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -42,8 +58,8 @@ format: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-# The locks: all that this project and its tests need, and what its image needs, for every
-# supported Python and system. Needs uv (pip install uv).
+# The lock files, for every supported Python and system: the project with its tests, and the image.
+# Needs uv (pip install uv).
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header
 
@@ -53,7 +69,7 @@ lock:
 
 install: $(INSTALLED)
 
-# Again only when what is to be installed has changed. An environment that is there is kept.
+# Runs again only if the lock or the project has changed. An existing environment is kept.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { python=$$($(FIND_PYTHON)) && "$$python" -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock

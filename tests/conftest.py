@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for folder in _FOLDERS:
         config.addinivalue_line("markers", f"{folder}: in tests/{folder}, set by the folder")
     if (worker := _xdist_worker(config)) is not None:
-        server.PORTS = _port_range(*worker)
+        server.PORTS = port_range(*worker)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -89,7 +89,7 @@ def _xdist_worker(config: pytest.Config) -> tuple[int, int] | None:
     return int(given["workerid"].removeprefix("gw")), int(given["workercount"])
 
 
-def _port_range(index: int, count: int) -> range:
+def port_range(index: int, count: int) -> range:
     """Return the ports of one process.
 
     While a test keeps a server down, its port is free: another process must not take it.

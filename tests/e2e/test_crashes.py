@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.support import expected as plain
+from tests.support import expected
 from tests.support.answers import all_answers, all_pages
 from tests.support.program import Process, Program, read_topic
 from tests.support.services.base import Services
@@ -31,8 +31,8 @@ def test_events_redelivered_through_two_kills_count_once(
     # next worker reads them again.
     redelivered = events // 100
     options = ("--tenant", TENANT, "--customers", "800", "--late", "0.2", "--seed", "11")
-    said = program.run("load", "--events", str(events), *options, timeout_s=240)
-    assert said.startswith(f"{events} events acknowledged"), said
+    output = program.run("load", "--events", str(events), *options, timeout_s=240)
+    assert output.startswith(f"{events} events acknowledged"), output
     worker, stored = program.worker(**NOT_REMEMBERED), 0
     for reached in (events // 8, events // 4):
         counted = kill_ahead_of_history(
@@ -40,13 +40,13 @@ def test_events_redelivered_through_two_kills_count_once(
         )
         assert counted < events, "the worker had counted all events before it was killed"
         worker = program.worker(**NOT_REMEMBERED)
-        stored = started_from(worker)  # history is what is behind
+        stored = started_from(worker)  # history is behind the counters
         read_again = counted - stored
         assert read_again >= redelivered, read_again
     program.wait_for(counted=events, stored=events, timeout_s=180, alive=[worker])
 
     api = program.api()
-    sent = plain.distinct(
+    sent = expected.distinct(
         r.value for r in read_topic(program.settings, program.settings.interactions_topic)
     )
     assert len(sent) == events, "each event has an identity of its own"

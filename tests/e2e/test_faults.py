@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from store.settings import Settings
-from tests.support.chaos import ChaosRun, Plan
+from tests.support.chaos import ChaosRun
+from tests.support.chaos_stream import Plan
 from tests.support.services.base import Services
 
 SEED = 20261124

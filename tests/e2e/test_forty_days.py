@@ -1,10 +1,11 @@
-"""Forty days of three tenants, by a clock that is passed in: the counters, history and a plain
-count are equal on every one of them.
+"""Forty days of three tenants: counters, history and a plain count are equal on each day.
 
-Two workers count what two partitions each bring: the program's own, with its stores and its way of
-finding where to start; only the records are handed to them here, where Kafka's client would. Two of
-the zones set their clocks back in these weeks. Around each midnight events come late, ahead of time
-and again; workers end at midnight, one orderly, one in the middle of its batches."""
+The clock is simulated. Two workers count two partitions each. They are the program's own workers,
+with their stores and their choice of where to start; only the records come from this module in
+place of Kafka's client. Two of the zones set their clocks back in these weeks. Around each midnight
+events arrive late, ahead of time and repeatedly; workers end at midnight, some after they have
+finished their batches, some in the middle of them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ OUTCOMES = ("impression",) * 6 + ("click", "click", "dismiss", "accept", "conver
 
 
 class Record(NamedTuple):
-    """What a fetch gives of one record."""
+    """The fields of a fetched record that the worker uses."""
 
     offset: int
     key: bytes
@@ -67,12 +68,14 @@ class Record(NamedTuple):
 class Moment(NamedTuple):
     at_ms: int
     midnight_of: str | None = None
-    """The tenant whose day begins."""
+    """The tenant whose day starts at this moment."""
 
 
 def moments(start_ms: int) -> Iterator[Moment]:
-    """The moments of one day (24 hours of UTC), in order: before, at and after each midnight, and
-    some in between."""
+    """Yield moments of one day (24 hours of UTC), in order.
+
+    They are before, at and after each tenant's midnight, and four times in between.
+    """
     found = [Moment(start_ms + hour * 60 * MINUTE_MS) for hour in (3, 9, 15, 21)]
     for tenant, zone in ZONES.items():
         calendar = Calendar(zone)
@@ -84,7 +87,7 @@ def moments(start_ms: int) -> Iterator[Moment]:
 
 
 class Traffic:
-    """The log of four partitions, and what of it has to be counted."""
+    """Log of four partitions, and the events in it that must be counted."""
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
@@ -99,7 +102,7 @@ class Traffic:
             value = encode(event)
             self._append(now_ms, event.customer.encode(), value)
             self._sent.append((now_ms, value))
-        # A producer that got no answer sends again, to wherever the key leads it then.
+        # A producer without a response repeats a record, perhaps to another partition.
         self._sent = [(at_ms, value) for at_ms, value in self._sent if now_ms - at_ms < DAY_MS]
         if self._sent and self._draw.random() < 0.5:
             _, value = self._draw.choice(self._sent)
@@ -121,7 +124,7 @@ class Traffic:
         offer = draw.randrange(8)
         return make_event(
             tenant=draw.choice(tuple(ZONES)),
-            # Some customers come once and are gone, others come back when their month is over.
+            # Some customers have events on one day only, others for longer than a month.
             customer=f"C-{draw.randrange(6)}" if draw.random() < 0.5 else f"D-{now_ms // DAY_MS}",
             offer=f"off_{offer}",
             creative=None if draw.random() < 0.1 else f"cr_{offer % 3}",
@@ -132,7 +135,7 @@ class Traffic:
 
 
 class UntruncatedLog:
-    """In place of the consumer: the log is the simulation's, with all its records."""
+    """Stand-in for the consumer: the simulated log, which still has all its records."""
 
     async def earliest(self, partitions: int) -> dict[int, int]:
         return dict.fromkeys(range(partitions), 0)
@@ -145,42 +148,42 @@ class SimulatedWorker(Worker):
         return UntruncatedLog()
 
 
-class Shift:
-    """One worker, from its start to its end. It reads `traffic` where it has to."""
+class WorkerRun:
+    """One worker, from its start to its end, with the partitions of `traffic` that it reads."""
 
     def __init__(
         self, settings: Settings, traffic: Traffic, partitions: Sequence[int], clock: Clock
     ) -> None:
         self._traffic, self._partitions = traffic, partitions
         self._worker = SimulatedWorker(settings, clock_ms=lambda: clock.now_ms)
-        self._handed: dict[int, int] = {}
+        self._submitted: dict[int, int] = {}
 
     async def start(self) -> None:
         worker = self._worker
         worker.build()
         await worker.stores.pool.open()
         self._history = asyncio.create_task(worker.history.run())
-        self._handed = dict(await worker.find_start(self._partitions))
+        self._submitted = dict(await worker.find_start(self._partitions))
 
     async def read(self, batch_records: int) -> None:
-        """Hands over what the log has, in batches; they are worked on meanwhile."""
+        """Submit the rest of the log in batches, which the worker processes meanwhile."""
         for partition in self._partitions:
             records = self._traffic.log[partition]
-            while (base := self._handed[partition]) < len(records):
+            while (base := self._submitted[partition]) < len(records):
                 batch = records[base : base + batch_records]
-                self._handed[partition] = base + len(batch)
+                self._submitted[partition] = base + len(batch)
                 self._worker.submit(Batch(partition, base, batch, len(records), 0), lambda: None)
 
     async def roll(self) -> None:
         await self._worker.rollover.roll_tenants()
 
     async def finish(self) -> None:
-        """Returns when both stores have all that was handed over."""
+        """Return when both stores have all submitted records."""
 
         async def all_done() -> bool:
             self.check()
             positions = self._worker.pipeline.positions
-            return all(positions[p] >= self._handed[p] for p in self._partitions)
+            return all(positions[p] >= self._submitted[p] for p in self._partitions)
 
         await eventually_async(all_done, message="the batches are counted")
         await self._worker.history.drain()
@@ -192,7 +195,7 @@ class Shift:
         assert not self._history.done()
 
     async def end(self) -> None:
-        """At once, whatever it has in hand: what it acknowledged to nobody is read again."""
+        """End the worker at once. Batches that it has not committed are read again later."""
         self.check()
         await self._worker.pipeline.abandon()
         self._history.cancel()
@@ -210,7 +213,7 @@ class Simulation:
         self._draw = random.Random(seed)
         self.clock = Clock()
         self.traffic = Traffic(seed)
-        self.shifts: list[Shift] = []
+        self.runs: list[WorkerRun] = []
         self.restarts = 0
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -229,13 +232,13 @@ class Simulation:
 
     async def start(self) -> None:
         for partitions in PARTITIONS_OF:
-            self.shifts.append(Shift(self._settings, self.traffic, partitions, self.clock))
-            await self.shifts[-1].start()
+            self.runs.append(WorkerRun(self._settings, self.traffic, partitions, self.clock))
+            await self.runs[-1].start()
 
     async def end(self) -> None:
-        for shift in self.shifts:
-            await shift.end()
-        self.shifts.clear()
+        for run in self.runs:
+            await run.end()
+        self.runs.clear()
 
     async def day(self, day: int) -> None:
         for moment in moments(day * DAY_MS):
@@ -243,15 +246,15 @@ class Simulation:
             self.traffic.produce(moment.at_ms, EVENTS_A_STEP)
             if moment.midnight_of is not None:
                 await self._at_midnight()
-            # Whoever comes first at midnight, an event or the roll.
-            works = [shift.read(self._draw.choice((3, 7, 50))) for shift in self.shifts]
-            works.append(self._draw.choice(self.shifts).roll())
+            # At midnight an event or the roll may come first.
+            works = [run.read(self._draw.choice((3, 7, 50))) for run in self.runs]
+            works.append(self._draw.choice(self.runs).roll())
             self._draw.shuffle(works)
             await asyncio.gather(*works)
             if moment.midnight_of is not None:
-                await self.try_mark_complete()
+                await self.finish()
                 await self.check(moment.midnight_of)
-        await self.try_mark_complete()
+        await self.finish()
         await self.check(self._draw.choice(tuple(ZONES)))
 
     async def day_without_workers(self, day: int) -> None:
@@ -260,29 +263,29 @@ class Simulation:
             self.traffic.produce(moment.at_ms, EVENTS_A_STEP)
 
     async def _at_midnight(self) -> None:
-        """One worker ends and another takes its place, now and then in the middle of its work."""
-        place = self._draw.randrange(3)
-        if place == 2:
+        """Replace one of the two workers, or none; sometimes in the middle of its batches."""
+        index = self._draw.randrange(3)
+        if index == 2:
             return
-        ending = self.shifts[place]
+        ending = self.runs[index]
         await ending.read(self._draw.choice((1, 5, 50)))
         if self._draw.random() < 0.3:
             await ending.finish()
         for _ in range(self._draw.randrange(30)):
             await asyncio.sleep(0)
         await ending.end()
-        self.shifts[place] = Shift(self._settings, self.traffic, PARTITIONS_OF[place], self.clock)
-        await self.shifts[place].start()
+        self.runs[index] = WorkerRun(self._settings, self.traffic, PARTITIONS_OF[index], self.clock)
+        await self.runs[index].start()
         self.restarts += 1
 
-    async def try_mark_complete(self) -> None:
-        for shift in self.shifts:
-            await shift.read(50)
-            await shift.finish()
-        await self._draw.choice(self.shifts).roll()
+    async def finish(self) -> None:
+        for run in self.runs:
+            await run.read(50)
+            await run.finish()
+        await self._draw.choice(self.runs).roll()
 
-    async def answers(self, tenant: str) -> CounterPage | Incomplete:
-        """What the counters say when they are asked for today."""
+    async def read_today(self, tenant: str) -> CounterPage | Incomplete:
+        """Ask the counters for today."""
         zone = ZONES[tenant]
         today = Calendar(zone).day_of(self.clock.now_ms)
         return await self.counters.read(
@@ -290,7 +293,7 @@ class Simulation:
         )
 
     async def check(self, tenant: str) -> None:
-        """Every grouping and period, and some exact windows: the three agree."""
+        """Compare the three for every grouping and period, and for two exact windows."""
         zone = ZONES[tenant]
         calendar = Calendar(zone)
         today = calendar.day_of(self.clock.now_ms)
@@ -338,11 +341,14 @@ def test_counters_history_and_a_plain_count_agree_on_each_day(
 
 
 @pytest.mark.parametrize("back_before", ZONES)
-def test_workers_that_were_away_for_three_days_count_and_roll_all_of_it(
+def test_workers_that_were_stopped_for_three_days_count_and_roll_all_of_them(
     settings: Settings, back_before: str
 ) -> None:
-    """They come back minutes before a midnight, so that the first they count is of days that their
-    windows do not know yet: the three that they missed, and the one that is about to begin."""
+    """Start the workers again a minute before a midnight.
+
+    Their first events are of days that the windows do not have yet: the three that they missed, and
+    the one that is about to start.
+    """
 
     async def run() -> None:
         async with AsyncExitStack() as stack:
@@ -353,17 +359,17 @@ def test_workers_that_were_away_for_three_days_count_and_roll_all_of_it(
             await simulation.end()
             for day in range(FIRST_DAY + 2, FIRST_DAY + 5):
                 await simulation.day_without_workers(day)
-            assert await simulation.answers(back_before) == Incomplete("other_day")
+            assert await simulation.read_today(back_before) == Incomplete("other_day")
 
             calendar = Calendar(ZONES[back_before])
             today = calendar.day_of(simulation.clock.now_ms)
             simulation.clock.now_ms = calendar.midnight_ms(today + 1) - MINUTE_MS
             simulation.traffic.produce(simulation.clock.now_ms, 5 * EVENTS_A_STEP)
             await simulation.start()
-            for shift in simulation.shifts:
-                await shift.read(50)
-                await shift.finish()
-            await simulation.try_mark_complete()
+            for run in simulation.runs:
+                await run.read(50)
+                await run.finish()
+            await simulation.finish()
             for tenant in ZONES:
                 await simulation.check(tenant)
             for day in (FIRST_DAY + 6, FIRST_DAY + 12, FIRST_DAY + 38):

@@ -1,4 +1,4 @@
-"""How long events wait until they are visible, as the worker's metric and `status` tell it."""
+"""How long events wait until they are visible, by the worker's metric and by `status`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.worker_fixture import make_events, open_worker_fixture
 
 
 async def observed(port: int) -> dict[str, float]:
-    """`reading` -> events that the histogram has."""
+    """Return `reading` -> number of events in the histogram."""
     async with httpx.AsyncClient() as client:
         text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
     found = re.findall(r'visible_seconds_count\{reading="(\w+)"\} (\S+)', text)
@@ -26,16 +26,18 @@ async def observed(port: int) -> dict[str, float]:
 
 @pytest.mark.anyio
 async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings: Settings) -> None:
-    """A backlog and live events are told apart; what was counted before is not measured again;
-    `status` tells of the live ones, and for how long the oldest waits."""
+    """Measure a backlog apart from live events, and each event once.
+
+    `status` reports the delay of the live events, and how long the oldest event has been waiting.
+    """
     port = free_port()
     async with open_worker_fixture(settings, start=False, worker_metrics_port=port) as fixture:
         backlog, live = make_events(100), make_events(50)
         await fixture.send(backlog)
-        nobody_counts = await gather_status(settings)
-        assert nobody_counts.lag == 100
-        assert nobody_counts.waiting_ms is not None and nobody_counts.waiting_ms > 0
-        assert nobody_counts.visible is None
+        without_worker = await gather_status(settings)
+        assert without_worker.lag == 100
+        assert without_worker.waiting_ms is not None and without_worker.waiting_ms > 0
+        assert without_worker.visible is None
 
         await asyncio.to_thread(fixture.worker.start)
         await fixture.wait_counted(100)
@@ -43,22 +45,22 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
 
         await fixture.send(live)
         await fixture.wait_counted(150)
-        await fixture.send(live)  # by a producer that tries again
+        await fixture.send(live)  # repeated by the producer
 
-        async def all_told() -> Status:
+        async def up_to_date() -> Status:
             state = await gather_status(settings)
             assert (state.lag, state.waiting_ms) == (0, 0)
             assert state.visible is not None
             return state
 
-        state = await eventually_async(all_told, timeout_s=30, message="status is up to date")
+        state = await eventually_async(up_to_date, timeout_s=30, message="status is up to date")
         assert await observed(port) == {"live": 50, "catch_up": 100}
         assert state.visible is not None
         assert 0 <= state.visible.p50_ms <= state.visible.p99_ms <= state.visible.max_ms < 60_000
-        told = [p.visible for p in state.partitions if p.visible is not None]
-        assert state.visible.max_ms == max(visible.max_ms for visible in told)
+        reported = [p.visible for p in state.partitions if p.visible is not None]
+        assert state.visible.max_ms == max(visible.max_ms for visible in reported)
 
-        # What a worker said that is gone since is not how things are.
+        # The last report of a worker that has ended expires.
         fixture.worker.stop()
         at_ms = max(p.at_ms for p in await fixture.counters.reports.progress())
         assert (

@@ -1,4 +1,4 @@
-"""Kafka stutters, restarts and deals the partitions anew; every event counts once."""
+"""Kafka answers with interruptions, restarts and rebalances; every event counts once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.worker_process import WorkerProcess
 PAUSED_S, RUNNING_S = 0.3, 0.1
 
 
-def test_a_broker_that_stutters_is_slow_and_no_more(services: Services, settings: Settings) -> None:
-    """It answers for a tenth of a second, then not for three, for as long as events wait."""
+def test_a_broker_with_interruptions_is_only_slow(services: Services, settings: Settings) -> None:
+    """It answers for 0.1 s, then not for 0.3 s, again and again until all events are counted."""
 
     async def go() -> None:
         async with open_worker_fixture(settings) as fixture:
@@ -26,30 +26,30 @@ def test_a_broker_that_stutters_is_slow_and_no_more(services: Services, settings
             assert fixture.worker.stop() == 0
             await fixture.send(make_events(20_000))
             fixture.worker.start()
-            stutters = 0
-            stuttering = asyncio.Event()
+            interruptions = 0
+            interrupted = asyncio.Event()
 
-            async def stutter() -> None:
-                nonlocal stutters
+            async def interrupt() -> None:
+                nonlocal interruptions
                 try:
                     while True:
                         services.kafka.pause()
-                        stutters += 1
+                        interruptions += 1
                         await asyncio.sleep(PAUSED_S)
                         services.kafka.resume()
-                        stuttering.set()
+                        interrupted.set()
                         await asyncio.sleep(RUNNING_S)
                 finally:
                     services.kafka.resume()
 
-            fault = asyncio.create_task(stutter())
+            fault = asyncio.create_task(interrupt())
             try:
-                await stuttering.wait()
+                await interrupted.wait()
                 await fixture.wait_counted(21_000, timeout_s=120)
             finally:
                 fault.cancel()
                 await asyncio.gather(fault, return_exceptions=True)
-            assert stutters >= 3, "it was over before it stuttered"
+            assert interruptions >= 3, "all was counted before the third interruption"
             await fixture.send(make_events(500))
             await fixture.wait_counted(21_500)
             await fixture.wait_stored(21_500)
@@ -57,7 +57,7 @@ def test_a_broker_that_stutters_is_slow_and_no_more(services: Services, settings
     asyncio.run(go())
 
 
-def test_a_broker_that_is_killed_comes_back_to_a_worker_that_goes_on(
+def test_a_worker_continues_after_the_broker_was_killed(
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
@@ -65,7 +65,9 @@ def test_a_broker_that_is_killed_comes_back_to_a_worker_that_goes_on(
             await fixture.send(make_events(3_000))
             await fixture.wait_counted(3_000)
             for total in (6_000, 9_000):
-                await fixture.send(make_events(3_000))  # some of them wait while it is away
+                await fixture.send(
+                    make_events(3_000)
+                )  # some of them wait while the broker is unavailable
                 services.kafka.kill()
                 services.kafka.start()
                 await fixture.wait_counted(total, timeout_s=120)
@@ -73,14 +75,14 @@ def test_a_broker_that_is_killed_comes_back_to_a_worker_that_goes_on(
             await fixture.wait_stored(9_000)
 
     if services.kind == "wheels":
-        pytest.skip("the embedded broker keeps nothing; the real one is tested in CI")
+        pytest.skip("the embedded broker keeps no data; CI tests Apache Kafka")
     asyncio.run(go())
 
 
-def test_rebalances_in_a_row_lose_and_double_nothing(
+def test_repeated_rebalances_lose_and_double_nothing(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:
-    """Workers come and go while events flow, faster than a group settles."""
+    """Workers join and leave while events arrive, faster than the group becomes stable."""
 
     async def go() -> None:
         async with open_worker_fixture(settings) as fixture:
@@ -107,12 +109,14 @@ def test_rebalances_in_a_row_lose_and_double_nothing(
             await fixture.wait_stored(19_000)
 
     if services.kind == "wheels":
-        pytest.skip("the embedded broker's groups settle slowly; the real one is tested in CI")
+        pytest.skip(
+            "the embedded broker's groups take long to become stable; CI tests Apache Kafka"
+        )
     asyncio.run(go())
 
 
 async def until_it_reads(guest: WorkerProcess) -> None:
-    """Until the guest has been given partitions."""
+    """Wait until the guest has partitions."""
 
     async def reads() -> bool:
         return "partitions assigned" in guest.log_since_mark()

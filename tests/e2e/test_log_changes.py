@@ -1,4 +1,4 @@
-"""The log changes under the worker: it notices, says so, and counts what is new."""
+"""The log changes while the worker runs: it detects that, reports it, and counts new events."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, open_worker_fixture
 
 
-def test_a_topic_that_is_made_again_is_counted_from_its_start(
+def test_a_recreated_topic_is_counted_from_its_start(
     services: Services, settings: Settings
 ) -> None:
-    """Its offsets start again, below the watermarks of the topic that was."""
+    """Its offsets start again, below the watermarks of the deleted topic."""
 
     async def go() -> None:
         topic = settings.interactions_topic
@@ -43,7 +43,7 @@ def test_a_topic_that_is_made_again_is_counted_from_its_start(
     asyncio.run(go())
 
 
-def test_offsets_that_retention_took_are_counted_as_lost(
+def test_offsets_deleted_by_retention_are_counted_as_lost(
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
@@ -62,7 +62,7 @@ def test_offsets_that_retention_took_are_counted_as_lost(
             assert "rebuild --from history" in fixture.worker.log_tail(400)
 
     if services.kind == "wheels":
-        pytest.skip("the embedded broker keeps no retention; the real one is tested in CI")
+        pytest.skip("the embedded broker keeps no retention; CI tests Apache Kafka")
     asyncio.run(go())
 
 
@@ -80,7 +80,7 @@ def test_partitions_added_while_running_are_picked_up(
             async def sent() -> bool:
                 try:
                     await fixture.send(make_events(300), partition=5)
-                except AssertionError:  # the producer has not heard of the partition yet
+                except AssertionError:  # the producer does not know the partition yet
                     return False
                 return True
 
@@ -89,15 +89,17 @@ def test_partitions_added_while_running_are_picked_up(
             await fixture.wait_stored(500)
 
     if services.kind == "wheels":
-        pytest.skip("the embedded broker cannot add partitions; the real one is tested in CI")
+        pytest.skip("the embedded broker cannot add partitions; CI tests Apache Kafka")
     asyncio.run(go())
 
 
-def test_a_log_that_was_cut_is_noticed_and_what_comes_after_is_counted(
+def test_a_truncated_log_is_detected_and_new_events_are_counted(
     services: Services, settings: Settings
 ) -> None:
-    """The broker comes back without the partition's data, as after the loss of a disk: same topic
-    id, but it ends before what was counted."""
+    """The broker restarts without the partition's data, as after the loss of a disk.
+
+    The topic id is the same, but the log ends before the watermark.
+    """
     if services.kind != "real":
         pytest.skip("reaches into the files of Apache Kafka")
 
@@ -121,13 +123,16 @@ def test_a_log_that_was_cut_is_noticed_and_what_comes_after_is_counted(
     asyncio.run(go())
 
 
-def test_counters_lost_after_retention_took_their_events_answer_nothing_until_rebuilt(
+def test_counters_lost_after_retention_deleted_their_events_do_not_answer_until_rebuilt(
     services: Services, settings: Settings
 ) -> None:
-    """Redis is flushed when the log no longer reaches back: what can be counted again is not all,
-    and must not pass for it. A rebuild from history mends it."""
+    """Redis is flushed when the log no longer has all events.
+
+    A part can be counted again, and must not be answered as if it were all. A rebuild from history
+    restores the rest.
+    """
     if services.kind == "wheels":
-        pytest.skip("the embedded broker keeps no retention; the real one is tested in CI")
+        pytest.skip("the embedded broker keeps no retention; CI tests Apache Kafka")
 
     async def go() -> None:
         topic = settings.interactions_topic

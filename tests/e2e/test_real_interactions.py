@@ -1,4 +1,4 @@
-"""Real interactions: every answer equals a plain count, from the counters and from history."""
+"""Real interactions: every response equals a plain count, from counters and from history."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.support import expected as plain
+from tests.support import expected
 from tests.support.answers import all_answers
 from tests.support.program import Program, read_topic
 from tests.support.services.base import Services
@@ -26,12 +26,12 @@ def test_every_answer_on_real_interactions_equals_a_plain_count(
     recorded = gzip.decompress(FILE.read_bytes()).splitlines()
     catalog = json.loads(CATALOG.read_bytes())
     assert "tables: up to date" in program.run("migrate")
-    said = program.run("catalog", "import", str(CATALOG))
-    assert f"offers: {len(catalog['offers'])} added, 0 changed, 0 unchanged" in said
+    output = program.run("catalog", "import", str(CATALOG))
+    assert f"offers: {len(catalog['offers'])} added, 0 changed, 0 unchanged" in output
     began = datetime.now(UTC)
-    said = program.run("load", "--shift-to-now", str(FILE))
+    output = program.run("load", "--shift-to-now", str(FILE))
     ended = datetime.now(UTC)
-    assert said.startswith(f"{len(recorded)} events acknowledged"), said
+    assert output.startswith(f"{len(recorded)} events acknowledged"), output
     worker, api = program.worker(), program.api()
     program.wait_for(counted=len(recorded), stored=len(recorded), alive=[worker])
 
@@ -39,7 +39,7 @@ def test_every_answer_on_real_interactions_equals_a_plain_count(
     assert (status["lag"], status["historyLag"], status["errors"]) == (0, 0, {})
     assert [(t["tenant"], t["complete"]) for t in status["tenants"]] == [(TENANT, True)]
 
-    events = plain.distinct(r.value for r in read_topic(program.settings, status["topic"]))
+    events = expected.distinct(r.value for r in read_topic(program.settings, status["topic"]))
     assert len(events) == len(recorded)
     assert_moved_to_now(recorded, events, began, ended)
     counters = all_answers(api, "materialized", TENANT, events, catalog)
@@ -51,7 +51,7 @@ def test_every_answer_on_real_interactions_equals_a_plain_count(
 def assert_moved_to_now(
     recorded: list[bytes], events: list[dict[str, Any]], began: datetime, ended: datetime
 ) -> None:
-    """What is in the topic is what is in the file, all times moved by one and the same."""
+    """Check that the topic has the events of the file, all times shifted by the same amount."""
     before = {p["interactionId"]: p for p in (json.loads(line)["payload"] for line in recorded)}
     moved_by = {
         datetime.fromisoformat(event["timestamp"])

@@ -1,4 +1,4 @@
-"""The contract's sample row, the whole way: Kafka, worker, API."""
+"""The contract's sample row through Kafka, worker and API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = {"impression": 1250, "click": 87, "dismiss": 45, "accept": 0, "convert
 
 
 def sample_events() -> list[bytes]:
-    """Half of them in the platform's envelope, half its bare payload; half by the legacy names."""
+    """Return events, half in the platform's envelope and half bare; half with legacy names."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     lines = []
     for outcome, n in SAMPLE.items():
@@ -46,12 +46,12 @@ def sample_events() -> list[bytes]:
     return lines
 
 
-def test_the_sample_row_is_answered_as_the_contract_has_it(
+def test_the_sample_row_is_answered_as_in_the_contract(
     services: Services, program: Program
 ) -> None:
     program.run("catalog", "import", "-", stdin=json.dumps(CATALOG).encode())
-    said = program.run("load", "-", stdin=b"\n".join(sample_events()))
-    assert said.startswith("1414 events acknowledged"), said
+    output = program.run("load", "-", stdin=b"\n".join(sample_events()))
+    assert output.startswith("1414 events acknowledged"), output
     worker, api = program.worker(), program.api()
     program.wait_for(counted=1414, stored=1414, alive=[worker])
 

@@ -1,4 +1,4 @@
-"""Redis and Postgres fail in every way they have; nothing is lost, doubled, or half served."""
+"""Failures of Redis and Postgres: no event is lost or doubled, no partial count is answered."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
 
 
-def test_a_flushed_redis_is_never_half_served_and_is_counted_anew(
+def test_a_flushed_redis_is_counted_again_and_never_answered_in_part(
     services: Services, settings: Settings
 ) -> None:
-    """After FLUSHALL readers are told that the counters cannot answer, until they hold all."""
+    """After FLUSHALL the counters answer `Incomplete` until they have all events again."""
 
     async def go() -> None:
         async with open_worker_fixture(settings) as fixture:
@@ -35,11 +35,11 @@ def test_a_flushed_redis_is_never_half_served_and_is_counted_anew(
             await fixture.client.flushall()
             seen = []
 
-            async def whole_again() -> bool:
+            async def all_again() -> bool:
                 seen.append(await fixture.counted())
                 return seen[-1] == 3_000
 
-            await eventually_async(whole_again, timeout_s=60, message="counted anew")
+            await eventually_async(all_again, timeout_s=60, message="all events counted again")
             assert any(isinstance(answer, Incomplete) for answer in seen)
             assert {s for s in seen if not isinstance(s, Incomplete)} == {3_000}
             await fixture.send(make_events(500))
@@ -49,10 +49,10 @@ def test_a_flushed_redis_is_never_half_served_and_is_counted_anew(
     run(go())
 
 
-def test_a_redis_that_lost_its_tail_is_read_again_from_there(
+def test_a_redis_that_lost_its_last_writes_makes_the_worker_rewind(
     services: Services, settings: Settings
 ) -> None:
-    """The end of the append-only file is cut off, as a crash does: the worker seeks back."""
+    """The append-only file is truncated, as by a crash: the worker reads those events again."""
     if services.kind == "docker":
         pytest.skip("reaches into the files of Redis, which are in a container here")
 
@@ -76,14 +76,14 @@ def test_a_redis_that_lost_its_tail_is_read_again_from_there(
     run(go())
 
 
-def test_a_redis_without_memory_or_that_only_reads_stops_nothing_for_good(
+def test_counting_resumes_after_redis_was_out_of_memory_or_read_only(
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
         async with open_worker_fixture(settings) as fixture:
             await fixture.send(make_events(1_000))
             await fixture.wait_counted(1_000)
-            for fault, mended in (
+            for fault, repair in (
                 (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]),
                 (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
             ):
@@ -96,15 +96,15 @@ def test_a_redis_without_memory_or_that_only_reads_stops_nothing_for_good(
 
                 await eventually_async(refused, timeout_s=30, message=f"refused by {fault}")
                 fixture.worker.mark_log()
-                assert await fixture.counted() == before, "readers still have what is counted"
-                await fixture.client.execute_command(*mended)
+                assert await fixture.counted() == before, "readers still see all that was counted"
+                await fixture.client.execute_command(*repair)
                 await fixture.wait_counted(before + 700)
             await fixture.wait_stored(2_400)
 
     run(go())
 
 
-def test_a_frozen_and_a_restarted_redis_lose_nothing(
+def test_a_frozen_and_a_restarted_redis_lose_no_event(
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
@@ -117,7 +117,9 @@ def test_a_frozen_and_a_restarted_redis_lose_nothing(
             async def refused() -> bool:
                 return "store unavailable" in fixture.worker.log_since_mark()
 
-            await eventually_async(refused, timeout_s=30, message="the frozen Redis is noticed")
+            await eventually_async(
+                refused, timeout_s=30, message="the worker reports the frozen Redis"
+            )
             services.redis.resume()
             await fixture.wait_counted(1_000)
             services.redis.stop()
@@ -129,7 +131,7 @@ def test_a_frozen_and_a_restarted_redis_lose_nothing(
     run(go())
 
 
-def test_counting_goes_on_without_postgres_up_to_the_buffer_and_history_catches_up(
+def test_counting_continues_without_postgres_up_to_the_buffer_and_history_catches_up(
     services: Services, settings: Settings
 ) -> None:
     async def go() -> None:
@@ -141,15 +143,15 @@ def test_counting_goes_on_without_postgres_up_to_the_buffer_and_history_catches_
             await fixture.send(make_events(3_000))
             await fixture.wait_counted(4_000)
             assert await fixture.stored() is None
-            # Past the buffer the worker waits, and loses nothing by it.
+            # When the buffer is full, the worker waits and loses nothing.
             await fixture.send(make_events(12_000))
 
-            async def waits() -> bool:
+            async def full() -> bool:
                 counted = await fixture.counted()
                 return isinstance(counted, int) and counted >= 1_000 + 5_000
 
-            await eventually_async(waits, timeout_s=60, message="the buffer fills")
-            # Each of 4 partitions may have a slice of 500 counted, and one in the buffer above it.
+            await eventually_async(full, timeout_s=60, message="the buffer fills")
+            # Each of 4 partitions may have a commit of 500 in flight and one above the buffer.
             assert await fixture.counted() <= 1_000 + 5_000 + 4 * 2 * 500  # type: ignore[operator]
             services.postgres.start()
             await fixture.wait_counted(16_000)
@@ -158,11 +160,13 @@ def test_counting_goes_on_without_postgres_up_to_the_buffer_and_history_catches_
     run(go())
 
 
-def test_counting_starts_again_without_postgres_and_history_catches_up(
+def test_counting_restarts_without_postgres_and_history_catches_up(
     services: Services, settings: Settings
 ) -> None:
-    """Reading begins anew, here since Redis fell back to an older state, while nobody can say
-    where history is: counting does not wait for that, and history misses nothing by it."""
+    """Reading restarts while Postgres is down, because Redis went back to an older state.
+
+    Counting does not wait for the watermarks of history, and history misses no event.
+    """
 
     async def go() -> None:
         async with open_worker_fixture(settings) as fixture:
@@ -192,10 +196,10 @@ def test_counting_starts_again_without_postgres_and_history_catches_up(
     run(go())
 
 
-def test_a_worker_that_counts_nothing_while_events_wait_ends_itself(
+def test_a_worker_that_counts_nothing_while_events_wait_exits(
     services: Services, settings: Settings
 ) -> None:
-    """The watchdog: whoever supervises the worker then starts another."""
+    """The watchdog ends the worker, so that its supervisor starts another."""
 
     async def go() -> None:
         async with open_worker_fixture(settings, redis_timeout_s=1.0, watchdog_s=5.0) as fixture:
@@ -207,7 +211,7 @@ def test_a_worker_that_counts_nothing_while_events_wait_ends_itself(
             async def ended() -> bool:
                 return fixture.worker.exit_code() is not None
 
-            await eventually_async(ended, timeout_s=60, message="the worker ends itself")
+            await eventually_async(ended, timeout_s=60, message="the worker exits")
             assert fixture.worker.exit_code() not in (0, None)
             assert "nothing counted for 5 s while events wait" in fixture.worker.log_tail(400)
             services.redis.resume()
@@ -220,8 +224,10 @@ def test_a_worker_that_counts_nothing_while_events_wait_ends_itself(
 def test_a_failover_to_a_replica_that_lags_loses_and_doubles_nothing(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:
-    """The replica stops replicating, the primary goes on counting and is lost; the replica, which
-    has less than was read, takes over under the same address."""
+    """The replica stops replicating, and later takes over at the same address.
+
+    Meanwhile the primary has counted more, so the replica has less than was read.
+    """
 
     async def go() -> None:
         primary = services.redis.url.removeprefix("redis://").partition("/")[0]
@@ -262,7 +268,7 @@ def test_a_failover_to_a_replica_that_lags_loses_and_doubles_nothing(
 
 
 class Switch:
-    """A TCP address that leads to one server, and then to another, as a failover does."""
+    """A TCP proxy that connects to one server, and then to another, as after a failover."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -275,14 +281,14 @@ class Switch:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        await self._cut()
+        await self._disconnect()
 
     async def to(self, target: str) -> None:
-        """New connections lead to `target`; the old ones are cut."""
+        """Connect new clients to `target`, and close the existing connections."""
         self._target = target
-        await self._cut()
+        await self._disconnect()
 
-    async def _cut(self) -> None:
+    async def _disconnect(self) -> None:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

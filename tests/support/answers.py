@@ -1,4 +1,4 @@
-"""All answers of one tenant, held against a plain count."""
+"""All responses for one tenant, compared with a count in plain Python."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.support import expected as plain
+from tests.support import expected
 from tests.support.program import Api
 from tests.support.waiting import eventually
 
@@ -26,10 +26,10 @@ def today() -> date:
 
 
 def all_pages(api: Api, source: str, tenant: str) -> Bodies:
-    """The bodies of each grouping and period, all pages, which must come from `source`."""
+    """Return the bodies for each grouping and period, all pages; `source` must have given them."""
     return {
         (group_by, period): [p.content for p in _pages(api, source, tenant, group_by, period)]
-        for group_by in plain.FIELDS
+        for group_by in expected.FIELDS
         for period in DAYS
     }
 
@@ -37,24 +37,26 @@ def all_pages(api: Api, source: str, tenant: str) -> Bodies:
 def all_answers(
     api: Api, source: str, tenant: str, events: Sequence[Mapping[str, Any]], catalog: Any
 ) -> Bodies:
-    """As `all_pages`; they must equal what a plain count of `events` gives, field by field and in
-    the order of the fields."""
+    """Return the same as `all_pages`, after a comparison with a count of `events`.
+
+    Each body must equal the expected one, in the values and in the order of the fields.
+    """
     found = {}
-    for group_by in plain.FIELDS:
+    for group_by in expected.FIELDS:
         for period in DAYS:
             day = today()
             pages = _pages(api, source, tenant, group_by, period)
-            while today() != day:  # midnight came in between
+            while today() != day:  # midnight passed between the requests
                 day = today()
                 pages = _pages(api, source, tenant, group_by, period)
-            _check(pages, plain.count(events, group_by, DAYS[period], day), catalog, period, day)
+            _check(pages, expected.count(events, group_by, DAYS[period], day), catalog, period, day)
             found[group_by, period] = [page.content for page in pages]
     return found
 
 
 def _check(
     pages: Sequence[httpx.Response],
-    groups: Sequence[plain.Group],
+    groups: Sequence[expected.Group],
     catalog: Any,
     period: str,
     day: date,
@@ -65,7 +67,7 @@ def _check(
         assert page.headers["X-Summary-Period"] == period
         assert page.headers.get("X-Summary-Window-Start") == start
         got = page.json()
-        want = plain.body(
+        want = expected.body(
             groups,
             got["groupBy"],
             DAYS[period],
@@ -77,7 +79,7 @@ def _check(
 
 
 def assert_same(got: dict[str, Any], want: dict[str, Any], what: str) -> None:
-    """Body for body: values, and the order of the fields."""
+    """Compare two bodies: the values, and the order of the fields."""
     for mine, theirs in zip(want["summary"], got["summary"], strict=False):
         assert list(theirs.items()) == list(mine.items()), f"{what}: {theirs} is not {mine}"
     assert list(got.items()) == list(want.items()), what
@@ -91,7 +93,7 @@ def _pages(api: Api, source: str, tenant: str, group_by: str, period: str) -> li
         assert page.headers["X-Summary-Source"] == source, page.headers
         return page
 
-    # For a moment after a midnight the counters leave it to history.
+    # For a moment after midnight history answers in place of the counters.
     first = eventually(lambda: ask(0), timeout_s=10, message=f"an answer of {source}")
     rest = range(PAGE_ROWS, first.json()["total"], PAGE_ROWS)
     return [first, *(ask(offset) for offset in rest)]

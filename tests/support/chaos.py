@@ -1,8 +1,9 @@
-"""A seeded storm: a stream of events against several workers, while workers are killed and frozen
-and servers restarted, and at the end the counters, history and a plain count must be equal.
+"""Chaos run: random faults, chosen by a seed, while several workers count a stream of events.
 
-`python -m tests.support.chaos --seed 7` (or `make chaos SEED=7`) runs any seed
-on servers of its own.
+Workers are killed and frozen, and servers restarted. At the end the counters, history and a plain
+count must be equal.
+
+`python -m tests.support.chaos --seed 7` (or `make chaos SEED=7`) runs a seed on its own servers.
 """
 
 from __future__ import annotations
@@ -18,121 +19,34 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from cli.embedded.child_process import ChildProcess
 from store.catalog_document import parse_document
 from store.postgres.catalog import import_catalog
-from store.postgres.history import PostgresHistory
 from store.postgres.migrate import migrate
 from store.postgres.pool import make_pool
-from store.records import GROUPINGS, CounterPage, Event, Grouping, Question, StoreUnavailable
-from store.redis.client import make_client
-from store.redis.counters import RedisCounters
 from store.settings import Settings
-from store.windows import DAY_MS, PERIODS, Calendar, Period, window_of
-from streams.dead_letters import headers as dead_letters
-from tests.support.events import encode, make_event
-from tests.support.oracle import groups_of
+from tests.support.chaos_check import ChaosCheck
+from tests.support.chaos_stream import OWN_TYPE, ZONES, Plan, Stream
 from tests.support.resources import make_settings, make_topics
 from tests.support.services.base import Services, revive
 from tests.support.services.start import start_services
-from tests.support.waiting import eventually_async
 from tests.support.worker_process import WorkerProcess
-
-ROOT = Path(__file__).parents[2]
-ZONES = {
-    "acme": "UTC",
-    "tokyo": "Asia/Tokyo",
-    "york": "America/New_York",
-    "chatham": "Pacific/Chatham",
-}
-OWN_TYPE = "saved_for_later"
-OUTCOMES = ("impression",) * 12 + ("click", "click", "dismiss", "accept", "convert", OWN_TYPE)
-MALFORMED = (
-    b"not json %d",
-    b"\xff\xfe %d",
-    b'["a list", %d]',
-    b'{"customerId": "C-1", "number": %d}',
-    b'{"customerId": "C", "offerId": "o", "outcomeTypeKey": "no_such_type", '
-    b'"timestamp": "2026-01-01T00:00:00Z", "interactionId": "bad-%d"}',
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How hard the storm is."""
-
-    seed: int
-    events: int = 300_000
-    rate: float = 4_000.0
-    """Events produced per second, on average."""
-    workers: int = 3
-    kills: int = 20
-    freezes: int = 3
-    restart: Sequence[str] = ("kafka", "redis", "postgres")
-    catch_up_s: float = 240.0
-    session_timeout_s: float = 6.0
-
-
-class Stream:
-    """What is produced, and what of it must be counted."""
-
-    def __init__(self, plan: Plan, now_ms: int) -> None:
-        draw = random.Random(plan.seed)
-        self.counted: list[Event] = []
-        self.malformed: list[bytes] = []
-        self.records: list[tuple[bytes, bytes]] = []
-        """Key and value, in the order of production."""
-        repeats: list[tuple[int, bytes, bytes]] = []  # when to send again, key, value
-        number = 0
-        while len(self.records) < plan.events:
-            number += 1
-            while repeats and repeats[0][0] <= number:
-                self.records.append(repeats.pop(0)[1:])
-            if draw.random() < 0.001:
-                value = MALFORMED[number % len(MALFORMED)].replace(b"%d", b"%d" % number)
-                self.malformed.append(value)
-                self.records.append((b"bad", value))
-                continue
-            event = self._event(draw, plan.seed, number, now_ms)
-            self.counted.append(event)
-            key, value = event.customer.encode(), encode(event)
-            self.records.append((key, value))
-            if draw.random() < 0.01:
-                # Sent anew, soon or much later, and by a key that may lead to another partition.
-                again = number + int(draw.expovariate(1 / 5_000)) + 1
-                repeats.append((again, draw.choice((key, b"retry")), value))
-                repeats.sort()
-        self.records += [repeat[1:] for repeat in repeats]
-
-    @staticmethod
-    def _event(draw: random.Random, seed: int, number: int, now_ms: int) -> Event:
-        age_ms = draw.randrange(40 * DAY_MS) if draw.random() < 0.02 else draw.randrange(60_000)
-        offer = min(int(draw.paretovariate(0.8)), 40)
-        return make_event(
-            tenant=draw.choice(tuple(ZONES)),
-            customer=f"C-{min(int(draw.paretovariate(0.5)), 20_000)}",
-            offer=f"off_{offer}",
-            creative=None if draw.random() < 0.05 else f"cr_{offer}_{draw.randrange(2)}",
-            channel=None if draw.random() < 0.05 else f"ch_{draw.randrange(4)}",
-            outcome=draw.choice(OUTCOMES),
-            occurred_ms=now_ms - age_ms,
-            identity=f"{seed}-{number}",
-        )
 
 
 class ChaosRun:
+    """One run of a plan: starts the workers, produces, injects the faults, checks the result."""
+
     def __init__(
         self, plan: Plan, services: Services, settings: Settings, say: Callable[[str], None]
     ) -> None:
         self.plan, self.services, self.settings, self.say = plan, services, settings, say
-        self.folder = Path(tempfile.mkdtemp(prefix="storm-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="chaos-"))
         self.stream = Stream(plan, time.time_ns() // 1_000_000)
         self.workers = [
             WorkerProcess(f"worker-{i}", settings, self.folder, plan.session_timeout_s)
@@ -143,7 +57,7 @@ class ChaosRun:
         self.faults: collections.Counter[str] = collections.Counter()
 
     async def run(self) -> None:
-        """Raises AssertionError where anything is not exactly as produced."""
+        """Raise AssertionError unless the result is exactly what was produced."""
         pool = make_pool(self.settings, max_size=2)
         await pool.open()
         try:
@@ -165,10 +79,11 @@ class ChaosRun:
             await self._inject_faults(producing)
             await producing
             self.say(f"produced {len(self.stream.records)}; faults {dict(self.faults)}")
-            await self._settle()
-            await self._compare()
+            check = ChaosCheck(self.settings, self.stream, self.say)
+            await check.wait_until_counted(self._supervise, timeout_s=self.plan.catch_up_s)
+            await check.compare()
             codes = [worker.stop() for worker in self.workers]
-            # A worker killed at the very end may not have got as far as to handle SIGTERM.
+            # A worker that was killed at the very end may not handle SIGTERM yet.
             assert set(codes) <= {0, -signal.SIGTERM}, f"workers ended with {codes}"
         except BaseException:
             for worker in self.workers:
@@ -182,7 +97,7 @@ class ChaosRun:
                 revive(service)
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    # ---- the stream
+    # ---- production
 
     async def _produce(self) -> None:
         producer = AIOKafkaProducer(
@@ -203,7 +118,9 @@ class ChaosRun:
                 self._produced = i + len(part)
                 ahead_s = self._produced / self.plan.rate - (loop.time() - start_s)
                 if ahead_s > 0:
-                    await asyncio.sleep(ahead_s)  # the pace of the stream, not a wait for anything
+                    await asyncio.sleep(
+                        ahead_s
+                    )  # the rate of the stream, not a wait for a condition
         finally:
             await producer.stop()
 
@@ -216,11 +133,11 @@ class ChaosRun:
                     self.settings.interactions_topic, value, key=key
                 )
                 return sent
-            except KafkaError as error:  # the broker is away
+            except KafkaError as error:  # the broker is unavailable
                 self.say(f"producer: {error!r}")
                 await asyncio.sleep(0.5)
 
-    # ---- what goes wrong
+    # ---- faults
 
     async def _inject_faults(self, producing: asyncio.Task[None]) -> None:
         plan, draw = self.plan, self._draw
@@ -229,15 +146,15 @@ class ChaosRun:
         faults += [lambda name=name: self._restart(name) for name in plan.restart]  # type: ignore[misc]
         draw.shuffle(faults)
         total = len(self.stream.records)
-        # Each deed at a moment of the stream, not of the clock: a slow machine gets the same storm.
+        # Each fault has a position in the stream, not a time: a slow machine gets the same faults.
         moments = sorted(draw.randrange(int(total * 0.03), int(total * 0.97)) for _ in faults)
-        for moment, deed in zip(moments, faults, strict=True):
+        for moment, fault in zip(moments, faults, strict=True):
             while self._produced < moment and not producing.done():
                 self._supervise()
                 await asyncio.sleep(0.02)
-            done = deed()
-            if asyncio.iscoroutine(done):
-                await done
+            injected = fault()
+            if asyncio.iscoroutine(injected):
+                await injected
         while not producing.done():
             self._supervise()
             await asyncio.sleep(0.1)
@@ -255,7 +172,7 @@ class ChaosRun:
         self.faults["kill"] += 1
 
     async def _freeze(self) -> None:
-        """Past the session timeout: another worker takes over, then the zombie wakes."""
+        """Freeze a worker for longer than its session: another takes over, then it continues."""
         worker = self._draw.choice(self.workers)
         worker.signal(signal.SIGSTOP)
         await asyncio.sleep(self.plan.session_timeout_s + 2.0)
@@ -268,150 +185,9 @@ class ChaosRun:
         await asyncio.to_thread(service.start)
         self.faults[f"restart {name}"] += 1
 
-    # ---- the end
-
-    async def _settle(self) -> None:
-        """Every offset of the topic is counted, and is in history."""
-        ends = await self._ends()
-        started_s = time.monotonic()
-        client = make_client(self.settings, timeout_s=5, retries=0)
-        pool = make_pool(self.settings, max_size=1)
-        await pool.open()
-        counters = RedisCounters(client, self.settings.redis_prefix)
-
-        async def behind() -> dict[int, int]:
-            self._supervise()
-            try:
-                progress = {p.partition: p.next_offset for p in await counters.reports.progress()}
-                async with pool.connection() as connection:
-                    rows = await (
-                        await connection.execute(
-                            "SELECT partition, next_offset FROM history_watermarks"
-                        )
-                    ).fetchall()
-            except StoreUnavailable:
-                return {-1: -1}
-            stored: dict[int, int] = dict(rows)
-            lowest = {p: min(progress.get(p, 0), stored.get(p, 0)) for p in ends}
-            return {p: end - lowest[p] for p, end in ends.items() if lowest[p] < end}
-
-        async def caught_up() -> bool:
-            left = await behind()
-            assert not left, left
-            return True
-
-        try:
-            await eventually_async(
-                caught_up, timeout_s=self.plan.catch_up_s, message="everything counted and stored"
-            )
-            self.say(f"caught up after {time.monotonic() - started_s:.1f} s")
-        finally:
-            await pool.close()
-            await client.aclose()
-
-    async def _ends(self) -> dict[int, int]:
-        """Partition -> end, from fetch answers: asking for ends is wrong on the embedded broker."""
-        return {p: len(r) for p, r in (await self._read(self.settings.interactions_topic)).items()}
-
-    async def _read(self, topic: str) -> dict[int, list[object]]:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.brokers,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-        )
-        await consumer.start()
-        try:
-            partitions = consumer.partitions_for_topic(topic) or set()
-            if not partitions:
-                await consumer._client.add_topic(topic)
-                partitions = consumer.partitions_for_topic(topic) or set()
-            tps = [TopicPartition(topic, p) for p in partitions]
-            consumer.assign(tps)
-            await consumer.seek_to_beginning(*tps)
-            found: dict[int, list[object]] = {p: [] for p in partitions}
-            ends: dict[int, int] = {}
-            deadline_s = time.monotonic() + 60
-            while time.monotonic() < deadline_s:
-                for tp, records in (await consumer.getmany(timeout_ms=500)).items():
-                    found[tp.partition] += records
-                for tp in tps:
-                    high = consumer.highwater(tp)
-                    if high is not None:
-                        ends[tp.partition] = high
-                positions = {tp.partition: await consumer.position(tp) for tp in tps}
-                if len(ends) == len(tps) and all(positions[p] >= ends[p] for p in ends):
-                    return found
-            raise AssertionError(f"{topic}: could not read it to its end")
-        finally:
-            await consumer.stop()
-
-    async def _compare(self) -> None:
-        """Counters = history = the plain count, for every tenant, grouping, period and row; every
-        malformed event is in the dead-letter topic, once."""
-        client = make_client(self.settings, timeout_s=30, retries=0)
-        pool = make_pool(self.settings, max_size=2)
-        await pool.open()
-        counters = RedisCounters(client, self.settings.redis_prefix)
-        history = PostgresHistory(pool)
-        by_tenant: dict[str, list[Event]] = {tenant: [] for tenant in ZONES}
-        for event in self.stream.counted:
-            by_tenant[event.tenant].append(event)
-        try:
-            for tenant, zone in ZONES.items():
-                for grouping in GROUPINGS:
-                    for period in PERIODS:
-                        await self._compare_one(
-                            counters, history, by_tenant[tenant], tenant, zone, grouping, period
-                        )
-        finally:
-            await pool.close()
-            await client.aclose()
-        letters = collections.Counter(
-            record.value  # type: ignore[attr-defined]
-            for records in (await self._read(self.settings.dead_letter_topic)).values()
-            for record in records
-            if dead_letters.parse(record.headers) is not None  # type: ignore[attr-defined]
-        )
-        assert set(letters) == set(self.stream.malformed), "dead letters are missing, or too many"
-        repeated = {value: n for value, n in letters.items() if n > 1}
-        assert not repeated, f"dead letters sent more than once: {repeated}"
-
-    async def _compare_one(
-        self,
-        counters: RedisCounters,
-        history: PostgresHistory,
-        events: Sequence[Event],
-        tenant: str,
-        zone: str,
-        grouping: Grouping,
-        period: Period,
-    ) -> None:
-        calendar = Calendar(zone)
-
-        async def equal() -> bool:
-            # Asked again where midnight came in between, or a roll is under way.
-            today = calendar.day_of(time.time_ns() // 1_000_000)
-            window = window_of(period, today)
-            asked = Question(tenant, grouping, period, window, today, zone, 1_000_000, 0)
-            answer = await counters.read(asked)
-            assert isinstance(answer, CounterPage), (answer, tenant, grouping, period)
-            stored = await history.read(asked)
-            want = groups_of(events, grouping, window, calendar)
-            for name, groups in (("counters", answer.page.groups), ("history", stored.groups)):
-                if list(groups) != want:
-                    off = [(g, w) for g, w in zip(groups, want, strict=False) if g != w][:3]
-                    raise AssertionError(
-                        f"{name} of {tenant} {grouping} {period}: {len(groups)} groups of "
-                        f"{sum(g.total for g in groups)}, not {len(want)} of "
-                        f"{sum(g.total for g in want)}: {off}"
-                    )
-            return True
-
-        await eventually_async(equal, timeout_s=10, message="counters = history = plain count")
-
 
 def main() -> None:
-    """Runs storms of given seeds on servers of this process's own."""
+    """Run the seeds of the command line on servers of this process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from --seed on")
@@ -420,7 +196,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--services", default="real", choices=("wheels", "docker", "real"))
     options = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # thousands of lines while it is away
+    logging.getLogger("aiokafka").setLevel(
+        logging.CRITICAL
+    )  # thousands of lines while the broker is unavailable
     with start_services(options.services) as services:
         for seed in range(options.seed, options.seed + options.seeds):
             plan = Plan(seed, events=options.events, rate=options.rate, kills=options.kills)
@@ -432,8 +210,8 @@ def main() -> None:
 
 
 def _settings_of(services: Services, seed: int) -> Settings:
-    """A topic, a database and keys of this seed's own."""
-    name = f"storm_{seed}"
+    """Create a database and topics for this seed, and return settings with them."""
+    name = f"chaos_{seed}"
     with psycopg.connect(services.postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     head, _, _ = services.postgres.url.rpartition("/")

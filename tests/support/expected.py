@@ -1,5 +1,7 @@
-"""What an answer must be, counted in plain Python from the events themselves, for tenants whose
-days are UTC's. Straight from the contract; nothing here is the program's own code."""
+"""Expected responses, counted in plain Python from the events, for tenants in UTC.
+
+Written from the contract; nothing here uses code of the program.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ class Group(NamedTuple):
 
 
 def distinct(values: Iterable[bytes]) -> list[dict[str, Any]]:
-    """The payloads of the records, each interaction once."""
+    """Return the payloads of the records, each interaction once."""
     payloads = [json.loads(value)["payload"] for value in values]
     return list({payload["interactionId"]: payload for payload in payloads}.values())
 
@@ -39,7 +41,7 @@ def distinct(values: Iterable[bytes]) -> list[dict[str, Any]]:
 def count(
     events: Iterable[Mapping[str, Any]], group_by: str, days: int, today: date
 ) -> list[Group]:
-    """All groups of the window, in the order of the answer."""
+    """Return all groups of the window, in the order of the response."""
     covered = next((n for n in (1, 7, 31) if days <= n), None)
     window = {str(today - timedelta(back)) for back in range(covered)} if covered else None
     counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -62,7 +64,7 @@ def body(
     limit: int,
     offset: int,
 ) -> dict[str, Any]:
-    """The answer's body."""
+    """Return the body of the response, one page of `groups`."""
     names = {
         part: {entry["id"]: entry for entry in catalog.get(part, ())}
         for part in ("offers", "treatments", "channels")

@@ -1,6 +1,8 @@
-"""The program as users run it: its commands as processes with an environment, asked over HTTP, and
-what Kafka holds read back. Only what decides when to look (how far the stores are) goes around
-the commands: asking `status` in a loop would take the processor from what it watches."""
+"""The program as users run it: commands as processes, requests over HTTP, records read back.
+
+Only the progress of the stores is read directly: a loop of `status` commands would take the
+processor from the worker that it watches.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,12 @@ from store.settings import Settings
 from tests.support.waiting import eventually
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "interaction-summary"
-#: What a stop may take, by contract.
+#: The longest time that a stop may take, by the contract.
 STOP_S = 10.0
 
 
 class Process:
-    """A command of ours that runs until it is ended, in a process group of its own. Its output is
-    in `log_path`."""
+    """A command that runs until it is stopped, in its own process group; logs to `log_path`."""
 
     def __init__(self, arguments: Sequence[str], env: dict[str, str], log_path: Path) -> None:
         self.name = log_path.stem
@@ -53,18 +54,18 @@ class Process:
         return self._process.is_running()
 
     def kill(self) -> None:
-        """SIGKILL: it has no time to finish anything."""
+        """End the process by SIGKILL, so that it cannot finish anything."""
         self._process.kill()
 
     def signal(self, which: signal.Signals) -> None:
         self._process.send_signal(which)
 
     def interrupt(self) -> None:
-        """Ctrl-C, which a terminal sends to the whole process group."""
+        """Send SIGINT to the whole process group, as a terminal does on Ctrl-C."""
         os.killpg(self.pid, signal.SIGINT)
 
     def wait(self, timeout_s: float) -> int:
-        """The exit code. Fails when the process has not ended within `timeout_s`."""
+        """Return the exit code. Raise AssertionError if the process runs after `timeout_s`."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -77,7 +78,7 @@ class Process:
         return self.wait(timeout_s)
 
     def log(self) -> str:
-        """What this process said; one of the same name before it is left out."""
+        """Return the output of this process, without that of an earlier one of the same name."""
         return self._process.log()
 
     def tail(self, lines: int = 25) -> str:
@@ -85,7 +86,7 @@ class Process:
 
 
 class Api(NamedTuple):
-    """A reader that runs."""
+    """A running API and an HTTP client for it."""
 
     process: Process
     client: httpx.Client
@@ -99,15 +100,17 @@ class Api(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Offsets of all partitions together, up to which events are counted, and are in history.
-    -1 where the store does not answer."""
+    """Sums of the watermarks of all partitions, of the counters and of history.
+
+    -1: the store does not answer.
+    """
 
     counted: int
     stored: int
 
 
 class Program:
-    """Runs commands with the settings given, and ends all that is left when closed."""
+    """Runs commands with given settings, and ends those that still run when it is closed."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
@@ -118,7 +121,7 @@ class Program:
         self._clients: list[httpx.Client] = []
 
     def run(self, *arguments: str, stdin: bytes = b"", timeout_s: float = 120) -> str:
-        """What the command answers. It must end well."""
+        """Run a command that must succeed, and return its standard output."""
         done = subprocess.run(
             [str(PROGRAM), *arguments],
             env=self.env,
@@ -137,11 +140,11 @@ class Program:
         return process
 
     def worker(self, name: str = "worker-1", **env: str) -> Process:
-        """A worker. One started again by the same name takes its partitions up again."""
+        """Start a worker. With the name of an earlier one it gets the same partitions."""
         return self.start(name, "worker", WORKER_INSTANCE_ID=name, **env)
 
     def api(self) -> Api:
-        """A reader on a port of its own; returns when it says that it is ready."""
+        """Start an API on a free port, and return when it is ready."""
         port = free_port()
         process = self.start("api", "api", "--port", str(port))
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
@@ -162,7 +165,7 @@ class Program:
         return Progress(self.counted(), _stored(self.settings))
 
     def counted(self) -> int:
-        """As the workers last said, which they do twice a second."""
+        """Return the progress that the workers reported last; they report twice a second."""
         return asyncio.run(_counted(self.settings))
 
     def wait_for(
@@ -173,23 +176,25 @@ class Program:
         timeout_s: float = 60,
         alive: Sequence[Process] = (),
     ) -> Progress:
-        """Returns when so many offsets are counted and are in history. What is `alive` must stay
-        so."""
+        """Return when so many offsets are counted and stored in history.
 
-        def far_enough() -> Progress:
+        `alive`: processes that must not end meanwhile.
+        """
+
+        def reached() -> Progress:
             self.check_alive(*alive)
             now = self.progress()
             assert now.counted >= counted and now.stored >= stored, now
             return now
 
         return eventually(
-            far_enough, timeout_s=timeout_s, message=f"{counted} counted, {stored} stored"
+            reached, timeout_s=timeout_s, message=f"{counted} counted, {stored} stored"
         )
 
     def check_alive(self, *processes: Process) -> None:
         for process in processes:
             if not process.alive():
-                # No AssertionError: there is nothing left to wait for.
+                # No AssertionError, which `eventually` would take for "not yet".
                 raise RuntimeError(f"{process.name} has ended\n{process.tail()}")
 
     def close(self) -> None:
@@ -215,7 +220,7 @@ async def _counted(settings: Settings) -> int:
 
 
 def _stored(settings: Settings) -> int:
-    # A frozen server takes the connection and says nothing: then it does not answer.
+    # A frozen server accepts the connection and never answers; hence the timeout.
     try:
         with psycopg.connect(settings.database_url, connect_timeout=2) as connection:
             row = connection.execute("SELECT sum(next_offset) FROM history_watermarks").fetchone()
@@ -225,7 +230,7 @@ def _stored(settings: Settings) -> int:
 
 
 def read_topic(settings: Settings, topic: str) -> list[Any]:
-    """All records of a topic (aiokafka's ConsumerRecord), as they are now."""
+    """Return all present records of a topic (aiokafka's ConsumerRecord)."""
     return asyncio.run(_read_topic(settings, topic))
 
 
@@ -244,7 +249,7 @@ async def _read_topic(settings: Settings, topic: str) -> list[Any]:
         while True:
             for found in (await consumer.getmany(timeout_ms=200)).values():
                 records += found
-            # The end is what fetch answers say: asking for it is wrong on the embedded broker.
+            # Ends come from fetch responses: `end_offsets` is wrong on the embedded broker.
             ends = {tp: consumer.highwater(tp) for tp in partitions}
             read = {tp: await consumer.position(tp) for tp in partitions}
             if all(end is not None and read[tp] >= end for tp, end in ends.items()):

@@ -1,4 +1,4 @@
-"""Topics and settings that only one test uses."""
+"""Topics and settings for one test only."""
 
 from __future__ import annotations
 

@@ -15,8 +15,11 @@ _POLL_S = 0.05
 def eventually(
     condition: Callable[[], T], timeout_s: float = 30.0, message: str = "the condition"
 ) -> T:
-    """Calls `condition` until it returns something true, which is returned. An AssertionError
-    that it raises counts as "not yet". Fails with `message` and the last thing seen."""
+    """Call `condition` until it returns a true value, and return that value.
+
+    An AssertionError from `condition` counts as "not yet". Raises AssertionError with `message` and
+    the last result after `timeout_s`.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         seen = _attempt(condition)
@@ -30,7 +33,7 @@ def eventually(
 async def eventually_async(
     condition: Callable[[], Awaitable[T]], timeout_s: float = 30.0, message: str = "the condition"
 ) -> T:
-    """`eventually` for a condition that is awaited."""
+    """Await `condition` until it returns a true value, as `eventually` does."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:

@@ -1,4 +1,4 @@
-"""One worker process on real servers, and what fault tests do and ask around it."""
+"""A worker process with clients of its servers, for tests of faults."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def make_events(n: int, *, customers: int = 50) -> list[Event]:
 
 
 class WorkerFixture:
+    """A worker process, clients of its stores, and the events sent to it."""
+
     def __init__(self, settings: Settings, worker: WorkerProcess) -> None:
         self.settings, self.worker = settings, worker
         self.client: Any = make_client(settings, timeout_s=5, retries=0)
@@ -53,7 +55,7 @@ class WorkerFixture:
         return KafkaAdminClient(bootstrap_servers=self.settings.brokers)
 
     def command(self, *words: str) -> str:
-        """Runs `interaction-summary WORDS` on this fixture's servers; what it printed."""
+        """Run `interaction-summary WORDS` on the same servers, and return its standard output."""
         done = subprocess.run(
             [sys.executable, "-m", "cli.main", *words],
             cwd=ROOT,
@@ -67,7 +69,7 @@ class WorkerFixture:
         return done.stdout
 
     async def send(self, events: Sequence[Event], *, partition: int | None = None) -> None:
-        """Returns when Kafka has acknowledged all."""
+        """Send events, and return when Kafka has acknowledged all."""
         producer = AIOKafkaProducer(bootstrap_servers=self.settings.brokers, acks="all")
         await producer.start()
         try:
@@ -92,7 +94,7 @@ class WorkerFixture:
         )
 
     async def counted(self) -> int | Incomplete | None:
-        """Events that the counters hold, as a reader is told; None = Redis does not answer."""
+        """Return how many events a reader finds in the counters; None: Redis does not answer."""
         try:
             answer = await self.counters.read(self.question())
         except StoreUnavailable:
@@ -102,7 +104,7 @@ class WorkerFixture:
         return answer
 
     async def stored(self) -> int | None:
-        """Events that history holds; None = Postgres does not answer."""
+        """Return how many events history has; None: Postgres does not answer."""
         try:
             page = await self.history.read(self.question())
         except StoreUnavailable:
@@ -130,7 +132,7 @@ class WorkerFixture:
 async def open_worker_fixture(
     settings: Settings, *, start: bool = True, **changes: Any
 ) -> AsyncIterator[WorkerFixture]:
-    """A fixture with its worker running; shows the end of the worker's log where a test fails."""
+    """Start a worker and connect to its servers; if the test fails, print the end of its log."""
     settings = settings.model_copy(update=changes)
     folder = Path(tempfile.mkdtemp(prefix="fixture-"))
     fixture = WorkerFixture(settings, WorkerProcess("fixture-worker", settings, folder))

@@ -1,4 +1,4 @@
-"""Time zones for tests."""
+"""Time zones for tests, and the moments when their clocks change."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 
 ZONES = sorted(available_timezones())
-#: Clocks that change by half an hour or two, at midnight, a minute after it, over the date line;
-#: the zones furthest ahead and behind.
+#: Zones whose clocks change by half an hour or two hours, at midnight, a minute after it, or across
+#: the date line; and the zones furthest ahead of and behind UTC.
 ODD_ZONES = (
     "Africa/Cairo",
     "America/Havana",
@@ -34,7 +34,7 @@ ODD_ZONES = (
 
 
 def transitions(zone: str, since_year: int, until_year: int) -> list[int]:
-    """The instants (ms) at which the zone's clock changes, found by halving between days."""
+    """Return the instants (ms) when the zone's clock changes, found by bisection within a day."""
     info = ZoneInfo(zone)
 
     def offset_at(second: int) -> timedelta | None:

@@ -1,4 +1,4 @@
-"""docker-compose.yml and the Dockerfile, held against the code that they run. Needs no Docker."""
+"""docker-compose.yml and the Dockerfile, compared with the code that they run, without Docker."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def settings_of(service: str) -> Settings:
-    """The settings that this service's environment gives."""
+    """Return the settings in the environment of this service."""
     return Settings(**{k.lower(): v for k, v in SERVICES[service]["environment"].items()})
 
 
 def listeners(variable: str) -> dict[str, str]:
-    """Kafka's listeners: name -> host:port."""
+    """Return Kafka's listeners, name -> host:port."""
     pairs = SERVICES["kafka"]["environment"][variable].split(",")
     return dict(pair.split("://") for pair in pairs)
 
@@ -45,16 +45,16 @@ def test_the_services_are_those_that_the_readme_names() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_variable_is_a_setting_and_has_a_value_it_takes(name: str) -> None:
+def test_every_variable_is_a_setting_with_a_valid_value(name: str) -> None:
     environment = SERVICES[name]["environment"]
     known = {field.upper() for field in Settings.model_fields}
     assert set(environment) <= known
     assert all(isinstance(value, str) for value in environment.values())
-    settings_of(name)  # raises where a value is not valid
+    settings_of(name)  # raises if a value is not valid
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_command_is_one_of_the_cli_with_options_it_takes(name: str) -> None:
+def test_every_command_and_its_options_exist(name: str) -> None:
     from cli.main import app
 
     group = get_command(app)
@@ -64,7 +64,7 @@ def test_every_command_is_one_of_the_cli_with_options_it_takes(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_ours_find_the_stores_by_their_names_in_the_network(name: str) -> None:
+def test_our_services_use_the_names_of_the_stores_in_the_network(name: str) -> None:
     settings = settings_of(name)
     assert settings.brokers == [listeners("KAFKA_ADVERTISED_LISTENERS")["NETWORK"]]
     assert settings.redis_url.startswith("redis://redis:6379/")
@@ -78,20 +78,20 @@ def test_an_api_without_keys_binds_the_loopback_and_is_published_on_the_loopback
     assert settings.api_host in LOOPBACK_HOSTS
     assert SERVICES["api"]["network_mode"] == "service:door"
     assert "ports" not in SERVICES["api"]
-    come_in, go_on = SERVICES["door"]["command"]
-    assert go_on == f"TCP:{settings.api_host}:{settings.api_port}"
-    inside = re.match(r"TCP-LISTEN:(\d+),", come_in)
+    listen, connect = SERVICES["door"]["command"]
+    assert connect == f"TCP:{settings.api_host}:{settings.api_port}"
+    inside = re.match(r"TCP-LISTEN:(\d+),", listen)
     assert inside is not None
     assert SERVICES["door"]["ports"] == [f"127.0.0.1:8000:{inside[1]}"]
 
 
-def test_only_the_loopback_of_this_machine_is_published_to() -> None:
+def test_ports_are_published_on_the_loopback_only() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-def test_what_others_wait_for_can_come_true() -> None:
+def test_every_awaited_condition_can_be_met() -> None:
     for name, service in SERVICES.items():
         for other, wait in service.get("depends_on", {}).items():
             assert other in SERVICES, f"{name} waits for {other}"
@@ -128,7 +128,7 @@ def test_every_volume_is_declared_used_and_where_the_image_keeps_its_data() -> N
     assert set(COMPOSE["volumes"]) == {volume for m in mounts.values() for volume in m.values()}
 
 
-def test_images_are_pinned_and_those_that_the_tests_run_on() -> None:
+def test_images_are_pinned_and_the_same_as_in_the_tests() -> None:
     images = {name: service["image"] for name, service in SERVICES.items()}
     for image in [*images.values(), *instructions("FROM")]:
         assert re.fullmatch(r"[\w./-]+:\d[\w.-]*( AS build)?", image), image
@@ -140,7 +140,7 @@ def test_images_are_pinned_and_those_that_the_tests_run_on() -> None:
     }
 
 
-def test_kafka_is_given_all_of_its_settings_and_is_asked_where_the_others_reach_it() -> None:
+def test_kafka_has_all_its_settings_and_its_check_uses_the_network_listener() -> None:
     environment = SERVICES["kafka"]["environment"]
     assert all(isinstance(value, str) for value in environment.values())
     assert environment["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] == "1"
@@ -184,7 +184,7 @@ def test_the_image_starts_our_console_script_as_another_user_than_root() -> None
     assert DOCKERFILE.index("USER ") > DOCKERFILE.rindex("FROM ")
 
 
-def test_the_image_is_made_of_files_that_are_there_and_not_ignored() -> None:
+def test_the_image_copies_files_that_exist_and_are_not_ignored() -> None:
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
     let_in = {line[1:] for line in ignore if line.startswith("!")}
     assert "*" in ignore

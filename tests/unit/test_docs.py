@@ -20,7 +20,7 @@ import typer.main
 from api.app import create_app
 from cli.main import app as cli_app
 from store.metrics import METRICS
-from store.records import GROUPINGS, Catalog, GroupCounts
+from store.records import GROUPINGS, SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts
 from store.settings import Settings
 from store.summary import percent, row
 from streams.decode.rejection import Reason
@@ -28,8 +28,13 @@ from streams.decode.rejection import Reason
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs/operations.md"
+API = ROOT / "docs/api.md"
+COMMANDS = ROOT / "docs/commands.md"
+EVENTS = ROOT / "docs/events.md"
 ADRS = sorted((ROOT / "docs/adr").glob("*.md"))
-DOCS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CHANGELOG = ROOT / "CHANGELOG.md"
+DOCS = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README_LINES_MAX = 200
 
 
 # --- generated tables -----------------------------------------------------------------------------
@@ -98,7 +103,7 @@ def _cell(text: str) -> str:
 
 TABLES: Final[dict[tuple[Path, str], Callable[[], str]]] = {
     (README, "settings"): settings_table,
-    (README, "commands"): commands_table,
+    (COMMANDS, "commands"): commands_table,
     (OPERATIONS, "metrics"): metrics_table,
 }
 
@@ -118,13 +123,21 @@ def test_a_table_equals_the_one_generated_from_the_code(path: Path, mark: str) -
 # --- completeness ---------------------------------------------------------------------------------
 
 
-def test_every_endpoint_is_in_the_readme() -> None:
+def test_every_endpoint_is_in_the_api_guide() -> None:
     stores: Any = object()
     app = create_app(Settings(), counters=stores, history=stores, catalogs=stores, now_ms=int)
     paths = {*app.openapi()["paths"], app.docs_url, app.openapi_url}
     assert {"/api/v1/interaction-summary", "/healthz", "/readyz", "/metrics"} <= paths
-    text = README.read_text()
+    text = API.read_text()
     assert [path for path in sorted(paths) if f"`{path}`" not in text] == []
+
+
+def test_the_outcome_types_of_the_system_are_listed_by_their_class() -> None:
+    text = EVENTS.read_text()
+    for classification in ("positive", "negative", "neutral"):
+        keys = [t.key for t in SYSTEM_OUTCOME_TYPES.values() if t.classification == classification]
+        listed = re.findall(rf"^\| {classification} \| (.*) \|$", text, re.MULTILINE)
+        assert sorted(re.findall(r"`(\w+)`", listed[0])) == sorted(keys)
 
 
 def test_every_reason_of_a_dead_letter_is_explained() -> None:
@@ -180,9 +193,11 @@ def _log_lines(package: str, levels: set[str]) -> Iterator[str]:
 # --- examples -------------------------------------------------------------------------------------
 
 
-def test_the_readme_shows_an_answer_of_every_grouping_with_its_fields() -> None:
-    answers = [json.loads(block) for block in _blocks(README, "json") if '"groupBy"' in block]
+def test_the_api_guide_shows_an_answer_of_every_grouping_with_the_fields_there_are() -> None:
+    answers = [json.loads(block) for block in _blocks(API, "json") if '"groupBy"' in block]
     assert {answer["groupBy"] for answer in answers} == set(GROUPINGS)
+    answers += [json.loads(block) for block in _blocks(README, "json") if '"groupBy"' in block]
+    assert len(answers) == len(GROUPINGS) + 1
     empty = GroupCounts("", {}, 0)
     for answer in answers:
         assert list(answer) == ["groupBy", "days", "summary", "total", "limit", "offset"]
@@ -243,6 +258,22 @@ def test_every_relative_link_has_a_target(path: Path) -> None:
         if not found.exists() or (anchor and anchor not in _anchors(found)):
             wrong.append(target)
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in DOCS if path != CHANGELOG],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_every_file_that_is_named_exists(path: Path) -> None:
+    named = re.findall(
+        r"`((?:api|bench|cli|docs|store|streams|tests)/[\w./-]*|\.ci/run)`", path.read_text()
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) < README_LINES_MAX
 
 
 def _without_code(text: str) -> str:

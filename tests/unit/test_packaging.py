@@ -1,4 +1,4 @@
-"""What is installed is what the project says, and all of it."""
+"""The lock files and the package: complete, and as pyproject.toml says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def locked(name: str) -> dict[str, Version]:
 
 
 def missing(requirements: list[str], lock: str) -> list[str]:
-    """Those that the lock does not meet."""
+    """Return the requirements that the lock does not meet."""
     pins = locked(lock)
     wanted = [Requirement(text) for text in requirements]
     return [
@@ -35,7 +35,7 @@ def missing(requirements: list[str], lock: str) -> list[str]:
     ]
 
 
-def test_the_lock_meets_all_that_the_project_asks_for() -> None:
+def test_the_lock_meets_all_requirements_of_the_project() -> None:
     extras = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
     assert missing([*PROJECT["dependencies"], *extras], "requirements.lock") == []
 
@@ -58,7 +58,7 @@ def test_locks_have_a_hash_for_each_pin_and_name_no_host(name: str) -> None:
     assert "://" not in text
 
 
-def test_every_package_of_ours_is_installed() -> None:
+def test_every_package_is_installed() -> None:
     found = {
         ".".join(init.parent.relative_to(ROOT).parts)
         for top in ("store", "streams", "api", "cli")
@@ -67,7 +67,7 @@ def test_every_package_of_ours_is_installed() -> None:
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == found
 
 
-def test_every_file_that_is_no_code_is_installed_too() -> None:
+def test_every_data_file_is_installed() -> None:
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
     forgotten = [
         str(path.relative_to(ROOT))
@@ -81,7 +81,7 @@ def test_every_file_that_is_no_code_is_installed_too() -> None:
 
 
 def test_make_finds_no_python_and_says_so(tmp_path: Path) -> None:
-    for name in ("sh", "touch"):  # all that make gets to see
+    for name in ("sh", "touch"):  # the only programs on its PATH
         (tmp_path / name).symlink_to(f"/bin/{name}")
     (tmp_path / "requirements.lock").touch()
     (tmp_path / "pyproject.toml").touch()

@@ -1,2 +1,5 @@
-"""The servers that tests run on: `wheels`, `docker` or `real`, all of one shape (`base.Service`).
-Each session starts its own, on its own ports and in its own folder, and stops them."""
+"""The servers that tests run on.
+
+`base` has the interface of a server and the faults it can be given; `wheels`, `containers` and
+`real` implement it; `start` chooses one of these kinds, starts its servers and stops them.
+"""

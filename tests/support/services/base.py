@@ -1,4 +1,4 @@
-"""The shape that every kind of server has for tests, and the faults they can be given."""
+"""The interface of every kind of server under test, and the faults it can be given."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from cli.embedded.server import Server
 
 
 class Service(Protocol):
-    """A server under test. After `kill` or `stop`, `start` brings it back on the same port with
-    the same data (the wheels' broker keeps none)."""
+    """A server under test.
+
+    After `kill` or `stop`, `start` runs it again on the same port with the same data (the broker
+    from wheels keeps no data).
+    """
 
     @property
     def name(self) -> str: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def kill(self) -> None:
-        """SIGKILL: it has no time to write anything."""
+        """End the server by SIGKILL, so that it cannot write anything."""
 
     def pause(self) -> None:
-        """Frozen: connections stay open and nothing is answered."""
+        """Freeze the server: connections stay open and no request is answered."""
 
     def resume(self) -> None: ...
     def alive(self) -> bool: ...
@@ -50,7 +53,7 @@ class Services(NamedTuple):
 
 
 class Faults(Server):
-    """Faults for a server that is our own child process."""
+    """Faults of a server that is a child process."""
 
     _paused = False
 
@@ -65,8 +68,8 @@ class Faults(Server):
 
     def pause(self) -> None:
         assert self._process is not None, f"{self.name} does not run"
-        # The parent first, which then has no more children; all of them, since PostgreSQL answers
-        # from its children.
+        # The parent first, so that it starts no more children; then its children, since those of
+        # PostgreSQL answer the requests.
         _signal(self._process.pid, signal.SIGSTOP)
         for pid in _family(self._process.pid)[1:]:
             _signal(pid, signal.SIGSTOP)
@@ -79,19 +82,19 @@ class Faults(Server):
         self._paused = False
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        self.resume()  # a frozen process does not hear SIGTERM
+        self.resume()  # a frozen process does not handle SIGTERM
         super().stop(timeout_s)
 
 
 def revive(service: Service) -> None:
-    """Whatever a test before did to it, it answers again."""
+    """Make the server answer again after the faults of an earlier test."""
     service.resume()
     if not service.alive():
         service.start()
 
 
 def create_topics(bootstrap: str, partitions: Mapping[str, int]) -> None:
-    """Creates topics (name -> partitions) and returns when each has its leaders."""
+    """Create topics (name -> partitions) and return when all partitions have a leader."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         admin.create_topics(
@@ -106,14 +109,14 @@ def create_topics(bootstrap: str, partitions: Mapping[str, int]) -> None:
 
 
 def _family(pid: int) -> list[int]:
-    """The process and its descendants, parents first."""
+    """Return the process and its descendants, parents first."""
     parent_of: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 stat = (entry / "stat").read_text()
             except OSError:
-                continue  # gone meanwhile
+                continue  # the process has ended
             parent_of[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
     family = [pid]
     for member in family:

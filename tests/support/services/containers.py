@@ -1,4 +1,4 @@
-"""Containers, through testcontainers: the images that docker-compose.yml runs."""
+"""Servers in containers, by testcontainers: the images that docker-compose.yml runs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ _READY_S = 120
 
 
 def engine_answers() -> bool:
-    """Whether a Docker engine of this machine answers. One elsewhere does not count: the tests
-    reach the servers on the loopback."""
+    """Return whether a Docker engine of this machine answers.
+
+    An engine on another machine does not count: the tests connect to the loopback.
+    """
     try:
         client = docker.from_env(timeout=5)
     except DockerException:
@@ -39,12 +41,12 @@ def engine_answers() -> bool:
 
 
 class KafkaContainer(DockerContainer):
-    """apache/kafka, one node that is broker and controller (KRaft). testcontainers' own class
-    knows only Confluent's image.
+    """Container of apache/kafka, one node that is broker and controller (KRaft).
 
-    The image takes its default settings as a whole or not at all: with one variable given, all
-    that are needed must be. The host port is fixed beforehand, because Kafka tells its clients
-    where to reach it."""
+    testcontainers' own class supports only Confluent's image. If one setting is given to the image,
+    it drops all of its defaults, so all settings that are needed are given here. The host port is
+    fixed beforehand, because Kafka tells its clients its address.
+    """
 
     PORT = 9092
 
@@ -76,8 +78,11 @@ class KafkaContainer(DockerContainer):
 
 
 class Contained:
-    """A container with the shape of a Service: the container is made at the first start, and the
-    same one is started again after that, with its data and its port."""
+    """A container as a Service.
+
+    The container is created at the first start. Later starts use the same container, with its data
+    and its port.
+    """
 
     def __init__(self, name: str, container: DockerContainer, answers: Callable[[], bool]) -> None:
         self.name = name
@@ -117,7 +122,7 @@ class Contained:
         return self._made and self._status() in ("running", "paused")
 
     def remove(self) -> None:
-        """Removes the container and its data."""
+        """Remove the container and its data."""
         if self._made:
             self._container.stop()
 
@@ -128,7 +133,7 @@ class Contained:
     def _ready(self) -> bool:
         try:
             return self._answers()
-        except Exception:  # each client has its own for "not yet"
+        except Exception:  # each client raises another one while the server starts
             return False
 
 

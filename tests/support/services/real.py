@@ -1,6 +1,7 @@
-"""The real thing, without Docker: Apache Kafka's own jars, Debian's Redis and PostgreSQL.
+"""The servers of production without Docker: Apache Kafka's jars, Debian's Redis and PostgreSQL.
 
-What is missing is an error (StackError), never a reason to skip."""
+A missing program raises StackError. It is never a reason to skip a test.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-# A broker that was killed is let back in when its last session is over: 9 s by default.
+# A killed broker can register again only when its last session has ended: 9 s by default.
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=500
 """
@@ -94,7 +95,7 @@ class RealPostgres(Faults, Postgres):
 
 
 def services(folder: Path, *, durable: bool = False) -> Services:
-    """`durable`: whether PostgreSQL waits for the disk."""
+    """Return the servers, not yet started; `durable`: whether PostgreSQL waits for the disk."""
     return Services(
         "real",
         RealKafka(folder, kafka_jars()),
@@ -104,7 +105,7 @@ def services(folder: Path, *, durable: bool = False) -> Services:
 
 
 def kafka_jars() -> Path:
-    """The folder with Kafka's jars: KAFKA_JARS, or fetched once by Maven."""
+    """Return the folder of Kafka's jars: KAFKA_JARS, or one that Maven fills at the first call."""
     given = os.environ.get("KAFKA_JARS")
     jars = Path(given).absolute() if given else ROOT / ".ci-work" / "kafka-jars"
     wanted = f"kafka_2.13-{kafka_version()}.jar"
@@ -116,7 +117,7 @@ def kafka_jars() -> Path:
     copy = ("-B", "-q", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={jars}")
     run([mvn, *copy], "fetching Kafka's jars", timeout_s=600)
     if not (jars / wanted).exists():
-        raise StackError(f"kafka: Maven ended well, but there is no {jars / wanted}")
+        raise StackError(f"kafka: Maven succeeded, but {jars / wanted} is missing")
     return jars
 
 
@@ -127,7 +128,7 @@ def kafka_version() -> str:
 
 
 def postgres_programs() -> Path:
-    """The folder of the newest PostgreSQL that Debian's packages installed."""
+    """Return the programs' folder of the newest PostgreSQL of Debian's packages."""
     folders = [p.parent for p in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
     if not folders:
         raise StackError("postgres: not installed; apt-get install postgresql")

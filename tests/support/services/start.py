@@ -1,4 +1,4 @@
-"""Starting the servers of one kind."""
+"""Start of the servers of one kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The servers of `up`, from wheels."""
+"""The servers that `up` starts, from wheels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WheelPostgres(Faults, Postgres):
 
 
 def services(folder: Path, *, durable: bool = False) -> Services:
-    """`durable`: whether PostgreSQL waits for the disk."""
+    """Return the servers, not yet started; `durable`: whether PostgreSQL waits for the disk."""
     return Services(
         "wheels",
         WheelBroker(None, folder),
