@@ -15,9 +15,9 @@ from store.settings import Settings
 from store.windows import DAY_MS
 from streams.commit import CounterCommitter
 from streams.tenant_state import RewindRequired
-from tests.integration.test_rebuild import Stores, some_events
 from tests.support.contract import LOG, assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
+from tests.support.stores import Stores, some_events
 
 
 def committer_of(stores: Stores) -> CounterCommitter:
