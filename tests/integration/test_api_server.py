@@ -1,4 +1,4 @@
-"""The reader as a process: it binds, serves, adds up its metrics, and leaves in order."""
+"""The reader as a process: it binds, serves, adds up its metrics, and stops in order."""
 
 from __future__ import annotations
 

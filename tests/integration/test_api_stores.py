@@ -1,4 +1,4 @@
-"""The reader on real stores: one answer from either, and what it does when they fail."""
+"""The reader on real stores: equal answers from both, and its behaviour when they fail."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def some_events(count: int, seed: int = 7) -> list[Event]:
 
 
 def fill(settings: Settings, events: list[Event]) -> None:
-    """Puts `events` into both stores, as the stream would."""
+    """Write `events` to both stores, as a worker does."""
 
     async def both() -> None:
         client = make_client(settings, timeout_s=10, retries=0)
@@ -79,7 +79,7 @@ def fill(settings: Settings, events: list[Event]) -> None:
 
 
 def import_offers(settings: Settings, **names: str) -> None:
-    """Imports a catalog and announces it, as the command does."""
+    """Import a catalog and announce it, as `catalog import` does."""
 
     async def run() -> None:
         document = CatalogDocument(

@@ -1,4 +1,4 @@
-"""If-None-Match: 304 as long as nothing changed that the body shows, and not longer."""
+"""If-None-Match: 304 while the body is unchanged, and a full response after a change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ READERS = ("counted", "historic")
 
 @pytest.fixture
 def check(redis_url: str, database_url: str) -> Check:
-    """Runs a body for one of the two readers, for a tenant with two actions on the page."""
+    """Return a function that runs a test body on one of the two readers.
+
+    The tenant has two actions on its page.
+    """
     stores = Settings(
         auth_mode="open", redis_url=redis_url, database_url=database_url, catalog_refresh_s=0.05
     )
@@ -41,14 +44,14 @@ def check(redis_url: str, database_url: str) -> Check:
 
 
 class Client:
-    """Asks one question again and again, with the ETag of the last full answer."""
+    """Client that repeats one question, with the ETag of its last full response."""
 
     def __init__(self, tenant: Tenant, reader: httpx.AsyncClient, query: str) -> None:
         self._tenant, self._reader, self._query = tenant, reader, query
         self.response: httpx.Response | None = None
 
     async def ask(self) -> bool:
-        """Whether it got a full answer; else it was told that it has the answer."""
+        """Send the question, and return whether the response was full and not a 304."""
         known = None if self.response is None else self.response.headers["etag"]
         response = await self._tenant.ask(self._query, of=self._reader, etag=known)
         if response.status_code == 304:
@@ -166,7 +169,7 @@ def test_a_name_that_is_shown_ends_it_and_another_does_not(check: Check, reader:
 
 
 def test_it_holds_over_a_fallback(check: Check) -> None:
-    """The tag is the body's, and the body is the same from history."""
+    """The ETag is that of the body, and history gives the same body."""
 
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         counted = await tenant.ask("days=30", of=pair.counted)

@@ -1,5 +1,4 @@
-"""One question, one answer: whatever happened, whoever asks what and when, the body that comes from
-the counters, the one that comes from history and one worked out by hand are equal to the byte."""
+"""Parity: counters, history and the oracle give the same body, byte for byte."""
 
 from __future__ import annotations
 
@@ -83,12 +82,12 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The clock goes on, something happens, the tenants roll before or after, and it is asked."""
+    """One step of a world: the clock advances, events are committed, and questions are asked."""
 
     now_ms: int
     roll_first: bool
     events: Sequence[tuple[int, Event]]
-    """Tenant (0 or 1) and event; some were there before."""
+    """Tenant (0 or 1) and event; some were committed in an earlier step."""
     questions: Sequence[Asked]
 
 
@@ -113,7 +112,7 @@ def changes_of(zone: str) -> Sequence[int]:
 
 @st.composite
 def catalogs(draw: st.DrawFn) -> CatalogDocument:
-    """Some ids are in the catalog, some point to what is not."""
+    """Draw a catalog; some of its references are to ids that it lacks."""
     status = st.sampled_from((None, "active", "archived"))
     return CatalogDocument(
         offers=draw(
@@ -157,7 +156,7 @@ def catalogs(draw: st.DrawFn) -> CatalogDocument:
 
 @st.composite
 def clocks(draw: st.DrawFn, zone: str) -> int:
-    """An instant, often one at or around a change of the zone's clock or a midnight."""
+    """Draw an instant, often at or near a clock change of the zone or a midnight."""
     changes = changes_of(zone)
     if len(changes) > 0 and draw(st.booleans()):
         days = draw(st.sampled_from((0, 0, 1, 2, 6, 20, 31)))
@@ -172,8 +171,10 @@ def clocks(draw: st.DrawFn, zone: str) -> int:
 
 @st.composite
 def instants(draw: st.DrawFn, calendar: Calendar, now_ms: int) -> int:
-    """When an event happened that arrives now: near a midnight up to 45 days ago, this moment, or a
-    few minutes ahead."""
+    """Draw the time of an event that arrives at `now_ms`.
+
+    It is near a midnight up to 45 days ago, at `now_ms`, or a few minutes ahead.
+    """
     today = calendar.day_of(now_ms)
     tomorrow_ms = calendar.midnight_ms(today + 1)
     if tomorrow_ms - now_ms < AHEAD_MAX_MS and draw(st.booleans()):
@@ -235,7 +236,7 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 async def check(pair: ReaderPair, world: World) -> int:
-    """Lets the world happen and asks its questions of both. Returns how many were asked."""
+    """Run the steps of `world`, check both readers, and return the number of questions."""
     pair.now_ms = world.steps[0].now_ms
     number = next(_serial)
     tenants = [await pair.tenant(f"t{number}-{i}", zone) for i, zone in enumerate(world.zones)]
@@ -302,20 +303,23 @@ def _of(catalog: CatalogDocument, tenant: str) -> CatalogDocument:
 
 
 def _for(event: Event, tenant: str) -> Event:
-    """The event, of a tenant of this run's own: a world is tried more than once."""
+    """Return the event with a tenant of this run: a world may be tried more than once."""
     return msgspec.structs.replace(event, tenant=tenant)
 
 
-@pytest.mark.timeout(900)  # where it fails, the smallest such world is looked for
+@pytest.mark.timeout(900)  # after a failure, Hypothesis searches for the smallest world
 @pytest.mark.parametrize("worlds_max", [WORLDS, pytest.param(WORLDS_LONG, marks=pytest.mark.long)])
 def test_counters_history_and_a_plain_count_give_the_same_bytes(
     redis_url: str, database_url: str, capsys: pytest.CaptureFixture[str], worlds_max: int
 ) -> None:
-    """Generated worlds: two tenants of different zones, one an odd one; a clock near changes of
-    the zone's clock and midnights; events late by up to 45 days, ahead by up to 5 minutes, sent
-    again, with and without treatment and channel, of system types and an own one; few ids, so that
-    totals tie; catalogs that lack some; questions of every grouping, period and exact window, at
-    any offset."""
+    """Compare the three bodies in generated worlds.
+
+    Two tenants in different time zones, one of them unusual; a clock near clock changes and
+    midnights; events up to 45 days late and up to 5 minutes ahead, sent twice, with and without
+    treatment and channel, of system types and a custom one; few ids, so that totals are equal;
+    catalogs that lack some ids; questions of every grouping, period and exact window, at any
+    offset.
+    """
     stores = Settings(
         auth_mode="open",
         redis_url=redis_url,

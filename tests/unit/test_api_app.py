@@ -123,7 +123,7 @@ def client_of(*args: Any, **options: Any) -> Iterator[TestClient]:
 
 
 def assert_error(response: Any, status: int, *words: str) -> str:
-    """The response is an error of the one shape; returns its message."""
+    """Check the shape of an error response, and return its message."""
     assert response.status_code == status
     assert response.headers["content-type"] == "application/json"
     body = response.json()
