@@ -99,7 +99,7 @@ def import_offers(settings: Settings, **names: str) -> None:
 
 @pytest.fixture
 def stores(redis_url: str, database_url: str) -> Settings:
-    # The budget is long where the test is not about it: this machine may be busy.
+    # The read budget is long where the test is not about it: the machine may be busy.
     return Settings(
         auth_mode="open", redis_url=redis_url, database_url=database_url, read_budget_ms=5_000
     )

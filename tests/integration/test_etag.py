@@ -80,7 +80,7 @@ def test_it_holds_while_events_change_other_answers(
     check: Check, reader: str, elsewhere: dict[str, Any]
 ) -> None:
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
-        # The first row of the actions of today; and of two events elsewhere it shows nothing.
+        # The first row of the actions of today; two events of other groups do not change it.
         query = "days=1&limit=1" if "channel" not in elsewhere else "groupBy=treatment&days=1"
         client = Client(tenant, of, query)
         assert await client.ask()
@@ -114,10 +114,10 @@ def test_a_page_changes_with_its_rows_and_its_total_only(check: Check, reader: s
         first, second = (Client(tenant, of, f"days=1&limit=1&offset={n}") for n in (0, 1))
         assert await first.ask()
         assert await second.ask()
-        await tenant.commit([make_event(offer="blue")])  # is on the second page
+        await tenant.commit([make_event(offer="blue")])  # shown on the second page
         assert not await first.ask()
         assert await second.ask()
-        await tenant.commit([make_event(offer="new")])  # is on a third; both show the total
+        await tenant.commit([make_event(offer="new")])  # on a third page; both pages show the total
         assert await first.ask()
         assert await second.ask()
 
@@ -155,7 +155,7 @@ def test_a_name_that_is_shown_ends_it_and_another_does_not(check: Check, reader:
         await tenant.import_catalog(
             CatalogDocument(tenant="acme", offers=[OfferItem(id="gold", name="Gold card")])
         )
-        # The counters' reader is told of an import; the other looks after a while.
+        # Counters report the new catalog version; the other reader refreshes its cache after a while.
         if reader == "counted":
             assert await client.ask()
         else:

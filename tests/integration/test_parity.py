@@ -52,7 +52,7 @@ _serial = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class ParityQuestion:
     tenant: int
     group_by: Grouping
     days: int
@@ -88,7 +88,7 @@ class Step:
     roll_first: bool
     events: Sequence[tuple[int, Event]]
     """Tenant (0 or 1) and event; some were committed in an earlier step."""
-    questions: Sequence[Asked]
+    questions: Sequence[ParityQuestion]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +199,7 @@ def happenings(draw: st.DrawFn, calendar: Calendar, tenant: str, now_ms: int) ->
 
 
 questions = st.builds(
-    Asked,
+    ParityQuestion,
     tenant=st.sampled_from((0, 1)),
     group_by=st.sampled_from(GROUPINGS),
     days=st.sampled_from((1, 2, 7, 8, 30, 31, 32, 365, 3_650)) | st.integers(1, 40),
@@ -253,13 +253,13 @@ async def check(pair: ReaderPair, world: World) -> int:
                 await tenant.commit(batch)
             counted[i] = list({e.event_id: e for e in (*counted[i], *batch)}.values())
             await tenant.roll()
-        for asked in step.questions:
+        for question in step.questions:
             await check_question(
                 pair,
-                tenants[asked.tenant],
-                asked,
-                counted[asked.tenant],
-                world.catalogs[asked.tenant],
+                tenants[question.tenant],
+                question,
+                counted[question.tenant],
+                world.catalogs[question.tenant],
             )
     return sum(len(step.questions) for step in world.steps)
 
@@ -267,24 +267,24 @@ async def check(pair: ReaderPair, world: World) -> int:
 async def check_question(
     pair: ReaderPair,
     tenant: Tenant,
-    asked: Asked,
+    question: ParityQuestion,
     counted: Sequence[Event],
     catalog: CatalogDocument,
 ) -> None:
-    window = asked.window(tenant.calendar.day_of(pair.now_ms))
-    groups = groups_of(counted, asked.group_by, window, tenant.calendar)
+    window = question.window(tenant.calendar.day_of(pair.now_ms))
+    groups = groups_of(counted, question.group_by, window, tenant.calendar)
     expected = body_of(
         groups,
         catalog,
-        group_by=asked.group_by,
-        days=asked.days,
-        limit=asked.limit,
-        offset=asked.offset,
+        group_by=question.group_by,
+        days=question.days,
+        limit=question.limit,
+        offset=question.offset,
     )
     by_counters, by_history = await asyncio.gather(
-        tenant.ask(asked.query, of=pair.counted), tenant.ask(asked.query, of=pair.historic)
+        tenant.ask(question.query, of=pair.counted), tenant.ask(question.query, of=pair.historic)
     )
-    for response, source in ((by_counters, asked.source), (by_history, "history")):
+    for response, source in ((by_counters, question.source), (by_history, "history")):
         assert response.status_code == 200, response.text
         assert response.headers["x-summary-source"] == source
         assert response.content == expected
@@ -326,7 +326,7 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(
         database_url=database_url,
         catalog_refresh_s=3_600,
     )
-    questions_asked = 0
+    questions_checked = 0
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         pair = runner.run(stack.enter_async_context(open_reader_pair(stores)))
@@ -339,13 +339,13 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(
         )
         @given(world=worlds())
         def agrees(world: World) -> None:
-            nonlocal questions_asked
-            questions_asked += runner.run(check(pair, world))
+            nonlocal questions_checked
+            questions_checked += runner.run(check(pair, world))
 
         try:
             agrees()
         finally:
             runner.run(stack.aclose())
-    assert questions_asked >= 8 * worlds_max
+    assert questions_checked >= 8 * worlds_max
     with capsys.disabled():
-        print(f"\nparity: {questions_asked} questions, one answer")  # noqa: T201 - the number asked for
+        print(f"\nparity: {questions_checked} questions, one answer")  # noqa: T201 - number checked

@@ -102,7 +102,7 @@ class Load:
             if self._rolling and number % COMMITS_A_DAY == 0:
                 self._pair.now_ms += DAY_MS
             if self._rolling and number % COMMITS_A_DAY >= ROLL_FROM:
-                # As a worker rolls, a part at a time; here commits come in between.
+                # A worker too rolls in several steps; here commits run between them.
                 writer = self._tenant.writer
                 today = self._tenant.calendar.day_of(self._pair.now_ms)
                 await self._pair.counters.roll(
@@ -120,11 +120,11 @@ class Load:
         for query, limit, offset in _questions(periods):
             if not self._writing:
                 return
-            asked = f"{query}&limit={limit}&offset={offset}"
-            response = await self._tenant.ask(asked, of=reader)
+            question = f"{query}&limit={limit}&offset={offset}"
+            response = await self._tenant.ask(question, of=reader)
             moment = moment_of(response, limit, offset)
             source = response.headers["x-summary-source"]
-            # Time does not go back: not for one who asks again. (A fallback may be behind.)
+            # A later response is never older than an earlier one. (A fallback may be behind.)
             assert moment >= latest.get(source, 0)
             latest[source] = moment
             self._seen[name, source].add(moment)
@@ -161,8 +161,8 @@ def test_paging_through_a_quiet_tenant_gives_each_group_once(stores: Settings, l
             tenant = await pair.tenant("acme", "UTC")
             events = [
                 make_event(customer=id_, offer=id_, creative=id_, channel=id_)
-                for place, id_ in enumerate(ids)
-                for _ in range(1 + (place % 10 == 0))
+                for index, id_ in enumerate(ids)
+                for _ in range(1 + (index % 10 == 0))
             ]
             await tenant.commit(events)
             for group_by, query in itertools.product(GROUPINGS, queries):
