@@ -50,7 +50,7 @@ class Stores:
     async def store(self, batch: list[Event], first: int | None) -> None:
         """Write the batch to history, from offset `first`, or from 0 if it is the first batch."""
         begin = first or 0
-        await self.history.write(
+        written = await self.history.write(
             topic="t",
             topic_id=LOG,
             partition=0,
@@ -58,6 +58,7 @@ class Stores:
             next_offset=begin + len(batch),
             events=sourced(*batch, first=begin),
         )
+        assert isinstance(written, int), written
 
     async def rebuild(self, **options: Any) -> RebuildResult:
         """Rebuild the counters of `acme` from history, in batches of seven events."""
