@@ -1,5 +1,7 @@
-"""Row arithmetic: from counts and catalog to the rows of a response. Pure, and used by both paths,
-so counters and history cannot differ in a digit."""
+"""Row arithmetic: from counts and catalog to the rows of a response. Pure.
+
+Answers from counters and from history both use it, so they cannot differ in a digit.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,16 @@ Row = dict[str, Any]
 
 
 def percent(part: int, whole: int) -> float:
-    """100·part/whole to 2 decimals, as Python's `round` does it; 0 when whole is 0."""
+    """Return 100·part/whole, rounded to 2 decimals by Python's `round`; 0 if whole is 0."""
     return round(100 * part / whole, 2) if whole else 0.0
 
 
 def sentiment(counts: Mapping[str, int], types: Mapping[str, OutcomeType]) -> tuple[int, int, int]:
-    """(positive, negative, neutral). `convert` has its own column and is not in positive; neutral
-    = impressions that got no reaction."""
+    """Return (positive, negative, neutral) numbers of interactions.
+
+    `convert` has its own column and is not counted as positive. Neutral is the number of
+    impressions without a reaction.
+    """
     positive = negative = 0
     for key, n in counts.items():
         known = types.get(key) or SYSTEM_OUTCOME_TYPES.get(key)
@@ -116,6 +121,8 @@ _ROWS: dict[Grouping, Callable[[GroupCounts, Catalog], Row]] = {
 
 
 def row(group_by: Grouping, group: GroupCounts, catalog: Catalog) -> Row:
-    """One row of the response, its fields in the contract's order. Catalog attributes of an id
-    that the catalog lacks are None."""
+    """Return one row of the response, its fields in the contract's order.
+
+    Catalog attributes of an id that is not in the catalog are None.
+    """
     return _ROWS[group_by](group, catalog)
