@@ -90,11 +90,13 @@ async def _load(pool: Pool, tenant: str) -> Catalog:
 async def import_catalog(
     pool: Pool, document: CatalogDocument, *, outcome_types_max: int = 64
 ) -> ImportReport:
-    """Registers what `document` gives, by id, all of it or nothing; what it does not give stays.
-    A tenant may have `outcome_types_max` types beside the system's.
+    """Insert or update the items of `document` by id, all or none; other items stay unchanged.
 
-    An item is taken whole: a field that it lacks becomes null. The version grows when anything
-    changed. Raises CatalogError for a document that cannot be taken, and StoreUnavailable."""
+    An item replaces the stored one as a whole: a missing field becomes null. The version increases
+    if anything changed. A tenant may have `outcome_types_max` types besides the system types.
+
+    Raises CatalogError for an invalid document, and StoreUnavailable.
+    """
     check_document(document)
     tenant = document.tenant
     parts: dict[str, PartReport] = {}

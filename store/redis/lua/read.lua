@@ -4,8 +4,9 @@
 -- Returns {'ok', catalog version, msgpack types, groups, {id, ...}, {counts, ...}, {unique, ...}}
 -- where counts are msgpack (flat {code, count, ...}, or the record's `s` with all its windows), or
 -- {reason}.
--- An exact window is summed for every group that can be in it, and blocks Redis meanwhile. A group costs about as much as GROUP_TILES tiles, and SUMMED_TILES_MAX
--- tiles take 5 to 8 ms: 200 groups where most tiles are read (19 days), 400 for 2 days.
+-- An exact window is summed for every group that can be in it, and blocks Redis meanwhile. A group
+-- costs about as much as GROUP_TILES tiles, and SUMMED_TILES_MAX tiles take 5 to 8 ms: 200 groups
+-- where most tiles are read (19 days), 400 for 2 days.
 local GROUP_TILES, SUMMED_TILES_MAX = 8, 4000
 local base = string.sub(KEYS[1], 1, -7)
 local active = redis.call('GET', KEYS[1])
