@@ -20,13 +20,11 @@ from cli.status_document import (
 from store.clock import system_clock_ms
 from store.counters import Incidents, PartitionProgress, TenantOverview
 from store.postgres.catalog import DEFAULT_TIMEZONE, timezones
-from store.postgres.history import HistoryWriter
+from store.postgres.history import HistoryWriter, history_bytes
 from store.postgres.pool import Pool, open_pool
-from store.postgres.sizes import history_bytes
 from store.records import StoreUnavailable
-from store.redis.client import Client, open_client
+from store.redis.client import Client, memory_bytes, open_client
 from store.redis.counters import RedisCounters
-from store.redis.sizes import memory_bytes
 from store.settings import Settings
 from store.windows import PERIODS, date_of, window_of
 from streams.decode.timestamps import format_ms
