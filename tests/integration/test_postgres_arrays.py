@@ -1,4 +1,4 @@
-"""Arrays made by hand are what PostgreSQL takes them for."""
+"""PostgreSQL decodes our encoded arrays to the same values."""
 
 from __future__ import annotations
 

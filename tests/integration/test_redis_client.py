@@ -1,4 +1,4 @@
-"""The Redis client stays usable, for all who share it, when the primary turns into a replica."""
+"""The Redis client stays usable for all its tasks when the primary becomes a replica."""
 
 from __future__ import annotations
 

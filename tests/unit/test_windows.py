@@ -1,4 +1,4 @@
-"""Days, midnights and windows hold to one meaning in every time zone, and to zoneinfo's."""
+"""Days, midnights and windows agree with zoneinfo in every time zone."""
 
 from __future__ import annotations
 
