@@ -217,7 +217,7 @@ class _Step(NamedTuple):
         """Return the step under the names that the SQL statements use."""
         return {
             "topic": self.topic,
-            "log": self.topic_id,
+            "topic_id": self.topic_id,
             "partition": self.partition,
             "first": self.expected_offset,
             "next_offset": self.next_offset,

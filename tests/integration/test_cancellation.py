@@ -1,4 +1,4 @@
-"""Whoever cancels a task that uses a store sees it end, at whatever moment that is."""
+"""A cancelled task that uses a store ends, whenever it is cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalog in Postgres: imported by id, all of it or nothing; loaded whole; exported."""
+"""The catalog in Postgres: imported by id, all or nothing; loaded whole; exported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counters that start afresh answer only when they hold all that history has."""
+"""New counters answer only when they have every event of history."""
 
 from __future__ import annotations
 

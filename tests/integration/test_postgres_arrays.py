@@ -1,4 +1,4 @@
-"""Arrays that we encode ourselves are read by PostgreSQL with the same elements."""
+"""PostgreSQL decodes our encoded arrays to the same values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw history: each event once for all time, moved by a fence, and read as plain counting reads."""
+"""Raw history: each event is stored once, under a compare-and-set, and read as counted."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def offsets(pool: Pool) -> list[int]:
     return [n for (n,) in await rows(pool, "SELECT source_offset FROM interaction_history ORDER BY 1")]  # fmt: skip  # noqa: E501
 
 
-# ---- what is stored
+# ---- storing
 
 
 def test_every_field_is_stored_as_it_came(database_url: str) -> None:
@@ -120,8 +120,10 @@ def test_every_field_is_stored_as_it_came(database_url: str) -> None:
 
 
 def test_an_identity_is_stored_once_whatever_its_time_partition_and_log(database_url: str) -> None:
-    """Inside one batch the lowest offset is kept, whatever the order it is handed over in; after
-    that nothing is. Another tenant's same identity is another."""
+    """Keep the lowest offset of an identity in a batch, whatever the order; ignore later ones.
+
+    The same identity of another tenant is a different one.
+    """
     e = make_event(identity="e")
     later = msgspec.structs.replace(e, occurred_ms=e.occurred_ms - 400 * DAY_MS)
     theirs = msgspec.structs.replace(e, tenant="other")
@@ -160,7 +162,7 @@ def test_a_month_without_a_partition_is_made_when_a_row_needs_it(database_url: s
     with_pool(database_url, body)
 
 
-# ---- the fence
+# ---- compare and set
 
 
 def test_positions_are_the_next_offsets_of_one_log(database_url: str) -> None:
@@ -266,7 +268,7 @@ def test_offsets_that_cannot_be_are_an_error(
     with_pool(database_url, body)
 
 
-# ---- where rows came from
+# ---- sources of rows
 
 
 def test_a_replay_covers_a_tenant_whose_rows_are_all_ahead_of_it(database_url: str) -> None:
@@ -315,7 +317,7 @@ async def assert_reads(
     zone: str,
     tenant: str = "acme",
 ) -> None:
-    """Every grouping and every kind of page is what plain counting gives."""
+    """Compare every grouping and every kind of page with the expected counts."""
     for group_by in GROUPINGS:
         groups = groups_of(stored, group_by, window, Calendar(zone))
         for limit, offset in ((500, 0), (1, 0), (2, 1), (3, len(groups)), (9, 2**70)):
@@ -422,7 +424,7 @@ def test_a_statement_that_takes_too_long_is_unavailable(database_url: str) -> No
 
 
 def test_a_server_that_comes_back_is_used_again(database_url: str, services: Services) -> None:
-    """Without it: StoreUnavailable, from connections that were open and from new ones."""
+    """Raise StoreUnavailable from open and from new connections."""
 
     async def body(pool: Pool) -> None:
         writer, history = HistoryWriter(pool), PostgresHistory(pool)

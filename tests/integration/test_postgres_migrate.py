@@ -1,4 +1,4 @@
-"""The tables: made once, by however many at once, and never by a program too old for them."""
+"""Migrations: applied once, also concurrently, and never by a program older than the schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = [migration.name for migration in migrations()]
 
 @pytest.fixture
 def bare_url(database_url: str) -> str:
-    """A database with nothing in it."""
+    """Return the URL of an empty database."""
     rows(database_url, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     return database_url
 
@@ -41,7 +41,7 @@ def partitions(url: str) -> list[str]:
 
 
 def store_at(url: str, instant: str) -> str:
-    """Stores a row of that time, and tells in which partition."""
+    """Store a row of that time and return its partition."""
     found = rows(
         url,
         "INSERT INTO interaction_history (tenant_id, event_id, customer_id, offer_id, outcome_type,"
@@ -74,7 +74,7 @@ def test_a_database_newer_than_the_program_is_refused(database_url: str) -> None
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(bare_url: str) -> None:
-    """Each is one transaction: the first stops at a table that is there, and its others are not."""
+    """Each migration is one transaction: one that fails at an existing table creates no other."""
     rows(bare_url, "CREATE TABLE creatives (mine text)")
     with pytest.raises(psycopg.errors.DuplicateTable):
         asyncio.run(migrate(bare_url))
@@ -120,7 +120,7 @@ def test_months_are_made_ahead_and_everything_older_has_one_place(bare_url: str)
 
 
 def test_later_calls_add_the_missing_months_without_a_gap(bare_url: str) -> None:
-    """However long nobody called, and however many call at once: each month is made once."""
+    """Create each month once, after any gap and with concurrent calls."""
     asyncio.run(migrate(bare_url, today=date(2025, 11, 30)))
     before = set(partitions(bare_url))
 
@@ -145,7 +145,7 @@ def test_later_calls_add_the_missing_months_without_a_gap(bare_url: str) -> None
 
 
 def test_months_are_made_while_a_reader_and_a_writer_are_at_work(bare_url: str) -> None:
-    """Making a month waits for nobody who uses the table."""
+    """Creating a month does not wait for transactions that use the table."""
     asyncio.run(migrate(bare_url, today=date(2026, 11, 24)))
     with psycopg.connect(bare_url) as reader, psycopg.connect(bare_url) as writer:
         reader.execute("SELECT count(*) FROM interaction_history")
@@ -162,7 +162,7 @@ def test_months_are_made_while_a_reader_and_a_writer_are_at_work(bare_url: str) 
 
 
 def test_a_connection_that_read_only_read_can_make_months(database_url: str) -> None:
-    """What a transaction sets on its connection does not outlast it."""
+    """The settings of a transaction are undone on its connection."""
 
     async def make() -> list[str]:
         async with make_pool(Settings(database_url=database_url), max_size=1) as pool:

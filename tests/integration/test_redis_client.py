@@ -1,4 +1,4 @@
-"""The Redis client stays usable, for all who share it, when the primary turns into a replica."""
+"""The Redis client stays usable for all its tasks when the primary becomes a replica."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ async def ending(client: Client, key: str, written: Script) -> str:
 
 
 def test_a_primary_that_turns_replica_breaks_no_command_of_others(redis_url: str) -> None:
-    """Each of many tasks sees StoreUnavailable or an answer, never a connection that another
-    task closed under it; and once the server writes again, each of them is served."""
+    """Give each of many tasks an answer or StoreUnavailable.
+
+    No task gets a connection that another task closed. Once the server accepts writes again, every
+    task gets answers.
+    """
 
     async def run() -> None:
         client = make_client(Settings(redis_url=redis_url), timeout_s=5, retries=0)

@@ -1,4 +1,4 @@
-"""The Redis store keeps the contract of a counter store."""
+"""The Redis store passes the contract suite of a counter store."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def test_the_commit_protocol_keeps_its_invariant_in_any_interleaving(redis_url: 
 
 
 def counts_of_one(day: int, count: int, customer: str = "C-1", offer: str = "off_1") -> Deltas:
-    """`count` clicks in one sum, as a batch of so many would make it."""
+    """Return the deltas of `count` clicks in one sum."""
     triples = [day, 0, count]
     return Deltas(("click",), (), [offer, triples], (), (), [customer, triples, [offer, day]])
 
 
 async def keys_of(url: str) -> set[str]:
-    """The keys of the tenant's first generation, by the end of their names."""
+    """Return the keys of the tenant's first generation, by the end of their names."""
     client = make_client(Settings(redis_url=url), timeout_s=10, retries=0)
     try:
         keys = [key.decode() async for key in client.scan_iter(match="is:{acme/0}:1:*")]
@@ -80,8 +80,10 @@ async def keys_of(url: str) -> set[str]:
 
 
 def test_nothing_of_the_days_that_left_stays(redis_url: str) -> None:
-    """A tenant without traffic rolls on: what is left is the record of all time, its ranks, and
-    what says so; no tile, daily rank, due set or identity."""
+    """Roll a tenant without traffic: only the all-time record, its ranks and meta are left.
+
+    No tile, daily rank, due set or identity remains.
+    """
 
     async def go() -> None:
         async with open_redis(redis_url) as store:
@@ -111,7 +113,7 @@ def test_nothing_of_the_days_that_left_stays(redis_url: str) -> None:
 
 
 async def roll_all(writer: Writer, day: int) -> None:
-    """As a worker does when the tenant's day is `day`, its clock being on that day too."""
+    """Roll as a worker does when its clock and the tenant's day are at `day`."""
     finished = False
     while not finished:
         answer = await writer.store.roll(
@@ -122,8 +124,10 @@ async def roll_all(writer: Writer, day: int) -> None:
 
 
 def test_nothing_of_a_dropped_generation_stays(redis_url: str) -> None:
-    """Wherever it was left: built by half, or active once and in the middle of a roll, with events
-    of days to come."""
+    """Drop a generation that is half built, or was active and is in the middle of a roll.
+
+    The latter has events of days after the window day.
+    """
 
     async def go() -> None:
         async with open_redis(redis_url) as store:
@@ -189,7 +193,7 @@ def test_a_customer_counted_while_the_roll_waits_keeps_the_latest_day_of_an_offe
 
 
 def test_the_lag_is_unknown_where_a_partitions_worker_says_nothing(redis_url: str) -> None:
-    """It was last heard to have counted everything; what came since, nobody knows."""
+    """The last report says that all is counted; events since then are unknown."""
 
     async def go() -> None:
         client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)

@@ -1,4 +1,4 @@
-"""The contract of a counter store: one suite, run against every store there is."""
+"""Contract suite of a counter store, run against every implementation."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def question(
 def exact_question(
     group_by: Grouping, days: int, *, today: int = TODAY, limit: int = 100, offset: int = 0
 ) -> Question:
-    """A window of `days` days, which no period has."""
+    """Return a question on an exact window of `days` days, which no period has."""
     window = exact_window(days, today)
     return Question("acme", group_by, None, window, today, "UTC", limit, offset)
 
 
 @dataclasses.dataclass
 class Writer:
-    """The least that a worker does: believes, commits, takes the truth when refused."""
+    """Minimal worker: caches generation and watermarks, commits and rolls."""
 
     store: CounterStore
     generation: Generation
@@ -95,7 +95,7 @@ async def start(store: CounterStore, *, day: int = TODAY, complete: bool = True)
 
 
 async def assert_counts(store: CounterStore, counted: Sequence[Event], today: int) -> None:
-    """Every grouping, period and page of the store is what the plain count says."""
+    """Compare every grouping, period and page of the store with the expected counts."""
     for group_by in GROUPINGS:
         for period in PERIODS:
             groups = groups_of(counted, group_by, window_of(period, today), UTC)
@@ -114,7 +114,7 @@ EXACT_DAYS = (2, 3, 4, 6, 8, 13, 19, 20, 30)
 async def assert_counts_exact(
     store: CounterStore, counted: Sequence[Event], today: int, days: Sequence[int] = EXACT_DAYS
 ) -> None:
-    """As `assert_counts`, for windows that no period has."""
+    """Do the same as `assert_counts` for exact windows."""
     for group_by in GROUPINGS:
         for n in days:
             groups = groups_of(counted, group_by, exact_window(n, today), UTC)
@@ -127,7 +127,7 @@ async def assert_counts_exact(
 
 
 class CounterStoreContract:
-    """Subclasses give `open_store`: a context manager of a store with nothing in it."""
+    """Tests of the contract. Subclasses define `open_store`, which yields an empty store."""
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -135,7 +135,7 @@ class CounterStoreContract:
 
     @pytest.fixture
     def open_limited_store(self) -> Callable[[int], AbstractAsyncContextManager[CounterStore]]:
-        """Opens a store with so many groups at most in each grouping of a tenant."""
+        """Return a function that opens a store with a maximum of groups per grouping."""
         raise NotImplementedError
 
     def check(self, open_store: OpenStore, body: Callable[[CounterStore], Awaitable[None]]) -> None:
@@ -156,8 +156,10 @@ class CounterStoreContract:
     def test_counts_are_the_sum_of_the_distinct_events_on_every_day(
         self, open_store: OpenStore, data: st.DataObject
     ) -> None:
-        """Batches, redelivered identities, late and early events and rolls in any order: each
-        answer equals the plain count over the distinct events."""
+        """Commit batches, duplicates, late and early events and rolls in any order.
+
+        Each answer equals the expected counts over the distinct events.
+        """
 
         async def body(store: CounterStore) -> None:
             today = TODAY
@@ -180,8 +182,10 @@ class CounterStoreContract:
         self.check(open_store, body)
 
     def test_a_window_of_any_number_of_days_is_exact(self, open_store: OpenStore) -> None:
-        """One interaction a day, each day with other groups beside the one of all days; a window
-        of n days has n of that one, and nothing of the day before."""
+        """Count one interaction a day, in a group of all days and in groups of that day.
+
+        A window of n days has n interactions of the former, and none of the day before.
+        """
 
         async def body(store: CounterStore) -> None:
             writer = await start(store)
@@ -214,8 +218,10 @@ class CounterStoreContract:
     def test_events_ahead_of_the_window_day_are_counted_on_their_days(
         self, open_store: OpenStore
     ) -> None:
-        """A worker that was away counts what waits before it rolls: events of several days to
-        come, some of the same customer and offer. Each enters the windows on its day."""
+        """Count events of several days after the window day, as a worker does after a pause.
+
+        Some have the same customer and offer. Each enters the windows on its day.
+        """
 
         async def body(store: CounterStore) -> None:
             writer = await start(store)
@@ -235,8 +241,10 @@ class CounterStoreContract:
     def test_ties_in_an_exact_window_come_in_ascending_order_of_id(
         self, open_store: OpenStore
     ) -> None:
-        """Ids that differ late, or in length only, and whose totals differ in the period that
-        the window is worked out from."""
+        """Sort ids that differ in the last characters, or only in length.
+
+        Their totals differ in the period from which the window is computed.
+        """
 
         async def body(store: CounterStore) -> None:
             writer = await start(store)
@@ -267,7 +275,7 @@ class CounterStoreContract:
     def test_more_identities_than_one_bucket_are_each_counted_once(
         self, open_store: OpenStore
     ) -> None:
-        """Identity buckets grow while they are filled, and forget nobody."""
+        """Grow identity buckets while they are filled; no identity is lost."""
 
         async def body(store: CounterStore) -> None:
             writer = await start(store)
@@ -280,7 +288,7 @@ class CounterStoreContract:
 
         self.check(open_store, body)
 
-    # ---- the fence
+    # ---- compare and set
 
     def test_a_writer_with_another_watermark_is_refused_and_told_the_true_one(
         self, open_store: OpenStore
@@ -333,7 +341,7 @@ class CounterStoreContract:
 
         self.check(open_store, body)
 
-    # ---- who may be answered
+    # ---- when counters answer
 
     def test_counters_that_are_not_complete_answer_nothing(self, open_store: OpenStore) -> None:
         async def body(store: CounterStore) -> None:
@@ -365,7 +373,7 @@ class CounterStoreContract:
     def test_windows_are_not_answered_while_a_roll_is_under_way(
         self, open_store: OpenStore
     ) -> None:
-        """A response never mixes records that are rolled and records that are not."""
+        """Never mix rolled and unrolled records in a response."""
 
         async def body(store: CounterStore) -> None:
             writer = await start(store)
@@ -385,8 +393,10 @@ class CounterStoreContract:
         self.check(open_store, body)
 
     def test_a_window_that_would_take_too_long_is_not_answered(self, open_store: OpenStore) -> None:
-        """No read may keep the store busy for longer than some milliseconds: a window that no
-        period has is worked out for few groups only. Those of other groupings are answered."""
+        """Compute an exact window for few groups only; other groupings are answered.
+
+        No read may block the store for more than some milliseconds.
+        """
 
         async def body(store: CounterStore) -> None:
             writer = await start(store)
@@ -419,8 +429,11 @@ class CounterStoreContract:
     def test_groups_beyond_the_limit_count_as_one_and_are_not_answered(
         self, open_limited_store: Callable[[int], AbstractAsyncContextManager[CounterStore]]
     ) -> None:
-        """The store grows by one group, whatever comes. The grouping is no longer answered, for
-        every other answer would be wrong; the others are, and those counted before go on."""
+        """Count all groups beyond the limit as one.
+
+        The grouping is no longer answered, since every answer would be wrong. Other groupings are
+        answered, and existing groups are still counted.
+        """
 
         async def body(store: CounterStore) -> None:
             writer = await start(store)
@@ -444,7 +457,7 @@ class CounterStoreContract:
     def test_with_actions_beyond_the_limit_customers_are_not_answered_either(
         self, open_limited_store: Callable[[int], AbstractAsyncContextManager[CounterStore]]
     ) -> None:
-        """The offers of a customer are counted too: some would be one."""
+        """Customers are not answered either: some of their offers are counted as one."""
 
         async def body(store: CounterStore) -> None:
             writer = await start(store)
@@ -463,7 +476,7 @@ class CounterStoreContract:
     def test_a_limit_that_was_reached_stays_told_in_its_generation_only(
         self, open_limited_store: Callable[[int], AbstractAsyncContextManager[CounterStore]]
     ) -> None:
-        """A generation built again after the limit was raised is whole."""
+        """A generation rebuilt after the limit was raised answers everything."""
 
         async def body(store: CounterStore) -> None:
             writer = await start(store)

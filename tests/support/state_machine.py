@@ -1,9 +1,10 @@
-"""The commit protocol under a machine that does anything in any order (a part of the contract).
+"""State machine test of the commit protocol: any operation in any order (part of the contract).
 
-Two workers read one log of three partitions. Each believes what it believed last; batches are sent
-again, workers wake up late, windows roll, generations are rebuilt and swapped. Whatever happens:
-the counters of the active generation are the sum over the distinct events of each partition below
-that partition's watermark (invariant 1), and a commit that was refused changed nothing.
+Two workers read one topic of three partitions. Each has its own cache of generation and watermarks;
+batches are sent again, workers resume late, windows roll, generations are rebuilt and swapped.
+Whatever happens, the counters of the active generation are the sum over the distinct events of
+each partition below that partition's watermark (invariant 1), and a refused commit has changed
+nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ PARTITIONS = 3
 
 
 class Protocol(RuleBasedStateMachine):
-    """Subclasses set `open_store`."""
+    """State machine of the commit protocol. Subclasses set `open_store`."""
 
     open_store: ClassVar[OpenStore]
 
@@ -37,7 +38,7 @@ class Protocol(RuleBasedStateMachine):
         self._runner = asyncio.Runner()
         self._context = type(self).open_store()
         self.store: CounterStore = self.go(self._context.__aenter__())
-        self.topic_id: list[list[Event]] = [[] for _ in range(PARTITIONS)]
+        self.topic: list[list[Event]] = [[] for _ in range(PARTITIONS)]
         self.seen: list[Event] = []
         self.today = TODAY
         self.tokens = 0
@@ -57,9 +58,9 @@ class Protocol(RuleBasedStateMachine):
         first = self.go(
             self.store.create("acme", day=TODAY, timezone="UTC", complete=True, watermarks=[])
         )
-        self.believes: list[tuple[Generation, dict[int, int]]] = [(first, {}), (first, {})]
+        self.workers: list[tuple[Generation, dict[int, int]]] = [(first, {}), (first, {})]
 
-    # ---- the log
+    # ---- the topic
 
     @rule(
         partition=st.integers(0, PARTITIONS - 1),
@@ -68,37 +69,41 @@ class Protocol(RuleBasedStateMachine):
         data=st.data(),
     )
     def produce(self, partition: int, fresh: list[Event], again: int, data: st.DataObject) -> None:
-        """New events, and some that a producer sends once more."""
+        """Append new events, and some that a producer sends again."""
         self.seen += fresh
         repeats = [data.draw(st.sampled_from(self.seen)) for _ in range(again if self.seen else 0)]
-        self.topic_id[partition] += fresh + repeats
+        self.topic[partition] += fresh + repeats
 
     # ---- a worker
 
     @rule(
-        worker=st.integers(0, 1), partition=st.integers(0, PARTITIONS - 1), most=st.integers(0, 5)
+        worker=st.integers(0, 1),
+        partition=st.integers(0, PARTITIONS - 1),
+        max_events=st.integers(0, 5),
     )
-    def commit(self, worker: int, partition: int, most: int) -> None:
-        """A batch from where the worker believes the store to be; when refused it takes the
-        store's values, and does nothing else this time."""
-        _, watermarks = self.believes[worker]
+    def commit(self, worker: int, partition: int, max_events: int) -> None:
+        """Commit a batch from the worker's cached watermark.
+
+        If it is refused, the worker adopts the stored values and does nothing else.
+        """
+        _, watermarks = self.workers[worker]
         expected_offset = watermarks.get(partition)
         start = expected_offset or 0
-        batch = self.topic_id[partition][start : start + most]
+        batch = self.topic[partition][start : start + max_events]
         self._send(worker, partition, expected_offset, batch)
 
     @rule(worker=st.integers(0, 1), partition=st.integers(0, PARTITIONS - 1), data=st.data())
     def commit_again(self, worker: int, partition: int, data: st.DataObject) -> None:
-        """A batch that was sent before, by a worker that slept since: from any older position."""
-        _, watermarks = self.believes[worker]
+        """Commit an old batch again, from any position below the cached watermark."""
+        _, watermarks = self.workers[worker]
         start = data.draw(st.integers(0, watermarks.get(partition, 0)))
-        batch = self.topic_id[partition][start : start + 3]
+        batch = self.topic[partition][start : start + 3]
         self._send(worker, partition, start or None, batch)
 
     def _send(
         self, worker: int, partition: int, expected_offset: int | None, batch: list[Event]
     ) -> None:
-        generation, watermarks = self.believes[worker]
+        generation, watermarks = self.workers[worker]
         start = expected_offset or 0
         kept, _ = distinct(sourced(*batch, first=start))
         kept = list(by_slot(kept))
@@ -135,19 +140,25 @@ class Protocol(RuleBasedStateMachine):
             watermarks[partition] = answer.watermark
         assert answer.generation is not None
         assert answer.day is not None
-        self.believes[worker] = (
+        self.workers[worker] = (
             generation._replace(number=answer.generation, day=answer.day),
             watermarks,
         )
 
     # ---- midnight
 
-    @rule(worker=st.integers(0, 1), days=st.sampled_from((0, 1, 1, 7, 31)), most=st.integers(1, 9))
-    def roll(self, worker: int, days: int, most: int) -> None:
-        """Any worker rolls, a part only; a day of the past changes nothing."""
+    @rule(
+        worker=st.integers(0, 1),
+        days=st.sampled_from((0, 1, 1, 7, 31)),
+        max_events=st.integers(1, 9),
+    )
+    def roll(self, worker: int, days: int, max_events: int) -> None:
+        """Roll a part of the due records by any worker; a past day changes nothing."""
         self.today += days
-        generation = self.believes[worker][0]
-        answer = self.go(self.store.roll(generation, self.today, now_ms=NOW_MS, records_max=most))
+        generation = self.workers[worker][0]
+        answer = self.go(
+            self.store.roll(generation, self.today, now_ms=NOW_MS, records_max=max_events)
+        )
         if isinstance(answer, Rolled):
             assert answer.day == self.today
         else:
@@ -157,7 +168,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(upto=st.integers(0, 100), swap=st.booleans())
     def rebuild(self, upto: int, swap: bool) -> None:
-        """A generation built from the log, up to some offset of each partition, and swapped in."""
+        """Build a generation from the topic up to some offset of each partition, and swap it in."""
         self.tokens += 1
         building = self.go(
             self.store.build(
@@ -168,9 +179,9 @@ class Protocol(RuleBasedStateMachine):
                 watermarks=[],
             )
         )
-        live = self.believes
-        self.believes = [(building, {})]
-        for partition, records in enumerate(self.topic_id):
+        live = self.workers
+        self.workers = [(building, {})]
+        for partition, records in enumerate(self.topic):
             kept, _ = distinct(sourced(*records[:upto]))
             while True:
                 answer = self.go(
@@ -187,7 +198,7 @@ class Protocol(RuleBasedStateMachine):
                     break
                 kept = [e for i, e in enumerate(kept) if i not in set(answer.indexes)]
             assert isinstance(answer, Committed)
-        self.believes = live
+        self.workers = live
         if swap:
             assert self.go(self.store.swap(building))
             assert not self.go(self.store.swap(building)), "only once"
@@ -196,10 +207,10 @@ class Protocol(RuleBasedStateMachine):
 
     @rule()
     def rollback(self) -> None:
-        """Back to the generation before, whatever it has counted."""
+        """Roll back to the previous generation, whatever it has counted."""
         self.go(self.store.rollback("acme"))
 
-    # ---- what must hold
+    # ---- invariants
 
     def truth(self) -> tuple[Generation, dict[int, int]]:
         generation = self.go(self.store.generation("acme"))
@@ -221,14 +232,16 @@ class Protocol(RuleBasedStateMachine):
         below = {
             event.event_id: event
             for partition, offset in watermarks.items()
-            for event in self.topic_id[partition][:offset]
+            for event in self.topic[partition][:offset]
         }
         return list(below.values())
 
     @rule()
     def look_at_the_windows(self) -> None:
-        """Once every due record is rolled, each window is what the tiles say; before that it is
-        not answered."""
+        """Compare each window with the tiles once every due record is rolled.
+
+        Before that, windows are not answered.
+        """
         if not hasattr(self, "believes"):
             return
         generation, watermarks = self.truth()

@@ -1,4 +1,4 @@
-"""A cancellation that a driver loses is found again."""
+"""A cancellation that a driver drops is raised again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The catalog cache: one load at a time, no older than asked, and useful while its source is away.
+"""The catalog cache: one load at a time, fresh enough, and usable while its source is unavailable.
 
-Time is a number that the test sets; the source answers when the test says so."""
+The test sets the time, and decides when the source answers.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def check(body: Body, *, tenants_max: int = 10_000) -> None:
 
 
 async def settle() -> None:
-    """Lets every task run as far as it gets."""
+    """Let every task run until it waits."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -112,7 +113,7 @@ def test_a_version_not_seen_yet_is_loaded_at_once() -> None:
 
 
 def test_a_source_that_is_behind_is_not_hammered() -> None:
-    """A version that the source does not have is looked for once in RETRY_S; a later one anew."""
+    """Load a version that the source lacks once per RETRY_S, and a later version at once."""
 
     async def body(source: Source, cache: CatalogCache) -> None:
         await cache.get("a")

@@ -1,4 +1,4 @@
-"""The catalog document: what is taken, and what the errors say."""
+"""The catalog document: valid documents, and the messages of errors."""
 
 from __future__ import annotations
 

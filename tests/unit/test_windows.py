@@ -1,4 +1,4 @@
-"""Days, midnights and windows hold to one meaning in every time zone, and to zoneinfo's."""
+"""Days, midnights and windows agree with zoneinfo in every time zone."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def day(year: int, month: int, day_of_month: int) -> int:
 
 
 def local_day(zone: str, instant_ms: int) -> int:
-    """The day on the calendar on the wall, as zoneinfo has it."""
+    """Return the local calendar day according to zoneinfo."""
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=instant_ms)
     return (moment.astimezone(ZoneInfo(zone)).date() - EPOCH).days
 
 
 def assert_day_holds(calendar: Calendar, instant_ms: int) -> None:
-    """The day of an instant, the midnights around it and the wall agree."""
+    """Check the day of an instant against the midnights around it and the local date."""
     today = calendar.day_of(instant_ms)
     start_ms, end_ms = calendar.midnight_ms(today), calendar.midnight_ms(today + 1)
     assert start_ms <= instant_ms < end_ms

@@ -29,15 +29,15 @@ CREATE INDEX interaction_history_time ON interaction_history (tenant_id, occurre
 CREATE INDEX interaction_history_source
     ON interaction_history (tenant_id, source_log, source_partition, source_offset);
 
--- Decides which events are new. A unique index on a partitioned table must contain the partition key, so it
--- could not keep an identity unique across times; this table has no partitions.
+-- Decides which events are new. A unique index on a partitioned table must contain the partition
+-- key, so it could not keep an identity unique across times; this table has no partitions.
 CREATE TABLE interaction_ids (
     tenant_id text COLLATE "C" NOT NULL,
     event_id  uuid NOT NULL,
     PRIMARY KEY (tenant_id, event_id)
 );
 
--- Offsets of a topic id below `next_offset` are in history. Updated in one transaction with the rows.
+-- Offsets of a topic id below `next_offset` are in history. Updated in the transaction of the rows.
 CREATE TABLE history_watermarks (
     log         uuid NOT NULL,
     partition   integer NOT NULL,
