@@ -149,7 +149,7 @@ def build(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) ->
             monotonic=time.monotonic,
         ),
         now_ms=now_ms,
-        lag=lambda: counters.lag(now_ms()),
+        lag=lambda: counters.reports.lag(now_ms()),
         checks={"redis": counters.ping, "postgres": partial(ping, pool)},
         resources=connections(),
     )

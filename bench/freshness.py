@@ -1,15 +1,18 @@
-"""How soon an event is visible: from Kafka's acknowledgement to the API's answer, under load.
+"""Measure how soon an event is visible: from Kafka's acknowledgement to the API's answer.
 
     python -m bench.freshness [--seconds 60] [--rate R] [--json]
 
-First the worker empties a full topic: that is its maximum. Then bench/paced.py sends half of that
-(or --rate), from a process of its own, while probes are sent one by one: the time runs from Kafka's
-acknowledgement of a probe until an answer of the API has it. All are the processes that users run:
-worker, API, broker, Valkey, PostgreSQL. They, the load and the probing share the machine's
-processors, so the shares are printed ("others": whatever else the machine does). Where they add up
-to all there is, the figures are those of the machine, and better with the load elsewhere. A shared
-machine does not always run at one speed: a fixed piece of work is timed all along, and how fast it
-was while probing, beside how fast it was while the maximum was found, is printed too.
+First the worker counts a full topic; its rate there is the maximum. Then `bench.paced`, in a
+process of its own, sends half of that rate (or `--rate`), while probes are sent one at a time. A
+probe's time runs from Kafka's acknowledgement until an answer of the API contains it. Worker, API,
+broker, Valkey and PostgreSQL are the processes that users run.
+
+These processes, the load and the probing share the machine's processors, so the share of each is
+printed ("others": everything else on the machine). If the shares add up to all processors, the
+machine is the limit, and the figures are better with the load on another machine.
+
+The speed of a shared machine varies. So a fixed amount of work is timed during the whole run, and
+its speed while probing is printed relative to its speed while the maximum was measured.
 """
 
 from __future__ import annotations
@@ -43,53 +46,57 @@ from streams.decode.timestamps import format_ms
 
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 PROBE = "probe"
-#: The cheapest question: a commit changes all groupings at once, and channels are few.
-QUESTION = "/api/v1/interaction-summary?groupBy=channel&days=1"
+#: The cheapest query: a commit changes all groupings at once, and there are few channels.
+QUERY = "/api/v1/interaction-summary?groupBy=channel&days=1"
 POLL_S = 0.004
-PAUSE_S_MAX = 0.1  # between probes, at random, so that they meet batches at any moment
+PAUSE_S_MAX = 0.1  # between probes, random: a probe may arrive at any moment of a batch
 WARM_UP_S = 3.0
 PROBE_S_MAX = 30.0
 TARGET_MS = 250
 
 
 class Polled(NamedTuple):
+    """Result of the probing."""
+
     probes_ms: list[float]
-    """From acknowledged to visible, in ascending order."""
+    """Time from acknowledged to visible of each probe, in ascending order."""
     polls: int
     lag_max: int
-    """The most events that an answer said it did not have yet."""
+    """Highest lag in events that an answer reported."""
     from_history: int
-    """Answers that were not of the counters: these were slower than the budget of a read."""
+    """Answers from history: the counters took longer than the budget of a read."""
 
 
 class Speed:
-    """How fast the machine runs, by the processor time that a fixed piece of work takes, many times
-    a second. What only waits for a processor does not count."""
+    """Speed of the machine: the processor time of a fixed amount of work, sampled all the time.
+
+    Time spent waiting for a processor is not included.
+    """
 
     EVERY_S = 0.03
 
     def __init__(self) -> None:
-        self._took: list[tuple[float, float]] = []  # when, and processor time in s
+        self._samples: list[tuple[float, float]] = []  # monotonic time, processor time; both in s
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         while True:
             began_s = time.thread_time()
             sum(range(20_000))
-            self._took.append((time.monotonic(), time.thread_time() - began_s))
+            self._samples.append((time.monotonic(), time.thread_time() - began_s))
             time.sleep(self.EVERY_S)
 
     def between(self, began_s: float, ended_s: float) -> list[float]:
-        """Pieces of work a second, of each half second, in ascending order."""
+        """Return the work units per second of each half second, in ascending order."""
         halves: dict[int, list[float]] = defaultdict(list)
-        for at_s, took_s in self._took:
+        for at_s, took_s in self._samples:
             if began_s <= at_s < ended_s:
                 halves[int((at_s - began_s) * 2)].append(took_s)
         return sorted(len(took) / sum(took) for took in halves.values())
 
 
 class Prober:
-    """Sends probes and asks for them, both as anybody would."""
+    """Client that sends probes to Kafka and polls the API for them."""
 
     def __init__(self, bench: Bench, port: int) -> None:
         self._topic = bench.settings.interactions_topic
@@ -97,18 +104,19 @@ class Prober:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         self.lag = self.from_history = 0
 
-    def seen(self) -> int:
-        """Probes that the API has by now."""
-        self._connection.request("GET", QUESTION, headers={"X-Tenant-Id": TENANT})
+    def visible(self) -> int:
+        """Return how many probes the API's answer contains now."""
+        self._connection.request("GET", QUERY, headers={"X-Tenant-Id": TENANT})
         answer = self._connection.getresponse()
         body = json.loads(answer.read())
         if answer.status != 200:
-            raise SystemExit(f"no answer: {answer.status} {body}")
+            raise SystemExit(f"the API answered {answer.status}: {body}")
         self.from_history += answer.headers["X-Summary-Source"] == "history"
         self.lag = int(answer.headers.get("X-Summary-Lag") or 0)
         return sum(int(row["total"]) for row in body["summary"] if row["id"] == PROBE)
 
     async def run(self, seconds: float) -> Polled:
+        """Send one probe after another for `seconds`, each after the one before is visible."""
         random = Random(1)
         waits_ms: list[float] = []
         polls = lag_max = 0
@@ -116,13 +124,13 @@ class Prober:
         await producer.start()
         try:
             end_s = time.monotonic() + seconds
-            for number in itertools.count(self.seen() + 1):
+            for number in itertools.count(self.visible() + 1):
                 if time.monotonic() > end_s:
                     break
-                key = f"P-{random.randrange(1_000)}"  # so that they go to any partition
+                key = f"P-{random.randrange(1_000)}"  # spreads the probes over all partitions
                 await producer.send_and_wait(self._topic, _probe(key), key=key.encode())
                 acknowledged_s = time.monotonic()
-                while self.seen() < number:
+                while self.visible() < number:
                     polls += 1
                     lag_max = max(lag_max, self.lag)
                     if time.monotonic() > acknowledged_s + PROBE_S_MAX:
@@ -151,8 +159,10 @@ def _probe(customer: str) -> bytes:
 def maximum(
     counted: Callable[[], int], stored: Callable[[], int], worker: Process, n: int
 ) -> float:
-    """Events per second that the worker counts when all are there already. Returns when history
-    has them too."""
+    """Return the events per second that the worker counts of `n` events already in the topic.
+
+    Returns when history has stored all of them too.
+    """
     meter = Meter(counted, n)
     wait_until(lambda: counted() > 0, worker, 60.0, "the first event")
     wait_until(meter.done, worker, 900.0, "all events counted")
@@ -161,14 +171,15 @@ def maximum(
 
 
 def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the maximum, then probe under the load; return all figures by name."""
     client = redis.Redis.from_url(bench.settings.redis_url)
     meta = Keys(bench.settings.redis_prefix).meta(TENANT, 1)
     ports = free_port(), free_port()
-    env = bench.env | {"AUTH_MODE": "open", "WORKER_METRICS_PORT": str(ports[0])}
+    env = dict(bench.env) | {"AUTH_MODE": "open", "WORKER_METRICS_PORT": str(ports[0])}
 
     def counted() -> int:
-        marks: dict[bytes, bytes] = client.hgetall(meta)  # type: ignore[assignment]
-        return sum(int(value) for name, value in marks.items() if name.startswith(b"w:"))
+        fields: dict[bytes, bytes] = client.hgetall(meta)  # type: ignore[assignment]
+        return sum(int(value) for name, value in fields.items() if name.startswith(b"w:"))
 
     with (
         psycopg.connect(bench.settings.database_url, autocommit=True) as connection,
@@ -180,9 +191,9 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
             return int(connection.execute(query).fetchone()[0])  # type: ignore[index]
 
         speed, started_s = Speed(), time.monotonic()
-        most_s = maximum(counted, stored, worker, options.events)
+        maximum_s = maximum(counted, stored, worker, options.events)
         full_speed = statistics.median(speed.between(started_s, time.monotonic()))
-        rate_s = options.rate or most_s / 2
+        rate_s = options.rate or maximum_s / 2
         api_arguments = ["cli.main", "api", "--port", str(ports[1])]
         load_arguments = ["bench.paced", str(rate_s), str(options.customers)]
         with (
@@ -209,7 +220,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     shares = {name: (cpu[name] - began_cpu[name]) / took_s for name in cpu}
     shares["others"] = max(0.0, busy_s / took_s - sum(shares.values()))
     return {
-        "maximum_s": most_s,
+        "maximum_s": maximum_s,
         "offered_s": rate_s,
         "counted_s": events_s,
         "probes": len(waits_ms),
@@ -218,10 +229,10 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         "p99_ms": waits_ms[len(waits_ms) * 99 // 100],
         "max_ms": waits_ms[-1],
         "lag_max": polled.lag_max,
-        # Of the machine, in half seconds of probing, as a part of what it was for the maximum.
-        "speed": [found / full_speed for found in speed.between(began_s, ended_s)],
+        # Of the machine, per half second of probing, relative to its median for the maximum.
+        "speed": [speed_s / full_speed for speed_s in speed.between(began_s, ended_s)],
         "from_history": polled.from_history,
-        # Of every event, by the worker's own histogram: from the record's time stamp to the count.
+        # Of all events, by the worker's histogram: from the record's timestamp to the commit.
         "events_within_target": metric[str(TARGET_MS / 1e3)] / max(1.0, metric["+Inf"]),
         "buckets": metric,
         "processors": os.cpu_count(),
@@ -245,7 +256,7 @@ def _spent(bench: Bench, processes: dict[str, Process]) -> dict[str, float]:
 
 
 def _busy_s() -> float:
-    """Seconds that all processors together have worked so far, for anybody; 0 without /proc."""
+    """Return the seconds that all processors together were busy since boot; 0 without /proc."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
     except OSError:
@@ -255,7 +266,7 @@ def _busy_s() -> float:
 
 
 def _visible(port: int) -> dict[str, float]:
-    """Bucket (its bound, in s) -> live events up to it, as the worker's metric has them."""
+    """Return the buckets of the worker's metric: upper bound in s -> live events up to it."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     found = re.findall(r'visible_seconds_bucket\{le="(\S+?)",reading="live"\} (\S+)', text)
@@ -266,9 +277,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.freshness", description=DESCRIPTION, epilog=DETAILS
     )
-    parser.add_argument("--seconds", type=float, default=60, help="for how long probes are sent")
-    parser.add_argument("--rate", type=float, help="events a second; default: half the maximum")
-    parser.add_argument("--events", type=int, default=100_000, help="that find the maximum")
+    parser.add_argument("--seconds", type=float, default=60, help="duration of the probing")
+    parser.add_argument(
+        "--rate", type=float, help="load in events per second; default: half the maximum"
+    )
+    parser.add_argument(
+        "--events", type=int, default=100_000, help="events that measure the maximum"
+    )
     parser.add_argument("--customers", type=int, default=20_000)
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--services", choices=KINDS, default="wheels")
@@ -286,16 +301,16 @@ def main() -> None:
         f"acknowledged to visible, {found['probes']} probes: p50 {found['p50_ms']:.0f} ms, "
         f"p99 {found['p99_ms']:.0f} ms, max {found['max_ms']:.0f} ms (target: p99 {TARGET_MS} ms)"
     )
-    print(f"{found['polls']} questions, {found['from_history']} of them answered by history")
-    print(f"of all events {found['events_within_target']:.2%} counted within {TARGET_MS} ms")
+    print(f"{found['polls']} queries, {found['from_history']} of them answered from history")
+    print(f"of all events, {found['events_within_target']:.2%} counted within {TARGET_MS} ms")
     speed = found["speed"]
     print(
-        f"the machine's speed while probing, as a part of that at the maximum: slowest half second "
+        f"machine speed while probing, relative to the maximum's: slowest half second "
         f"{speed[0]:.0%}, median {statistics.median(speed):.0%}, fastest {speed[-1]:.0%}"
     )
     shares = ", ".join(f"{name} {s:.0%}" for name, s in found["processor_share"].items())
     total = sum(found["processor_share"].values())
-    print(f"processors: {shares}; in all {total:.0%} of {found['processors']}00%")
+    print(f"processors: {shares}; total {total:.0%} of {found['processors']}00%")
 
 
 if __name__ == "__main__":

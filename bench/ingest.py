@@ -1,11 +1,11 @@
-"""Events per second of the worker, beside a stock Faust agent: same topic, same run, in turn.
+"""Measure the worker's events per second beside a stock Faust agent on the same topic, in turns.
 
     python -m bench.ingest [--events 100000] [--rounds 3] [--json]
 
-The worker is measured as it ships: exact counters, ranks, remembered identities, and history in
-PostgreSQL. The agent is bench/stock_agent.py. Time runs from the first events counted to the last,
-so start and group join are left out. Also shown: the rate until history has all as well, and what
-each process spent.
+The worker runs with its defaults: exact counters, ranks, deduplication, and history in PostgreSQL.
+The agent is `bench.stock_agent`. Time runs from the first counted events to the last, so process
+start and group join are excluded. The rate until history has stored all events, and the processor
+time of each process, are printed too.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 
 
 class Measured(NamedTuple):
+    """Result of one run of the worker or the agent."""
+
     events_s: float
     stored_s: float
-    """Events per second until history has them too; 0 where there is none."""
+    """Events per second until history has stored them too; 0 if there is no history."""
     cost_us: dict[str, float]
     """Processor time of each process, per event."""
     script_ms: dict[str, float]
-    """Of the scripts that Redis ran: mean, p99, max, as Redis measured them."""
+    """Duration of the scripts that Redis ran, by its own measurement: mean, p99, max."""
 
 
 class Meter:
-    """The rate of a growing count, from its first value over 0 on."""
+    """Rate of a growing count, from its first value above 0 to `events`."""
 
     def __init__(self, count: Callable[[], int], events: int) -> None:
         self._count, self._events = count, events
@@ -49,6 +51,7 @@ class Meter:
         self.rate_s = 0.0
 
     def done(self) -> bool:
+        """Poll the count; return whether it has reached `events`. Then `rate_s` is set."""
         if self.rate_s:
             return True
         n, now_s = self._count(), time.monotonic()
@@ -57,21 +60,22 @@ class Meter:
         if n >= self._events and self._first is not None:
             began_s, began_n = self._first
             if n == began_n:
-                raise SystemExit("all was counted between two looks: ask for more --events")
+                raise SystemExit("all events were counted between two polls: increase --events")
             self.rate_s = (n - began_n) / (now_s - began_s)
         return bool(self.rate_s)
 
 
 def measure_stock(bench: Bench, client: redis.Redis, events: int, n: int) -> Measured:
+    """Measure the stock agent in round `n`, on an empty Redis."""
     client.flushall()
     client.config_resetstat()
-    env = bench.env | {
+    env = dict(bench.env) | {
         "CONSUMER_GROUP": f"stock-{n}",
         "REDIS_PREFIX": "stock",
         "INTERACTIONS_TOPIC": bench.settings.interactions_topic,
     }
     arguments = ["bench.stock_agent", "worker", "-l", "error"]
-    meter = Meter(lambda: int(client.get("stock:counted") or 0), events)  # type: ignore[arg-type]
+    meter = Meter(lambda: int(client.get("stock:counted") or 0), events)
     with Process(arguments, env, bench.folder / f"stock-{n}.log") as agent:
         wait_until(lambda: bool(client.exists("stock:counted")), agent, 60.0, "the first event")
         before = _spent(bench, agent)
@@ -80,16 +84,17 @@ def measure_stock(bench: Bench, client: redis.Redis, events: int, n: int) -> Mea
 
 
 def measure_worker(bench: Bench, client: redis.Redis, events: int, n: int) -> Measured:
+    """Measure the worker in round `n`, on an empty Redis and an empty history."""
     client.flushall()
     client.config_resetstat()
     client.slowlog_reset()
     with _database(bench, n) as url, psycopg.connect(url, autocommit=True) as connection:
-        env = bench.env | {"CONSUMER_GROUP": f"worker-{n}", "DATABASE_URL": url}
+        env = dict(bench.env) | {"CONSUMER_GROUP": f"worker-{n}", "DATABASE_URL": url}
         meta = Keys(bench.settings.redis_prefix).meta(TENANT, 1)
 
         def counted() -> int:
-            marks: dict[bytes, bytes] = client.hgetall(meta)  # type: ignore[assignment]
-            return sum(int(value) for name, value in marks.items() if name.startswith(b"w:"))
+            fields: dict[bytes, bytes] = client.hgetall(meta)  # type: ignore[assignment]
+            return sum(int(value) for name, value in fields.items() if name.startswith(b"w:"))
 
         def stored() -> int:
             query = "SELECT coalesce(sum(next_offset), 0)::bigint FROM history_watermarks"
@@ -105,7 +110,7 @@ def measure_worker(bench: Bench, client: redis.Redis, events: int, n: int) -> Me
                 counters_done, history_done = counters.done(), history.done()
                 worker.check()
                 if time.monotonic() > deadline_s:
-                    raise SystemExit(f"not all counted and stored within {DEADLINE_S:.0f} s")
+                    raise SystemExit(f"events not counted and stored within {DEADLINE_S:.0f} s")
                 time.sleep(0.02)
             cost = _cost(before, _spent(bench, worker), events)
         return Measured(counters.rate_s, history.rate_s, cost, _scripts(client))
@@ -113,7 +118,7 @@ def measure_worker(bench: Bench, client: redis.Redis, events: int, n: int) -> Me
 
 @contextmanager
 def _database(bench: Bench, n: int) -> Iterator[str]:
-    """An empty history of its own for one round."""
+    """Create an empty history database for one round; yield its URL."""
     with psycopg.connect(bench.settings.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE bench_{n}".encode())
     url = bench.settings.database_url.rpartition("/")[0] + f"/bench_{n}"
@@ -149,10 +154,14 @@ def main() -> None:
         prog="python -m bench.ingest", description=DESCRIPTION, epilog=DETAILS
     )
     parser.add_argument("--events", type=int, default=100_000, help="events in the topic")
-    parser.add_argument("--customers", type=int, default=20_000, help="customers they are of")
-    parser.add_argument("--rounds", type=int, default=3, help="each measures both, in turn")
+    parser.add_argument(
+        "--customers", type=int, default=20_000, help="distinct customers of the events"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="each round measures the agent, then the worker"
+    )
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--worker-only", action="store_true", help="leave the stock agent out")
+    parser.add_argument("--worker-only", action="store_true", help="do not measure the stock agent")
     parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     options = parser.parse_args()
     rounds: list[dict[str, Measured]] = []
@@ -187,7 +196,7 @@ def _print_round(n: int, done: dict[str, Measured]) -> None:
         costs = ", ".join(f"{part} {us:.0f}" for part, us in m.cost_us.items())
         print(f"round {n + 1}: {name:12} {m.events_s:8.0f} events/s   (µs of CPU/event: {costs})")
         if m.stored_s:
-            print(f"         {'':12} {m.stored_s:8.0f} events/s until history has them too")
+            print(f"         {'':12} {m.stored_s:8.0f} events/s until history has stored them too")
         if m.script_ms:
             parts = ", ".join(f"{part} {ms:.1f}" for part, ms in m.script_ms.items())
             print(f"         {'':12} scripts, ms: {parts}", flush=True)

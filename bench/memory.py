@@ -1,15 +1,15 @@
-"""Bytes of Redis per customer, per action and per remembered identity, and what each part costs.
+"""Measure the bytes of Redis per customer, group and identity, and the size of each part.
 
     python -m bench.memory [--customers 100000 1000000] [--offers 3 10 20] [--json]
 
-Every customer has one event a day on each of the last 30 days, over `--offers` distinct offers. All
-that the counters keep of it is there: records with tiles and windows, ranks of all periods, due
-sets, and the identities of the days that are remembered by default.
+Every customer has one event on each of the last 30 days, over `--offers` distinct offers. The
+counters hold all of their data: records with tiles and windows, ranks of all periods, due sets, and
+the identities of the days that the default horizon keeps.
 
-A chunk of customers is committed with the sums of all 30 days at once. That this ends in the same
-state as 30 days of commits with 29 midnights between them is checked first, on a few customers:
-records and ranks must be equal, and the bytes too. Each part's share of `used_memory` is what
-deleting it gives back; a record's fields are told apart by their bytes in its listpack.
+A chunk of customers is committed with the sums of all 30 days at once. A check on a few customers
+runs first: 30 days of commits with 29 midnights between them must give the same records, ranks and
+bytes. The size of a part is the `used_memory` that deleting it frees; the fields of a record are
+measured by their bytes in its listpack.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import redis
 
@@ -36,28 +36,28 @@ from store.settings import Settings
 from store.windows import DAY_MS
 
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
-LOG = "00000000-0000-0000-0000-000000000001"
+TOPIC_ID = "00000000-0000-0000-0000-000000000001"
 DAYS = 30
 TODAY = 20_780
 REMEMBERED_DAYS = 3
-"""Slots of identities that the default horizon keeps: today's and those of the two days before."""
+"""Slots of identities that the default horizon keeps: today and the two days before."""
 TYPES = ("impression", "click", "dismiss", "accept", "convert")
 WEIGHTS = (70, 15, 8, 4, 3)
 CATALOG = 200
-"""Offers that all customers have between them, of two treatments each; there are 4 channels."""
+"""Offers of the catalog, with two treatments each. There are 4 channels."""
 CHUNK = 250
 SAMPLE = 200
 PERIODS = ("a", "m", "w", f"d{TODAY}")
 
 
 class Profile(NamedTuple):
-    """Thirty days of a customer: an offer and a type for each day, oldest first."""
+    """Thirty days of a customer: one offer and one outcome type per day, oldest first."""
 
     offers: Sequence[int]
     types: Sequence[int]
 
     def deltas(self, first: int, last: int) -> tuple[list[int], list[Any]]:
-        """What a commit says of a customer's days first..last (0 to 29)."""
+        """Return the customer's deltas of the days `first` to `last` (0 to 29), and its offers."""
         triples: list[int] = []
         offers: list[Any] = []
         for i in range(first, last + 1):
@@ -68,7 +68,7 @@ class Profile(NamedTuple):
 
 
 def profiles(distinct: int, n: int = 1_000) -> list[Profile]:
-    """Customers differ in what they see, but a thousand kinds of them are enough."""
+    """Return `n` random profiles with `distinct` offers each; customers share these profiles."""
     random = Random(distinct)
     made = []
     for _ in range(n):
@@ -79,10 +79,15 @@ def profiles(distinct: int, n: int = 1_000) -> list[Profile]:
     return made
 
 
-def groups(of: Counter[int], first: int, last: int, kinds: Sequence[Profile]) -> Deltas:
-    """The same interactions by action, treatment and channel; `of`: customers of each profile."""
+def group_deltas(
+    customers_of: Counter[int], first: int, last: int, kinds: Sequence[Profile]
+) -> Deltas:
+    """Return the same interactions by action, treatment and channel.
+
+    `customers_of`: index of a profile -> number of customers that have it.
+    """
     counts: Counter[tuple[str, int, int]] = Counter()
-    for kind, customers in of.items():
+    for kind, customers in customers_of.items():
         profile = kinds[kind]
         for i in range(first, last + 1):
             offer, type_ = profile.offers[i], profile.types[i]
@@ -99,47 +104,48 @@ def groups(of: Counter[int], first: int, last: int, kinds: Sequence[Profile]) ->
 
 
 class Filler:
-    """Commits what a tenant's customers did."""
+    """Writer that commits the interactions of one tenant's customers."""
 
     def __init__(self, store: RedisCounters, generation: Generation, ids: str) -> None:
         self._store, self.generation, self._ids = store, generation, ids
-        self._believed: int | None = None
+        self._expected_offset: int | None = None
         self._random = Random(1)
 
     def customer(self, n: int) -> str:
         return self._ids.format(n)
 
     async def commit(self, deltas: Deltas) -> None:
-        next_offset = (self._believed or 0) + 1
+        next_offset = (self._expected_offset or 0) + 1
         answer = await self._store.commit(
             self.generation,
-            log=LOG,
+            topic_id=TOPIC_ID,
             partition=0,
-            expected_offset=self._believed,
+            expected_offset=self._expected_offset,
             next_offset=next_offset,
             deltas=deltas,
         )
         assert isinstance(answer, Committed), answer
-        self._believed = next_offset
+        self._expected_offset = next_offset
 
     async def days(
         self, customers: int, kinds: Sequence[Profile], first: int, last: int, identities: bool
     ) -> None:
-        """All customers' days first..last. Actions come first: customers refer to them."""
-        of: Counter[int] = Counter(n % len(kinds) for n in range(customers))
-        await self.commit(groups(of, first, last, kinds))
-        parts = [kind.deltas(first, last) for kind in kinds]
+        """Commit all customers' days `first` to `last`; actions first: customers refer to them."""
+        customers_of: Counter[int] = Counter(n % len(kinds) for n in range(customers))
+        await self.commit(group_deltas(customers_of, first, last, kinds))
+        deltas_of = [kind.deltas(first, last) for kind in kinds]
         for begin in range(0, customers, CHUNK):
             rows: list[Any] = []
             size = min(CHUNK, customers - begin)
             for n in range(begin, begin + size):
-                rows += (self.customer(n), *parts[n % len(parts)])
+                rows += (self.customer(n), *deltas_of[n % len(deltas_of)])
             remembered: list[Any] = []
-            for back in range(REMEMBERED_DAYS if identities else 0):
-                remembered += (TODAY - back, self._random.randbytes(8 * size))
+            for days_ago in range(REMEMBERED_DAYS if identities else 0):
+                remembered += (TODAY - days_ago, self._random.randbytes(8 * size))
             await self.commit(Deltas(TYPES, remembered, customers=rows))
 
     async def roll(self, day: int) -> None:
+        """Roll the tenant's windows to `day`."""
         finished = False
         while not finished:
             answer = await self._store.roll(
@@ -155,11 +161,14 @@ async def filler(store: RedisCounters, tenant: str, day: int, ids: str) -> Fille
     return Filler(store, generation, ids)
 
 
-# ---- is a state made at once the state that comes day by day?
+# ---- check: one commit of 30 days gives the state of 30 daily commits
 
 
 async def check(store: RedisCounters, info: Any, keys: Keys, ids: str) -> float:
-    """Raises SystemExit where it is not. Returns bytes made at once / bytes made day by day."""
+    """Return the bytes of the state made at once divided by those of the state made day by day.
+
+    Raises SystemExit if the two states differ.
+    """
     customers, kinds = 300, profiles(20)
     at_once = await filler(store, "at-once", TODAY, ids)
     await at_once.days(customers, kinds, 0, DAYS - 1, identities=False)
@@ -172,29 +181,29 @@ async def check(store: RedisCounters, info: Any, keys: Keys, ids: str) -> float:
     )
     differ = [name for name in {**one, **other} if not _same(name, one, other)]
     if differ:
-        raise SystemExit(f"30 days at once and day by day end in different states: {differ[:5]}")
+        raise SystemExit(f"30 days at once and day by day give different keys: {differ[:5]}")
     return one_bytes / other_bytes
 
 
 def _same(name: bytes, at_once: dict[bytes, Any], by_day: dict[bytes, Any]) -> bool:
     if name.startswith(b"due:"):
-        # Day by day, a record may be left in the set of a day that no longer matters.
+        # Day by day, a record may remain in the set of a day that is no longer used.
         return set(at_once.get(name, ())) <= set(by_day.get(name, ()))
     return at_once.get(name) == by_day.get(name)
 
 
 def _state(info: Any, keys: Keys, tenant: str) -> tuple[dict[bytes, Any], int]:
-    """What the keys of a tenant hold, and their bytes."""
-    home = keys.meta(tenant, 1).removesuffix("meta").encode()
-    offer_of = {b"-" + number: offer for offer, number in info.hgetall(home + b"offers").items()}
+    """Return the comparable content of a tenant's keys, and their bytes."""
+    prefix = keys.meta(tenant, 1).removesuffix("meta").encode()
+    offer_of = {b"-" + number: offer for offer, number in info.hgetall(prefix + b"offers").items()}
     held: dict[bytes, Any] = {}
     size = 0
-    for key in info.scan_iter(match=home + b"*", count=1_000):
+    for key in info.scan_iter(match=prefix + b"*", count=1_000):
         size += info.memory_usage(key, samples=0)
         kind = info.type(key)
-        name = key.removeprefix(home)
+        name = key.removeprefix(prefix)
         if name in (b"meta", b"offers"):
-            continue  # watermarks count commits; offers have numbers in the order they came in
+            continue  # watermarks count commits; offers are numbered in the order of arrival
         if kind == b"hash":
             held[name] = _comparable(info.hgetall(key), offer_of)
         elif kind == b"zset":
@@ -205,23 +214,25 @@ def _state(info: Any, keys: Keys, tenant: str) -> tuple[dict[bytes, Any], int]:
 
 
 def _comparable(record: dict[bytes, bytes], offer_of: dict[bytes, bytes]) -> dict[bytes, Any]:
-    """The bytes of each field in any order, as types come in the order they came in; and offers by
-    name."""
+    """Return the record with offers by name and the bytes of each field sorted.
+
+    Outcome types and offers are numbered in the order of their first use.
+    """
     return {offer_of.get(name, name): sorted(value) for name, value in record.items()}
 
 
-# ---- what each part costs
+# ---- size of each part
 
 
 def used(info: Any) -> int:
-    """Bytes in use, once nothing is being freed in the background."""
+    """Return `used_memory` after Redis has freed all objects in the background."""
     while info.info("memory")["lazyfree_pending_objects"]:
         time.sleep(0.01)
     return int(info.info("memory")["used_memory"])
 
 
 def delete(info: Any, names: Iterator[Any] | Sequence[Any]) -> int:
-    """Deletes keys; returns the bytes that this gives back."""
+    """Delete keys; return the bytes that this frees."""
     before = used(info)
     batch: list[Any] = []
     for name in names:
@@ -235,16 +246,17 @@ def delete(info: Any, names: Iterator[Any] | Sequence[Any]) -> int:
 
 
 def field_bytes(info: Any, record: bytes) -> dict[str, int]:
-    """Bytes of the fields of a record in its listpack: DUMP shows it as it is, with a frame."""
+    """Return the bytes of a record's fields, by part. DUMP gives the listpack in a frame."""
     copy = b"copy"
     sizes = {}
     info.copy(record, copy, replace=True)
     last = len(info.dump(copy))
-    for part, mine in (
+    parts: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
         ("offers seen", lambda name: name.startswith(b"-")),
         ("tiles", lambda name: name.isdigit()),
-    ):
-        fields = [name for name in info.hkeys(copy) if mine(name)]
+    )
+    for part, is_of_part in parts:
+        fields = [name for name in info.hkeys(copy) if is_of_part(name)]
         if fields:
             info.hdel(copy, *fields)
         now = len(info.dump(copy))
@@ -254,11 +266,12 @@ def field_bytes(info: Any, record: bytes) -> dict[str, int]:
     return sizes
 
 
-#: Type, length, version and checksum around the listpack; about, as the length has 1 to 5 bytes.
+#: Bytes of type, length, version and checksum around the listpack; the length has 1 to 5 bytes.
 _DUMP_FRAME = 13
 
 
 async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, Any]:
+    """Fill an empty Redis and return all sizes by name. `ids`: format of a customer's id."""
     settings = Settings(redis_url=url)
     info = redis.Redis.from_url(url, socket_timeout=600)
     info.flushall()
@@ -273,10 +286,11 @@ async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, 
     await fill.days(customers, profiles(offers), 0, DAYS - 1, identities=True)
     took_s = time.monotonic() - began_s
     whole = used(info) - began
-    home = keys.meta(TENANT, 1).removesuffix("meta")
+    prefix = keys.meta(TENANT, 1).removesuffix("meta")
     rank = {(g, p): keys.rank(TENANT, 1, g, p) for g in GROUPINGS for p in PERIODS}
-    actions, largest = info.zcard(rank["action", "a"]), info.zrange(rank["action", "a"], 0, 0)
-    records = [f"{home}u:{fill.customer(n)}".encode() for n in range(customers)]
+    actions = info.zcard(rank["action", "a"])
+    largest = cast(list[bytes], info.zrange(rank["action", "a"], 0, 0))
+    records = [f"{prefix}u:{fill.customer(n)}".encode() for n in range(customers)]
     sample = Random(2).sample(records, min(SAMPLE, customers))
     found: dict[str, Any] = {
         "customers": customers,
@@ -284,32 +298,32 @@ async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, 
         "filled_s": round(took_s, 1),
         "at_once_to_day_by_day": round(same, 3),
         "used_memory_bytes": whole,
-        "record_memory_usage_bytes": sum(info.memory_usage(k, samples=0) for k in sample)
+        "record_memory_usage_bytes": sum(info.memory_usage(k, samples=0) or 0 for k in sample)
         / len(sample),
         "record_encodings": dict(Counter(info.object("encoding", k).decode() for k in sample)),
-        "action_encoding": info.object("encoding", f"{home}a:{largest[0].decode()}").decode(),
+        "action_encoding": info.object("encoding", f"{prefix}a:{largest[0].decode()}").decode(),
     }
-    identities = delete(info, [f"{home}ids:{TODAY - back}" for back in range(REMEMBERED_DAYS)])
+    identities = delete(info, [f"{prefix}ids:{TODAY - n}" for n in range(REMEMBERED_DAYS)])
     ranks = {p: delete(info, [rank["customer", p]]) / customers for p in PERIODS}
-    # The members of a due set are of all groupings; but for one in a thousand they are customers.
-    due = delete(info, list(info.scan_iter(match=f"{home}due:*", count=1_000))) / customers
+    # A due set has members of all groupings; 999 of 1,000 are customers.
+    due = delete(info, list(info.scan_iter(match=f"{prefix}due:*", count=1_000))) / customers
     fields = [field_bytes(info, key) for key in sample]
     each = delete(info, iter(records)) / customers
     parts = {part: sum(f[part] for f in fields) / len(fields) for part in fields[0]}
-    parts["key, and what the allocator rounds up"] = each - sum(parts.values())
+    parts["key and allocator overhead"] = each - sum(parts.values())
     parts |= {f"rank {period[0]}": size for period, size in ranks.items()} | {"due set": due}
     found["customer_parts_bytes"] = {part: round(size, 1) for part, size in parts.items()}
     found["customer_bytes"] = round(sum(parts.values()), 1)
     found["identity_bytes"] = round(identities / customers / REMEMBERED_DAYS, 1)
     found["customer_with_identities_bytes"] = round(sum(parts.values()) + identities / customers, 1)
-    kinds = {}
+    group_bytes = {}
     for grouping in ("action", "treatment", "channel"):
-        letter = GROUPING_CODES[grouping]
-        ids_ = info.zrange(rank[grouping, "a"], 0, -1)
-        mine = [f"{home}{letter}:{id_.decode()}" for id_ in ids_]
-        mine += [rank[grouping, p] for p in PERIODS]
-        kinds[grouping] = round(delete(info, mine) / len(ids_), 1)
-    found["group_bytes"] = kinds
+        code = GROUPING_CODES[grouping]
+        ids_ = cast(list[bytes], info.zrange(rank[grouping, "a"], 0, -1))
+        keys_of_group = [f"{prefix}{code}:{id_.decode()}" for id_ in ids_]
+        keys_of_group += [rank[grouping, p] for p in PERIODS]
+        group_bytes[grouping] = round(delete(info, keys_of_group) / len(ids_), 1)
+    found["group_bytes"] = group_bytes
     found["actions"] = actions
     found["left_bytes"] = used(info) - began
     await client.aclose()
@@ -318,12 +332,13 @@ async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, 
 
 
 def show(found: dict[str, Any]) -> None:
+    """Print the sizes that `measure` returned."""
     print(f"{found['customers']:,} customers, {found['offers']} distinct offers each", end="")
     print(f" (filled in {found['filled_s']} s)")
-    print(f"  {found['customer_bytes']:7.0f} bytes per customer, of them")
+    print(f"  {found['customer_bytes']:7.0f} bytes per customer, of which")
     for part, size in found["customer_parts_bytes"].items():
         print(f"  {size:12.1f} {part}")
-    print(f"  {found['identity_bytes']:7.1f} bytes per remembered identity")
+    print(f"  {found['identity_bytes']:7.1f} bytes per identity")
     print(f"  {found['customer_with_identities_bytes']:7.0f} bytes per customer with 3 identities")
     for grouping, size in found["group_bytes"].items():
         print(f"  {size:7.0f} bytes per {grouping}")
@@ -342,10 +357,16 @@ def main() -> None:
     )
     parser.add_argument("--customers", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument(
-        "--offers", type=int, nargs="+", default=[3, 10, 20], help="of a customer, 30 at most"
+        "--offers",
+        type=int,
+        nargs="+",
+        default=[3, 10, 20],
+        help="distinct offers of a customer, at most 30",
     )
     parser.add_argument("--ids", default="C-{:07}", help="a customer's id; {} is a number")
-    parser.add_argument("--redis-server", type=Path, help="this one, and not Valkey of the wheel")
+    parser.add_argument(
+        "--redis-server", type=Path, help="program to start instead of the wheel's Valkey"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     for customers in options.customers:

@@ -1,13 +1,13 @@
-"""The roll at midnight beside commits that go on: how long it holds Redis, how long commits wait.
+"""Measure the daily roll beside commits: how long it blocks Redis, how long commits wait.
 
     python -m bench.roll [--customers 1000000] [--offers 10] [--json]
 
-Every customer was active on each of the last 30 days, so midnight changes the windows of all of
-them. Commits of COMMIT_BATCH_EVENTS events go on before and during the roll, one after the other on
-each of two partitions, and take the new day when they are refused, as a worker does.
+Every customer was active on each of the last 30 days, so the roll changes the windows of all of
+them. Commits of COMMIT_BATCH_EVENTS events run before and during the roll, one at a time on each of
+two partitions, and take the new day when the store refuses them, as a worker does.
 
-A long script may be the machine's doing. So now and then, between the roll's own scripts, there is
-one that only counts, for COUNTING_MS: what its longest is over that, the machine has taken.
+A script may be long because of other load on the machine. So a control script that only counts, for
+COUNTING_MS, runs between the roll's scripts: the time above COUNTING_MS is the machine's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import redis
 
-from bench.memory import LOG, TODAY, Profile, filler, profiles
+from bench.memory import TODAY, TOPIC_ID, Profile, filler, profiles
 from bench.servers import TENANT, counters_only
 from store.counters import Committed, Deltas, Generation, Refused, Rolled
 from store.redis.client import Script, make_client
@@ -36,10 +36,10 @@ from streams.rollover import ROLL_RECORDS
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 PARTITIONS = 2
 BEFORE_S = 5.0
-"""Commits alone, to compare with."""
+"""Duration of the commits without a roll, for comparison."""
 LOGGED_US = 300
-EVERY = 10
-"""Scripts of the roll for each one that only counts."""
+CONTROL_EVERY = 10
+"""Scripts of the roll per control script."""
 COUNTED = "n + i % 7"
 COUNTING_MS = 4.0
 COUNTING = "local n = 0 for i = 1, tonumber(ARGV[1]) do n = n + i % 7 end return n"
@@ -47,8 +47,11 @@ BATCHES = 400
 
 
 def batches(customers: int, kinds: Sequence[Profile], events: int) -> list[Deltas]:
-    """Deltas of the new day and of the old one, `events` interactions each; made beforehand, so
-    that making them delays nothing that is measured. Without identities: each is sent again."""
+    """Return BATCHES deltas of `events` interactions each, on the day before the roll's target.
+
+    They are made before the measurement, so that making them does not delay it. They have no
+    identities, as each is sent more than once.
+    """
     random = Random(3)
     made = []
     for _ in range(BATCHES):
@@ -64,14 +67,15 @@ def batches(customers: int, kinds: Sequence[Profile], events: int) -> list[Delta
 
 
 class Committer:
-    """The commits of one partition, one after the other, and how long each waited."""
+    """Sequential commits of one partition, and how long each took."""
 
     def __init__(self, store: RedisCounters, generation: Generation, partition: int) -> None:
         self._store, self._generation, self._partition = store, generation, partition
-        self._believed: int | None = None
+        self._expected_offset: int | None = None
         self.waits_ms: list[float] = []
 
-    async def go(self, deltas: Sequence[Deltas], until: asyncio.Event) -> None:
+    async def run(self, deltas: Sequence[Deltas], until: asyncio.Event) -> None:
+        """Commit in a loop until the event is set."""
         n = self._partition
         while not until.is_set():
             began_s = time.monotonic()
@@ -80,25 +84,25 @@ class Committer:
             n += PARTITIONS
 
     async def _commit(self, deltas: Deltas) -> None:
-        next_offset = (self._believed or 0) + 1
+        next_offset = (self._expected_offset or 0) + 1
         while True:
             answer = await self._store.commit(
                 self._generation,
-                topic_id=LOG,
+                topic_id=TOPIC_ID,
                 partition=self._partition,
-                expected_offset=self._believed,
+                expected_offset=self._expected_offset,
                 next_offset=next_offset,
                 deltas=deltas,
             )
             if isinstance(answer, Committed):
-                self._believed = next_offset
+                self._expected_offset = next_offset
                 return
             assert isinstance(answer, Refused) and answer.day is not None, answer
             self._generation = self._generation._replace(day=answer.day)
 
 
-class Log:
-    """What the server's slow log says of scripts."""
+class SlowLog:
+    """Durations of scripts, from the server's slow log."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -106,29 +110,32 @@ class Log:
         client.config_set("slowlog-max-len", 1_000_000)
         client.slowlog_reset()
 
-    def take_ms(self, of: str) -> list[float]:
-        """Durations of the scripts whose command has `of` in it, in ascending order."""
+    def durations_ms(self, text: str) -> list[float]:
+        """Return the durations of the scripts whose command contains `text`, in ascending order."""
         entries = self._client.slowlog_get(1_000_000)
-        return sorted(e["duration"] / 1e3 for e in entries if of.encode() in e["command"])
+        return sorted(e["duration"] / 1e3 for e in entries if text.encode() in e["command"])
 
 
 class Roller:
+    """The daily roll of one generation, with control scripts between its scripts."""
+
     def __init__(self, store: RedisCounters, generation: Generation, client: Any) -> None:
         self._store, self._generation, self._client = store, generation, client
         self.turns = 50_000
 
-    async def calibrate(self, topic_id: Log) -> None:
-        """Makes the script that only counts take COUNTING_MS when nothing comes between."""
+    async def calibrate(self, slow_log: SlowLog) -> None:
+        """Set the turns of the control script so that it takes COUNTING_MS on an idle machine."""
         for _ in range(50):
             await self.count()
-        quick_ms = topic_id.take_ms(COUNTED)[5]
+        quick_ms = slow_log.durations_ms(COUNTED)[5]
         self.turns = int(self.turns * COUNTING_MS / quick_ms)
 
     async def count(self) -> None:
+        """Run the control script once."""
         await self._client.eval(COUNTING, 0, self.turns)
 
-    async def go(self, records_max: int) -> tuple[float, int]:
-        """Seconds and records."""
+    async def run(self, records_max: int) -> tuple[float, int]:
+        """Roll to the next day in scripts of `records_max` records; return seconds and records."""
         began_s, records, calls = time.monotonic(), 0, 0
         while True:
             answer = await self._store.roll(
@@ -142,11 +149,12 @@ class Roller:
             calls += 1
             if answer.finished:
                 return time.monotonic() - began_s, records
-            if calls % EVERY == 0:
+            if calls % CONTROL_EVERY == 0:
                 await self.count()
 
 
 def spread(values_ms: Sequence[float]) -> dict[str, float]:
+    """Return number, median, 99th percentile and maximum of the values."""
     if not values_ms:
         return {"n": 0}
     values = sorted(values_ms)
@@ -159,6 +167,7 @@ def spread(values_ms: Sequence[float]) -> dict[str, float]:
 
 
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Fill the counters, then commit without and with a roll; return all figures by name."""
     settings = Settings(redis_url=url)
     client: Any = make_client(settings, timeout_s=60, retries=0)
     info = redis.Redis.from_url(url, socket_timeout=600)
@@ -167,8 +176,8 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     fill = await filler(store, TENANT, TODAY, "C-{:07}")
     await fill.days(options.customers, kinds, 0, 29, identities=True)
     roller = Roller(store, fill.generation, client)
-    topic_id = Log(info)
-    await roller.calibrate(topic_id)
+    slow_log = SlowLog(info)
+    await roller.calibrate(slow_log)
     deltas = batches(options.customers, kinds, options.slice)
     found: dict[str, Any] = {"customers": options.customers, "records_max": options.records}
     committers = [Committer(store, fill.generation, 1 + p) for p in range(PARTITIONS)]
@@ -177,19 +186,19 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         for committer in committers:
             committer.waits_ms = []
         done = asyncio.Event()
-        going = [asyncio.create_task(c.go(deltas, done)) for c in committers]
+        committing = [asyncio.create_task(c.run(deltas, done)) for c in committers]
         if phase == "during":
-            took_s, records = await roller.go(options.records)
+            took_s, records = await roller.run(options.records)
             found |= {"roll_s": round(took_s, 1), "records": records}
         else:
             await asyncio.sleep(BEFORE_S)
         done.set()
-        await asyncio.gather(*going)
+        await asyncio.gather(*committing)
         waits = [wait for c in committers for wait in c.waits_ms]
         found[f"commit_waits_{phase}"] = spread(waits)
-        found[f"commit_scripts_{phase}"] = spread(topic_id.take_ms(Script("commit").sha))
-    found["roll_scripts"] = spread(topic_id.take_ms(Script("roll").sha))
-    found["counting_scripts"] = spread(topic_id.take_ms(COUNTED))
+        found[f"commit_scripts_{phase}"] = spread(slow_log.durations_ms(Script("commit").sha))
+    found["roll_scripts"] = spread(slow_log.durations_ms(Script("roll").sha))
+    found["counting_scripts"] = spread(slow_log.durations_ms(COUNTED))
     await client.aclose()
     info.close()
     return found
@@ -203,12 +212,14 @@ def main() -> None:
     parser.add_argument("--customers", type=int, default=1_000_000)
     parser.add_argument("--offers", type=int, default=10, help="distinct offers of a customer")
     parser.add_argument(
-        "--records", type=int, default=ROLL_RECORDS, help="records of one script of the roll"
+        "--records", type=int, default=ROLL_RECORDS, help="records per script of the roll"
     )
     parser.add_argument(
         "--slice", type=int, default=defaults.commit_batch_events, help="events of one commit"
     )
-    parser.add_argument("--redis-server", type=Path, help="this one, and not Valkey of the wheel")
+    parser.add_argument(
+        "--redis-server", type=Path, help="program to start instead of the wheel's Valkey"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with counters_only(options.redis_server) as url:

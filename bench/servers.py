@@ -1,6 +1,6 @@
-"""What the benches share: servers of their own, processes of ours, and what those cost.
+"""Servers, child processes and processor times that the benches share.
 
-All listens on 127.0.0.1 only, in a temporary folder, and is gone when a bench ends.
+Servers listen on 127.0.0.1 only and keep their data in a temporary folder. Both end with the bench.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,8 +19,9 @@ from typing import Any, NamedTuple, cast
 
 import redis
 
-from cli.embedded.server import Server, tail
-from cli.embedded.stack import Valkey
+from cli.embedded.child_process import ChildProcess, tail
+from cli.embedded.server import Server
+from cli.embedded.servers import Valkey
 from cli.migrate import migrate_all
 from cli.traffic.synthetic import Traffic
 from store.settings import Settings
@@ -33,30 +33,33 @@ TENANT = "acme"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-#: Where the servers come from: wheels as in `up`, or Apache Kafka's jars and Debian's packages.
+#: Sources of the servers: wheels as in `up`, or Apache Kafka's jars and Debian's packages.
 KINDS = ("wheels", "real")
 
 
 class Bench(NamedTuple):
-    """Running servers, with topics and tables, and where to find them."""
+    """Running servers with topics and tables, and their addresses."""
 
     settings: Settings
     env: Mapping[str, str]
-    """For processes of ours, which must not take the settings of whoever runs the bench."""
+    """Environment of child processes: without the settings of the shell that runs the bench."""
     pids: Mapping[str, int | None]
-    """Of the servers."""
+    """Server name -> process id, None if it has none."""
     folder: Path
 
     def cpu_s(self) -> dict[str, float]:
-        """Seconds of processor time that each server has taken so far."""
+        """Return the seconds of processor time that each server has used so far."""
         return {name: cpu_s(pid, family=True) for name, pid in self.pids.items()}
 
 
 @contextlib.contextmanager
 def servers(kind: str = "wheels", **changes: Any) -> Iterator[Bench]:
-    """Broker, Valkey or Redis, and PostgreSQL, migrated; `kind`: one of KINDS. `changes`: settings
-    that differ from the default. Raises StackError where a server is not there."""
-    # Else SIGTERM would end us at once, and leave the processes of the bench running.
+    """Start broker, Valkey or Redis, and PostgreSQL, with topics and tables; stop them at the end.
+
+    `kind` is one of KINDS. `changes` are settings that differ from the defaults. Raises StackError
+    if a server is not available.
+    """
+    # Without this, SIGTERM would end the bench at once and leave its child processes running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _folder() as folder, start_services(kind, durable=True) as services:
         processes = cast(tuple[Server, ...], services[1:])
@@ -69,13 +72,13 @@ def servers(kind: str = "wheels", **changes: Any) -> Iterator[Bench]:
         settings = Settings(**{**_defaults(), **found, **changes})
         asyncio.run(migrate_all(settings))
         names = (*found, *changes)
-        env = _plain() | {name.upper(): str(getattr(settings, name)) for name in names}
+        env = _environment() | {name.upper(): str(getattr(settings, name)) for name in names}
         yield Bench(settings, env, pids, folder)
 
 
 @contextlib.contextmanager
 def counters_only(program: Path | None = None) -> Iterator[str]:
-    """A Valkey that keeps nothing on disk, or `program`, another server; its URL."""
+    """Start a Valkey without persistence, or `program` in its place; yield its URL."""
     with _folder() as folder:
         valkey = Valkey(None, folder, program=program)
         valkey.start()
@@ -98,9 +101,10 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _plain() -> dict[str, str]:
-    ours = {name.upper() for name in Settings.model_fields}
-    return {name: value for name, value in os.environ.items() if name.upper() not in ours}
+def _environment() -> dict[str, str]:
+    """Return the environment without the variables of our settings."""
+    own = {name.upper() for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name.upper() not in own}
 
 
 def _defaults() -> dict[str, Any]:
@@ -108,46 +112,36 @@ def _defaults() -> dict[str, Any]:
 
 
 class Process:
-    """A Python process of ours. `with` ends it: SIGTERM, and SIGKILL when that takes too long."""
+    """Python process of ours. `with` starts it and stops it: SIGTERM, then SIGKILL after 15 s."""
 
     def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
-        self._log = log
-        self._command = [sys.executable, "-m", *arguments]
-        self._env = dict(env)
+        self._child = ChildProcess(
+            [sys.executable, "-m", *arguments], environment=env, log_path=log, working_dir=ROOT
+        )
 
     def __enter__(self) -> Process:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=ROOT,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._child.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(15)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._child.stop(15)
 
     def check(self) -> None:
-        """Raises SystemExit where it has ended."""
-        if self._process.poll() is not None:
-            raise SystemExit(f"{' '.join(self._command)} ended:\n{tail(self._log)}")
+        """Raise SystemExit if the process has ended."""
+        if not self._child.is_running():
+            command = " ".join(self._child.command)
+            raise SystemExit(f"{command} ended:\n{tail(self._child.log_path)}")
 
     def cpu_s(self) -> float:
-        return cpu_s(self._process.pid)
+        """Return the processor time that the process has used, in seconds."""
+        return cpu_s(self._child.pid)
 
 
 def cpu_s(pid: int | None, *, family: bool = False) -> float:
-    """Seconds of processor time that a process has taken so far; `family`: its children too, those
-    that have ended included. 0 where there is no /proc."""
+    """Return the seconds of processor time that a process has used so far; 0 without /proc.
+
+    `family` adds its children, including those that have ended.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
         fields = text.rpartition(")")[2].split()
@@ -160,18 +154,23 @@ def cpu_s(pid: int | None, *, family: bool = False) -> float:
     return spent
 
 
-def wait_until(done: Callable[[], bool], process: Process, timeout_s: float, what: str) -> None:
-    """Polls every 20 ms. Raises SystemExit where the process ends, or the time does."""
+def wait_until(
+    done: Callable[[], bool], process: Process, timeout_s: float, description: str
+) -> None:
+    """Poll every 20 ms until `done` returns True.
+
+    Raises SystemExit if the process ends or the timeout expires.
+    """
     deadline_s = time.monotonic() + timeout_s
     while not done():
         process.check()
         if time.monotonic() > deadline_s:
-            raise SystemExit(f"{what}: not within {timeout_s:.0f} s")
+            raise SystemExit(f"timeout after {timeout_s:.0f} s while waiting for {description}")
         time.sleep(0.02)
 
 
 async def produce(settings: Settings, events: int, customers: int) -> None:
-    """Fills the topic with synthetic events of one tenant, all of now."""
+    """Fill the topic with synthetic events of one tenant that occurred up to now."""
     traffic = Traffic(seed=1, customers=customers, tenants=(TENANT,))
     now_ms = time.time_ns() // 1_000_000
     async with Sender(settings, settings.interactions_topic) as sender:

@@ -1,6 +1,9 @@
-"""The stock Faust agent that bench/ingest.py measures beside the worker: plain iteration, and for
-each event one pipeline of HINCRBY, for the four groupings in the four periods. It knows no
-identity, keeps no rank and no history, rolls nothing: it is the least that such an agent does."""
+"""Stock Faust agent that `bench.ingest` measures beside the worker.
+
+It iterates over the stream and sends one pipeline of HINCRBY per event, for the four groupings in
+the four periods. It has no deduplication, no ranks, no history and no daily roll: it does the
+minimum of such an agent.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,9 @@ topic = app.topic(os.environ["INTERACTIONS_TOPIC"], value_serializer="json")
 redis = Redis.from_url(os.environ["REDIS_URL"])
 
 
-@app.agent(topic)
+@app.agent(topic)  # type: ignore[untyped-decorator]
 async def count(stream: faust.StreamT) -> None:
+    """Count each event in Redis."""
     async for event in stream:
         payload = event["payload"]
         moment = datetime.fromisoformat(payload["timestamp"])

@@ -1,4 +1,4 @@
-"""`api`: the reader."""
+"""The command `api`: runs the HTTP reader."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cli.console import load_settings
 
 def api(
     host: Annotated[
-        str | None, typer.Option(help="Address to bind. Default: the setting API_HOST.")
+        str | None, typer.Option(help="Address to bind. Default: setting API_HOST.")
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(help="Port to bind. Default: the setting API_PORT.", min=0, max=65535),
+        typer.Option(help="Port to bind. Default: setting API_PORT.", min=0, max=65535),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that serve.", min=1, max=64)] = 1,
+    workers: Annotated[int, typer.Option(help="Number of server processes.", min=1, max=64)] = 1,
 ) -> None:
-    """Answers questions over HTTP, until SIGTERM or Ctrl-C."""
+    """Serve the HTTP API until SIGTERM or Ctrl-C."""
     settings = load_settings()
     from api.server import serve
 

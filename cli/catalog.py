@@ -1,4 +1,4 @@
-"""`catalog import` and `catalog export`."""
+"""The commands `catalog import` and `catalog export`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from cli.console import CliError, answer, load_settings, out, run, say
+from cli.console import CliError, load_settings, print_note, print_result, run_async, stdout
 from store.records import DEFAULT_TENANT, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-app = typer.Typer(help="The catalog of a tenant: a JSON document in, or out.", no_args_is_help=True)
+app = typer.Typer(
+    help="Import or export the catalog of a tenant as a JSON document.", no_args_is_help=True
+)
 
 
 @app.command("import")
@@ -28,37 +30,42 @@ def import_(
         Path, typer.Argument(help="JSON document; `-` reads standard input.", metavar="FILE")
     ],
 ) -> None:
-    """Registers what FILE gives, by id, all of it or nothing. What it does not give stays.
+    """Add or update the entries of FILE, by id, in one transaction. Other entries stay unchanged.
 
-    Says what it added, changed and left."""
+    Prints how many entries were added, changed and unchanged.
+    """
     settings = load_settings()
     from store.catalog_document import parse_document
 
-    report = run(import_document(settings, parse_document(_content(file))))
-    answer(
+    report = run_async(import_document(settings, parse_document(_content(file))))
+    print_result(
         f"tenant {report.tenant}: {'version' if report.changed else 'unchanged, version'} "
         f"{report.version}"
     )
     for name, part in report.parts.items():
-        answer(f"  {name}: {part.added} added, {part.changed} changed, {part.unchanged} left")
+        print_result(
+            f"  {name}: {part.added} added, {part.changed} changed, {part.unchanged} unchanged"
+        )
 
 
 @app.command("export")
 def export(
-    tenant: Annotated[str, typer.Option(help="Whose catalog.")] = DEFAULT_TENANT,
+    tenant: Annotated[str, typer.Option(help="Tenant of the catalog.")] = DEFAULT_TENANT,
 ) -> None:
-    """Prints the document that, imported, makes this catalog."""
+    """Print the catalog of a tenant as a document for `catalog import`."""
     settings = load_settings()
     from store.catalog_document import dump_document
     from store.postgres.catalog import export_catalog
 
-    document = run(with_pool(settings, lambda pool: export_catalog(pool, tenant)))
-    out.file.write(dump_document(document).decode())
+    document = run_async(with_pool(settings, lambda pool: export_catalog(pool, tenant)))
+    stdout.file.write(dump_document(document).decode())
 
 
 async def import_document(settings: Settings, document: CatalogDocument) -> ImportReport:
-    """Imports, and tells readers that their catalog is old. Raises CatalogError and
-    StoreUnavailable."""
+    """Import a catalog and tell the readers that their cached copy is out of date.
+
+    Raises CatalogError and StoreUnavailable.
+    """
     from store.postgres.catalog import import_catalog
 
     report = await with_pool(
@@ -66,12 +73,12 @@ async def import_document(settings: Settings, document: CatalogDocument) -> Impo
         lambda pool: import_catalog(pool, document, outcome_types_max=settings.outcome_types_max),
     )
     try:
-        # Even where nothing changed: an import before this one may not have got as far.
+        # Even if nothing changed: an earlier import may have failed before this step.
         await _announce(settings, report)
     except StoreUnavailable as error:
-        say(
-            f"note: imported, but Redis could not be told ({error}); readers see it within "
-            f"{settings.catalog_refresh_s:g} s"
+        print_note(
+            f"note: imported, but Redis is unavailable ({error}); readers see the new catalog "
+            f"within {settings.catalog_refresh_s:g} s"
         )
     return report
 
@@ -89,7 +96,7 @@ async def _announce(settings: Settings, report: ImportReport) -> None:
 
 
 async def with_pool(settings: Settings, work: Callable[[Pool], Awaitable[T]]) -> T:
-    """What `work` makes of a pool of one connection."""
+    """Return the result of `work`, called with a pool of one connection."""
     from store.postgres.pool import make_pool
 
     pool = make_pool(settings, max_size=1)

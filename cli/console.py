@@ -1,4 +1,4 @@
-"""What the commands share: where they print, how they fail, and the settings."""
+"""Parts shared by the commands: output, error reports, settings and the event loop."""
 
 from __future__ import annotations
 
@@ -20,54 +20,56 @@ T = TypeVar("T")
 FAILED = 1
 BAD_USAGE = 2
 
-#: Answers. Nothing else goes to standard output, so it can be piped; then tables need no terminal.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+#: Results only, so that standard output can be piped. A table in a pipe is 120 columns wide.
+stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 #: Progress, notes and errors.
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class CliError(Exception):
-    """A command cannot do what it was asked. The message is one line, for people."""
+    """A command failed: exit code 1. The message is one line, for people."""
 
 
 class UsageError(Exception):
-    """A command was asked wrongly: exit code 2. The message names the option or variable and what
-    is allowed."""
+    """A command was called with invalid options or settings: exit code 2.
+
+    The message names the option or variable and what is allowed.
+    """
 
 
-def say(message: str) -> None:
-    """A line for people, beside the answer."""
-    err.print(message, markup=False)
+def print_note(message: str) -> None:
+    """Print a line for people on standard error: progress and notes."""
+    stderr.print(message, markup=False)
 
 
-def answer(text: str) -> None:
-    """The command's answer, exactly."""
-    out.print(text, markup=False, emoji=False)
+def print_result(text: str) -> None:
+    """Print a result of the command on standard output, without markup."""
+    stdout.print(text, markup=False, emoji=False)
 
 
-def fail(message: str) -> None:
-    """The one line that says why a command failed."""
+def print_error(message: str) -> None:
+    """Print the first line of `message` on standard error as an error."""
     line = message.strip().split("\n", 1)[0]
-    err.print(f"[bold red]error:[/] {_escaped(line)}")
+    stderr.print(f"[bold red]error:[/] {_escape(line)}")
 
 
-def report(error: BaseException) -> int:
-    """Prints one line for what ended a command; returns the exit code."""
+def report_error(error: BaseException) -> int:
+    """Print one line about the exception that ended a command; return the exit code."""
     if os.environ.get("LOG_LEVEL") == "DEBUG" and not isinstance(error, UsageError | CliError):
         traceback.print_exception(error, file=sys.stderr)
-    fail(str(error) if _speaks_for_itself(error) and str(error) else described(error))
+    print_error(str(error) if _is_self_explanatory(error) and str(error) else describe_error(error))
     return BAD_USAGE if isinstance(error, UsageError) else FAILED
 
 
-def _speaks_for_itself(error: BaseException) -> bool:
-    # Ours do; of the others the type says half of it ("KeyError: 'a'").
+def _is_self_explanatory(error: BaseException) -> bool:
+    # Our own messages are complete; those of others need the type's name ("KeyError: 'a'").
     return type(error).__module__.partition(".")[0] in ("cli", "store", "streams", "api") or (
         isinstance(error, RuntimeError | ValueError | OSError)
     )
 
 
-def described(error: BaseException) -> str:
-    """The type of a library's error and what it says."""
+def describe_error(error: BaseException) -> str:
+    """Return the type and the message of a library's exception."""
     name, text = type(error).__name__, str(error).strip()
     if not text or text.startswith(name):
         return text or name
@@ -75,8 +77,10 @@ def described(error: BaseException) -> str:
 
 
 def load_settings() -> Settings:
-    """The settings of the environment. Raises UsageError that names the variable and what it
-    allows."""
+    """Return the settings from the environment variables.
+
+    Raises UsageError that names each invalid variable and what it allows.
+    """
     from pydantic import ValidationError
 
     from store.settings import Settings
@@ -84,10 +88,10 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise UsageError("; ".join(_explained(e) for e in error.errors())) from None
+        raise UsageError("; ".join(_describe_validation_error(e) for e in error.errors())) from None
 
 
-def _explained(error: Any) -> str:
+def _describe_validation_error(error: Any) -> str:
     from store.logs import SECRET_NAMES
 
     name = ".".join(str(part) for part in error["loc"]).upper()
@@ -98,9 +102,12 @@ def _explained(error: Any) -> str:
     return f"{name}={shown}: {message}"
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a command's coroutine. SIGTERM cancels it, as Ctrl-C does, so that it can clean up; but
-    a handler that is there already is left alone."""
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run the coroutine of a command and return its result.
+
+    SIGTERM cancels it, as Ctrl-C does, so that it can clean up. A handler that is already
+    installed for SIGTERM stays.
+    """
 
     async def main() -> T:
         task = asyncio.ensure_future(work)
@@ -114,7 +121,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
+def _escape(text: str) -> str:
+    from rich.markup import escape  # imported late: it is needed only to report an error
 
     return escape(text)

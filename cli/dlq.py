@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.console import CliError, UsageError, answer, err, load_settings, out, run, say
+from cli.console import (
+    CliError,
+    UsageError,
+    load_settings,
+    print_note,
+    print_result,
+    run_async,
+    stderr,
+    stdout,
+)
 from store.clock import system_clock_ms
 
 if TYPE_CHECKING:
     from store.settings import Settings
-    from streams.dead_letters.redrive import DeadLetter, DeadLetterTopic, Listing, Report
+    from streams.dead_letters.reader import DeadLetterTopic, Listing
+    from streams.dead_letters.record import DeadLetter
+    from streams.dead_letters.redrive import RedriveReport
 
 app = typer.Typer(
     help="Events that could not be counted: what they are, and counting them after a fix.",
@@ -41,12 +52,12 @@ def list_(
     letter here."""
     _check_reason(reason)
     settings = load_settings()
-    listing = run(_list(settings, limit, reason))
+    listing = run_async(_list(settings, limit, reason))
     if json:
         import msgspec
 
         document = msgspec.json.encode(_as_document(settings, listing))
-        answer(msgspec.json.format(document).decode())
+        print_result(msgspec.json.format(document).decode())
     else:
         _show_list(settings, listing)
 
@@ -60,26 +71,26 @@ def show(
 
     Bytes that are no text are shown escaped."""
     settings = load_settings()
-    letter, redriven = run(_find(settings, partition, offset))
-    about = letter.about
+    letter, redriven = run_async(_find(settings, partition, offset))
+    info = letter.info
     from streams.decode.timestamps import format_ms
 
     lines = {
-        "letter": f"{letter.place} of {settings.dead_letter_topic}",
-        "reason": about.reason,
-        "detail": about.detail,
-        "source": f"{about.topic} partition {about.partition} offset {about.offset}",
-        "log": about.topic_id,
-        "found": format_ms(about.time_ms),
+        "letter": f"{letter.position} of {settings.dead_letter_topic}",
+        "reason": info.reason,
+        "detail": info.detail,
+        "source": f"{info.topic} partition {info.partition} offset {info.offset}",
+        "log": info.topic_id,
+        "found": format_ms(info.time_ms),
         "redriven": redriven,
         "key": shown(letter.key),
     }
     for name, text in lines.items():
-        answer(f"{name:<9}{text}")
+        print_result(f"{name:<9}{text}")
     for name, value in letter.headers:
-        answer(f"header   {shown(name.encode())} = {shown(value)}")
-    answer(f"value    {0 if letter.value is None else len(letter.value)} bytes")
-    answer(shown(letter.value, pretty=True))
+        print_result(f"header   {shown(name.encode())} = {shown(value)}")
+    print_result(f"value    {0 if letter.value is None else len(letter.value)} bytes")
+    print_result(shown(letter.value, pretty=True))
 
 
 @app.command("redrive")
@@ -104,16 +115,16 @@ def redrive(
     _check_reason(reason)
     wanted = [_place(text) for text in places or ()]
     settings = load_settings()
-    report = run(_redrive(settings, wanted, reason=reason, tenant=tenant, dry_run=dry_run))
+    report = run_async(_redrive(settings, wanted, reason=reason, tenant=tenant, dry_run=dry_run))
     would = "would be sent" if dry_run else "sent"
-    answer(
-        f"{report.sent} {would}, {report.stored} counted already, {report.before} redriven before, "
-        f"{len(report.left)} left"
+    print_result(
+        f"{report.sent} {would}, {report.already_counted} counted already, "
+        f"{report.already_redriven} redriven before, {len(report.not_sent)} left"
     )
-    for left in report.left[:_LEFT_SHOWN]:
-        answer(f"  {left.letter.place} would be refused again: {left.why}")
-    if len(report.left) > _LEFT_SHOWN:
-        answer(f"  and {len(report.left) - _LEFT_SHOWN} more")
+    for left in report.not_sent[:_LEFT_SHOWN]:
+        print_result(f"  {left.dead_letter.position} would be refused again: {left.reason}")
+    if len(report.not_sent) > _LEFT_SHOWN:
+        print_result(f"  and {len(report.not_sent) - _LEFT_SHOWN} more")
 
 
 # ---- what the commands do
@@ -122,14 +133,14 @@ def redrive(
 async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
     from cli.catalog import with_pool
     from store.records import StoreUnavailable
-    from streams.dead_letters.redrive import list_letters, open_dead_letters, with_marks
+    from streams.dead_letters.reader import list_dead_letters, open_dead_letters, with_marks
 
     async with open_dead_letters(settings) as topic:
-        listing = await list_letters(topic.all(), limit=limit, reason=reason)
+        listing = await list_dead_letters(topic.read_all(), limit=limit, reason=reason)
     try:
         return await with_pool(settings, lambda pool: with_marks(listing, pool))
     except StoreUnavailable as error:
-        say(f"note: what was redriven is not known ({error})")
+        print_note(f"note: what was redriven is not known ({error})")
         return listing
 
 
@@ -138,11 +149,11 @@ async def _find(settings: Settings, partition: int, offset: int) -> tuple[DeadLe
     from cli.catalog import with_pool
     from store.postgres.redriven import RedrivenDeadLetters
     from store.records import StoreUnavailable
-    from streams.dead_letters.redrive import open_dead_letters
+    from streams.dead_letters.reader import open_dead_letters
 
     async with open_dead_letters(settings) as topic:
         letter = await _letter_at(settings, topic, partition, offset)
-    source = letter.about.source
+    source = letter.info.source
     try:
         marked = await with_pool(settings, lambda pool: RedrivenDeadLetters(pool).marked([source]))
     except StoreUnavailable as error:
@@ -153,7 +164,7 @@ async def _find(settings: Settings, partition: int, offset: int) -> tuple[DeadLe
 async def _letter_at(
     settings: Settings, topic: DeadLetterTopic, partition: int, offset: int
 ) -> DeadLetter:
-    letter = await topic.at(partition, offset)
+    letter = await topic.read_at(partition, offset)
     if letter is None:
         raise CliError(f"no dead letter at {partition}:{offset} of {settings.dead_letter_topic}")
     return letter
@@ -166,26 +177,27 @@ async def _redrive(
     reason: str | None,
     tenant: str | None,
     dry_run: bool,
-) -> Report:
+) -> RedriveReport:
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     from cli.catalog import with_pool
-    from streams.dead_letters.redrive import Redrive, open_dead_letters
+    from streams.dead_letters.reader import open_dead_letters
+    from streams.dead_letters.redrive import Redrive
 
     async with open_dead_letters(settings) as topic:
         # Before anything is sent: a place that is not there is a mistake in all of the command.
         named = [await _letter_at(settings, topic, *place) for place in places]
         with Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True
+            SpinnerColumn(), TextColumn("{task.description}"), console=stderr, transient=True
         ) as bar:
             task = bar.add_task("reading")
 
-            def told(report: Report) -> None:
-                bar.update(task, description=f"{report.sent} sent, {len(report.left)} left")
+            def told(report: RedriveReport) -> None:
+                bar.update(task, description=f"{report.sent} sent, {len(report.not_sent)} left")
 
-            async def work(pool: Any) -> Report:
+            async def work(pool: Any) -> RedriveReport:
                 drive = Redrive(settings, pool, now_ms=system_clock_ms, dry_run=dry_run)
-                letters = _each(named) if places else topic.all()
+                letters = _each(named) if places else topic.read_all()
                 return await drive.run(letters, reason=reason, tenant=tenant, progress=told)
 
             return await with_pool(settings, work)
@@ -200,7 +212,7 @@ async def _each(letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetter]:
 
 
 def _check_reason(reason: str | None) -> None:
-    from streams.decode.decoder import Reason
+    from streams.decode.rejection import Reason
 
     if reason is not None and reason not in list(Reason):
         raise UsageError(f"--reason: {reason!r} is none of {', '.join(Reason)}")
@@ -241,21 +253,21 @@ def _show_list(settings: Settings, listing: Listing) -> None:
         for column in ("letter", "found", "reason", "source", "redriven", "detail"):
             table.add_column(column, overflow="fold")
         for letter, _, redriven in listing.newest:
-            about = letter.about
+            info = letter.info
             table.add_row(
-                letter.place,
-                format_ms(about.time_ms),
-                about.reason,
-                f"{about.partition}:{about.offset}",
+                letter.position,
+                format_ms(info.time_ms),
+                info.reason,
+                f"{info.partition}:{info.offset}",
                 "" if redriven is None else f"{redriven:%Y-%m-%d %H:%M}",
-                escape(shown(about.detail.encode())),
+                escape(shown(info.detail.encode())),
             )
-        out.print(table)
+        stdout.print(table)
     reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(listing.by_reason.items()))
     total = sum(listing.by_reason.values())
-    answer(f"{total:,} dead letters" + (f": {reasons}" if reasons else ""))
+    print_result(f"{total:,} dead letters" + (f": {reasons}" if reasons else ""))
     if listing.repeats:
-        answer(f"{listing.repeats:,} repeats of them are in the topic, and not shown")
+        print_result(f"{listing.repeats:,} repeats of them are in the topic, and not shown")
 
 
 def _as_document(settings: Settings, listing: Listing) -> dict[str, Any]:
@@ -270,14 +282,14 @@ def _as_document(settings: Settings, listing: Listing) -> dict[str, Any]:
             {
                 "partition": letter.partition,
                 "offset": letter.offset,
-                "reason": letter.about.reason,
-                "detail": letter.about.detail,
-                "found": format_ms(letter.about.time_ms),
+                "reason": letter.info.reason,
+                "detail": letter.info.detail,
+                "found": format_ms(letter.info.time_ms),
                 "source": {
-                    "topic": letter.about.topic,
-                    "log": letter.about.topic_id,
-                    "partition": letter.about.partition,
-                    "offset": letter.about.offset,
+                    "topic": letter.info.topic,
+                    "log": letter.info.topic_id,
+                    "partition": letter.info.partition,
+                    "offset": letter.info.offset,
                 },
                 "key": None if letter.key is None else shown(letter.key),
                 "repeats": repeats,

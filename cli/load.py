@@ -1,4 +1,4 @@
-"""`load`: produces events."""
+"""The command `load`: sends synthetic or recorded events to Kafka."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from cli.console import UsageError, answer, err, load_settings, run, say
+from cli.console import UsageError, load_settings, print_note, print_result, run_async, stderr
 from store.clock import system_clock_ms
 from store.records import DEFAULT_TENANT
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 DEFAULT_EVENTS: Final = 10_000
 DEFAULT_CUSTOMERS: Final = 10_000
-#: The event loop gets a turn at least this often.
+#: The event loop runs other tasks at least once in this many records.
 TURN_RECORDS: Final = 100
-#: Events of a given rate leave so many at once, but at least once a second: what a broker has to
-#: work for is a batch, be it of one event or of twenty.
+#: With `--rate`, this many events are sent at once, but at least one burst per second: the work of
+#: a broker is per batch, whether of one event or of twenty.
 BURST_RECORDS: Final = 20
 
 _TENANT: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
 
-class Synthetic(NamedTuple):
-    """The options that only made-up events have."""
+class SyntheticOptions(NamedTuple):
+    """Options of synthetic events; they cannot be combined with FILE."""
 
     customers: int | None
     seed: int | None
@@ -49,8 +49,8 @@ def load(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="Events to send, one JSON document a line, .gz too; `-` reads standard input. "
-            "Without FILE they are made up.",
+            help="Events to send, one JSON document per line, may be gzipped; `-` reads standard "
+            "input. Without FILE, synthetic events are sent.",
             metavar="FILE",
             show_default=False,
         ),
@@ -58,79 +58,102 @@ def load(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Events a second, some together. Default: as fast as it goes.", min=0.001
+            help="Events per second, sent in bursts. Default: as fast as possible.", min=0.001
         ),
     ] = None,
     events: Annotated[
         int | None,
         typer.Option(
-            help=f"How many; 0 = until stopped. Default: {DEFAULT_EVENTS}, or all of FILE.", min=0
+            help=f"Number of events; 0 = no limit. Default: {DEFAULT_EVENTS}, or all of FILE.",
+            min=0,
         ),
     ] = None,
     customers: Annotated[
         int | None,
-        typer.Option(help=f"Distinct customers. Default: {DEFAULT_CUSTOMERS}.", min=1, max=10**9),
+        typer.Option(
+            help=f"Number of distinct customers. Default: {DEFAULT_CUSTOMERS}.", min=1, max=10**9
+        ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="The same seed makes the same events, their ids too, so that they count once. "
-            "Default: a new one.",
+            help="Seed of the generator. The same seed gives the same events and ids, which count "
+            "once. Default: random.",
             min=0,
             max=2**63 - 1,
         ),
     ] = None,
     duplicates: Annotated[
-        float | None, typer.Option(help="Fraction sent again a little later.", min=0, max=1)
+        float | None, typer.Option(help="Fraction of events sent a second time.", min=0, max=1)
     ] = None,
     late: Annotated[
-        float | None, typer.Option(help="Fraction that is up to 40 days old.", min=0, max=1)
+        float | None,
+        typer.Option(help="Fraction of events that are up to 40 days old.", min=0, max=1),
     ] = None,
     malformed: Annotated[
-        float | None, typer.Option(help="Fraction that is no valid event.", min=0, max=1)
+        float | None,
+        typer.Option(help="Fraction of records that are not valid events.", min=0, max=1),
     ] = None,
     tenant: Annotated[
-        str | None, typer.Option(help=f"Whose events. Default: {DEFAULT_TENANT}.")
+        str | None, typer.Option(help=f"Tenant of the events. Default: {DEFAULT_TENANT}.")
     ] = None,
     tenants: Annotated[
         int | None,
-        typer.Option(help="Spread over so many tenants: TENANT, TENANT-2, …", min=1, max=1_000),
+        typer.Option(help="Number of tenants: TENANT, TENANT-2, TENANT-3, …", min=1, max=1_000),
     ] = None,
     outcome_type: Annotated[
-        str | None, typer.Option(help="An outcome type of the tenant's own that some events have.")
+        str | None, typer.Option(help="Custom outcome type that some events have.")
     ] = None,
     days: Annotated[
         float | None,
-        typer.Option(help="Spread evenly over so many days up to now.", min=0, max=3_650),
+        typer.Option(
+            help="Spread the events evenly over this many days up to now.", min=0, max=3_650
+        ),
     ] = None,
     shift_to_now: Annotated[
-        bool, typer.Option("--shift-to-now", help="Move all times of FILE so that the last is now.")
+        bool,
+        typer.Option("--shift-to-now", help="Shift all times of FILE so that the latest is now."),
     ] = False,
 ) -> None:
-    """Produces events: made up, or recorded ones from FILE.
+    """Send synthetic events, or the recorded events of FILE, to the Kafka topic.
 
-    Ends when Kafka has acknowledged all."""
-    options = Synthetic(
-        customers, seed, duplicates, late, malformed, tenant, tenants, outcome_type, days
+    Exits when Kafka has acknowledged all of them.
+    """
+    options = SyntheticOptions(
+        customers=customers,
+        seed=seed,
+        duplicates=duplicates,
+        late=late,
+        malformed=malformed,
+        tenant=tenant,
+        tenants=tenants,
+        outcome_type=outcome_type,
+        days=days,
     )
     _check(file, options, events, shift_to_now)
     settings = load_settings()
-    run(_load(settings, file, options, events, rate, shift_to_now))
+    run_async(_load(settings, file, options, events=events, rate=rate, shift_to_now=shift_to_now))
 
 
-def _check(file: Path | None, options: Synthetic, events: int | None, shift_to_now: bool) -> None:
+def _check(
+    file: Path | None, options: SyntheticOptions, events: int | None, shift_to_now: bool
+) -> None:
     if file is not None:
         for name, value in options._asdict().items():
             if value is not None:
                 option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option} is for made-up events and cannot be used with FILE")
+                raise UsageError(
+                    f"{option} is for synthetic events and cannot be combined with FILE"
+                )
         return
     if shift_to_now:
-        raise UsageError("--shift-to-now needs FILE: made-up events are of now already")
+        raise UsageError(
+            "--shift-to-now needs FILE: synthetic events already have the current time"
+        )
     if options.days and events == 0:
-        raise UsageError("--days needs --events of 1 or more: it spreads them")
+        raise UsageError("--days needs --events of at least 1")
     if (options.duplicates or 0) + (options.malformed or 0) > 1:
-        raise UsageError("--duplicates and --malformed together are at most 1")
+        raise UsageError("--duplicates plus --malformed must be at most 1")
     if options.tenant is not None and not _TENANT.fullmatch(options.tenant):
         raise UsageError("--tenant must be 1 to 60 of the characters A-Z a-z 0-9 _ . -")
 
@@ -138,7 +161,8 @@ def _check(file: Path | None, options: Synthetic, events: int | None, shift_to_n
 async def _load(
     settings: Settings,
     file: Path | None,
-    options: Synthetic,
+    options: SyntheticOptions,
+    *,
     events: int | None,
     rate: float | None,
     shift_to_now: bool,
@@ -147,17 +171,17 @@ async def _load(
         count = DEFAULT_EVENTS if events is None else events or None
         await _send(settings, _synthetic(options, count), count, rate)
         return
-    from cli.traffic.source import opened, recorded
+    from cli.traffic.source import open_source, recorded_records
 
-    with opened(file, seekable=shift_to_now) as source:
-        records = recorded(
+    with open_source(file, seekable=shift_to_now) as source:
+        records = recorded_records(
             source, events=events or None, shift_to_ms=system_clock_ms() if shift_to_now else None
         )
         await _send(settings, records, events or None, rate)
 
 
-def _synthetic(options: Synthetic, events: int | None) -> Iterator[Record]:
-    from cli.traffic.source import synthetic
+def _synthetic(options: SyntheticOptions, events: int | None) -> Iterator[Record]:
+    from cli.traffic.source import synthetic_records
     from cli.traffic.synthetic import Traffic
 
     seed = secrets.randbits(40) if options.seed is None else options.seed
@@ -171,8 +195,8 @@ def _synthetic(options: Synthetic, events: int | None) -> Iterator[Record]:
         malformed=options.malformed or 0,
         own_type=options.outcome_type,
     )
-    say(f"seed {seed}")
-    return synthetic(traffic, events=events, days=options.days or 0, now_ms=system_clock_ms)
+    print_note(f"seed {seed}")
+    return synthetic_records(traffic, events=events, days=options.days or 0, now_ms=system_clock_ms)
 
 
 async def _send(
@@ -187,36 +211,41 @@ async def _send(
     started_s = time.monotonic()
     finished = False
     try:
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        with Progress(
+            *columns, console=stderr, transient=True, disable=not stderr.is_terminal
+        ) as bar:
             task = bar.add_task("", total=total)
             async with sender:
                 if not sender.idempotent:
-                    say("note: the broker has no idempotent producer; a retry may add a duplicate")
+                    print_note(
+                        "note: the broker does not support idempotent producers; a retry may add a "
+                        "duplicate"
+                    )
                 started_s = time.monotonic()
                 for number, (key, value) in enumerate(records):
-                    await _turn(number, rate, started_s)
+                    await _wait_until_due(number, rate, started_s)
                     await sender.send(key, value)
                     if number % TURN_RECORDS == 0:
                         bar.update(task, completed=sender.acknowledged)
         finished = True
     finally:
         if finished or sender.acknowledged:
-            _sum_up(sender.acknowledged, time.monotonic() - started_s)
+            _print_summary(sender.acknowledged, time.monotonic() - started_s)
 
 
-def _sum_up(events: int, seconds: float) -> None:
+def _print_summary(events: int, seconds: float) -> None:
     rate = events / max(seconds, 1e-6)
-    answer(f"{events} events acknowledged in {seconds:.1f} s ({rate:.0f} events/s)")
+    print_result(f"{events} events acknowledged in {seconds:.1f} s ({rate:.0f} events/s)")
 
 
 def due_s(number: int, rate: float) -> float:
-    """When record `number`, from 0, is sent: seconds from the start."""
+    """Return when record `number` (from 0) is due, in seconds from the start."""
     burst = max(1, min(BURST_RECORDS, int(rate)))
     return (number - number % burst) / rate
 
 
-async def _turn(number: int, rate: float | None, started_s: float) -> None:
-    """Waits until record `number` is due, and lets the sending go on."""
+async def _wait_until_due(number: int, rate: float | None, started_s: float) -> None:
+    """Wait until record `number` is due; let the producer's tasks run in between."""
     if rate is None:
         if number % TURN_RECORDS == 0:
             await asyncio.sleep(0)

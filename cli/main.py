@@ -1,5 +1,7 @@
-"""The console script `interaction-summary`. One thin module per command; each imports what it needs
-when it runs, so that `--help` is quick."""
+"""The console script `interaction-summary`: one thin module per command.
+
+Each command imports its dependencies when it runs, so that `--help` is fast.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,12 @@ import sys
 import typer
 
 from cli import api, catalog, dlq, load, migrate, rebuild, status, up, worker
-from cli.console import report
+from cli.console import report_error
 
 app = typer.Typer(
     name="interaction-summary",
-    help="Exact rolling counters of customer interactions: Kafka in, Redis and Postgres kept, "
-    "one HTTP answer out. Settings come from the environment; see the README.",
+    help="Exact rolling counters of customer interactions: read from Kafka, stored in Redis and "
+    "Postgres, served over HTTP. Settings come from environment variables; see the README.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,17 +34,20 @@ app.command("status")(status.status)
 
 
 def main() -> None:
-    """Exit code 0 on success, 1 on failure with one line on standard error, 2 on bad usage."""
+    """Run the command line and exit.
+
+    Exit code 0 on success, 1 on failure with one line on standard error, 2 on bad usage.
+    """
     if os.environ.get("LOG_LEVEL") != "DEBUG":
-        # What fails is said in one line; libraries would add theirs. `worker` and `api`, which
-        # log, set this up for themselves.
+        # A failure is reported in one line, so the log records of libraries are discarded. `worker`
+        # and `api` set up their own logging.
         logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        sys.exit(report(error))
+        sys.exit(report_error(error))
 
 
 if __name__ == "__main__":

@@ -1,32 +1,34 @@
-"""`migrate`: topics and tables."""
+"""The command `migrate`: creates topics and tables."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from cli.console import answer, described, load_settings, run
+from cli.console import load_settings, print_result, run_async
 
 if TYPE_CHECKING:
     from store.settings import Settings
 
-#: An event over EVENT_BYTES_MAX must still get to us, to be dead-lettered, and a dead letter has
-#: headers beside the whole event. Kafka's own default, 1 MiB, would refuse both.
+#: The topic must accept events over EVENT_BYTES_MAX, so that they become dead letters, and a dead
+#: letter is the whole event plus headers. Kafka's default limit of 1 MiB would refuse both.
 EVENT_TOPIC_BYTES_MAX: Final = 8 * 1_048_576
 DEAD_LETTER_HEADERS_BYTES: Final = 1_048_576
-#: Dead letters wait for people.
+#: 90 days: dead letters are kept until somebody has looked at them.
 DEAD_LETTER_RETENTION_MS: Final = 90 * 86_400_000
 
 
 def migrate() -> None:
-    """Creates or upgrades topics and tables. Does nothing where all is there already."""
-    for line in run(migrate_all(load_settings())):
-        answer(line)
+    """Create missing topics and create or upgrade tables. Existing topics are not changed."""
+    for line in run_async(migrate_all(load_settings())):
+        print_result(line)
 
 
 async def migrate_all(settings: Settings) -> list[str]:
-    """Topics and tables; returns a line on each. Raises StoreUnavailable, and RuntimeError for a
-    database that this program must not touch."""
+    """Create or upgrade topics and tables; return one line about each.
+
+    Raises StoreUnavailable, and RuntimeError for a database that this program must not change.
+    """
     from store.postgres.migrate import migrate as migrate_tables
 
     lines = await asyncio.to_thread(migrate_topics, settings)
@@ -36,14 +38,15 @@ async def migrate_all(settings: Settings) -> list[str]:
 
 
 def migrate_topics(settings: Settings) -> list[str]:
-    """Creates the topics that are missing; what is there is left as it is. Returns a line on each.
-    Raises StoreUnavailable."""
+    """Create missing topics and leave existing ones unchanged; return one line about each.
+
+    Raises StoreUnavailable.
+    """
     from kafka.admin import KafkaAdminClient
-    from kafka.errors import KafkaError
 
-    from store.records import StoreUnavailable
+    from streams.kafka.errors import kafka_errors
 
-    try:
+    with kafka_errors():
         admin = KafkaAdminClient(
             bootstrap_servers=settings.brokers,
             client_id="interaction-summary-migrate",
@@ -54,8 +57,6 @@ def migrate_topics(settings: Settings) -> list[str]:
             return [_topic(admin, settings, name) for name in _options(settings)]
         finally:
             admin.close()
-    except (KafkaError, OSError) as error:
-        raise StoreUnavailable(f"Kafka: {described(error)}") from error
 
 
 def _topic(admin: Any, settings: Settings, name: str) -> str:
@@ -63,12 +64,12 @@ def _topic(admin: Any, settings: Settings, name: str) -> str:
 
     (found,) = admin.describe_topics([name])
     if not found["error_code"]:
-        return f"topic {name}: there, {len(found['partitions'])} partitions"
+        return f"topic {name}: exists, {len(found['partitions'])} partitions"
     options = _options(settings)[name]
     try:
         admin.create_topics({name: options}, timeout_ms=10_000, wait_for_metadata=True)
     except TopicAlreadyExistsError:
-        return f"topic {name}: there"  # another migration was quicker
+        return f"topic {name}: exists"  # created by a concurrent migration
     return f"topic {name}: created, {options['num_partitions']} partitions"
 
 
@@ -83,8 +84,8 @@ def _options(settings: Settings) -> dict[str, dict[str, Any]]:
             **size,
             "configs": {
                 "max.message.bytes": str(event_bytes_max),
-                # Duplicates are looked for around a record's arrival: the broker's clock says when
-                # that was, and no producer's.
+                # Duplicates are searched by arrival time, so the record's timestamp must come from
+                # the broker's clock, not from a producer's.
                 "message.timestamp.type": "LogAppendTime",
             },
         },

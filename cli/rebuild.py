@@ -1,160 +1,126 @@
-"""`rebuild`: counters made again from history, swapped in at once."""
+"""The command `rebuild`: options, progress bar and messages of `streams.rebuild`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
-from cli.console import CliError, UsageError, answer, err, load_settings, run
-from store.clock import system_clock_ms
+from cli.console import CliError, UsageError, load_settings, print_result, run_async, stderr
 
 if TYPE_CHECKING:
-    from store.redis.counters import RedisCounters
     from store.settings import Settings
+    from streams.rebuild import RebuildResult
 
 
 def rebuild(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant; else all.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Rebuild only this tenant. Default: all tenants.")
+    ] = None,
     source: Annotated[
-        str, typer.Option("--from", help="Where the events come from; `history` so far.")
+        str, typer.Option("--from", help="Source of the events; only `history` is supported.")
     ] = "history",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Build, count, and throw it away.")
+        bool, typer.Option("--dry-run", help="Build and count, then discard the result.")
     ] = False,
     rollback: Annotated[
-        bool, typer.Option("--rollback", help="Return to the generation before.")
+        bool, typer.Option("--rollback", help="Return to the previous generation.")
     ] = False,
 ) -> None:
-    """Makes counters again from history, beside the live ones, and swaps them in in one step.
+    """Rebuild the counters from history beside the live ones, then activate them in one step.
 
-    The worker may go on meanwhile; it then counts on from where history was."""
+    Workers may keep running: after the swap they continue from the offsets that history had.
+    """
     if source != "history":
-        raise UsageError("--from: only `history` is there so far")
+        raise UsageError("--from: only `history` is supported")
     if rollback and dry_run:
-        raise UsageError("--dry-run: a rollback has none; leave one of the two out")
-    run(_rebuild(load_settings(), tenant, dry_run=dry_run, rollback=rollback))
-
-
-async def _rebuild(
-    settings: Settings, tenant: str | None, *, dry_run: bool, rollback: bool
-) -> None:
-    from store.redis.client import make_client
-    from store.redis.counters import RedisCounters
-
-    client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=3)
-    counters = RedisCounters(
-        client,
-        settings.redis_prefix,
-        dedup_horizon_h=settings.dedup_horizon_h,
-        groups_max=settings.keys_per_grouping_max,
-    )
-    try:
+        raise UsageError("--dry-run cannot be combined with --rollback; leave one of them out")
+    settings = load_settings()
+    with failures():
         if rollback:
-            await _roll_back(counters, tenant)
+            run_async(_roll_back(settings, tenant))
         else:
-            await rebuild_tenants(settings, counters, tenant, dry_run=dry_run)
-    finally:
-        await client.aclose()
+            run_async(_rebuild(settings, tenant, dry_run=dry_run))
 
 
-async def _roll_back(counters: RedisCounters, tenant: str | None) -> None:
-    for name in [tenant] if tenant else await counters.tenants():
-        number = await counters.rollback(name)
-        if number is None:
-            raise CliError(f"tenant {name}: there is no generation before the active one")
-        answer(f"tenant {name}: back at generation {number}")
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turn RebuildError into CliError, which is reported in one line without a traceback."""
+    from streams.rebuild import RebuildError
 
-
-async def rebuild_tenants(
-    settings: Settings, counters: RedisCounters, tenant: str | None, *, dry_run: bool = False
-) -> None:
-    """Rebuilds one tenant, or all that history has or counters know."""
-    from store.postgres.catalog import load_catalog
-    from store.postgres.history import HistoryWriter
-    from store.postgres.pool import make_pool
-    from streams.rebuild import RebuildFailed, rebuild_from_history
-
-    pool = make_pool(settings, max_size=2)
-    await pool.open()
     try:
-        names = await HistoryWriter(pool).tenants()
-        if tenant is not None:
-            if tenant not in names and await counters.generation(tenant) is None:
-                raise CliError(f"tenant {tenant}: has neither a history nor counters")
-            names = [tenant]
-        if not names:
-            answer("history is empty; there is nothing to rebuild")
-        arrived_ms = min((await counters.arrivals()).values(), default=0) or system_clock_ms()
-        for name in names:
-            with Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=err,
-                transient=True,
-            ) as bar:
-                task = bar.add_task(f"tenant {name}", total=None)
-                try:
-                    done = await rebuild_from_history(
-                        counters,
-                        pool,
-                        await load_catalog(pool, name),
-                        now_ms=system_clock_ms,
-                        batch_events=settings.commit_batch_events,
-                        dedup_horizon_h=settings.dedup_horizon_h,
-                        arrived_ms=arrived_ms,
-                        dry_run=dry_run,
-                        progress=lambda n, total, b=bar, t=task: b.update(  # type: ignore[misc]
-                            t, completed=n, total=total
-                        ),
-                    )
-                except RebuildFailed as error:
-                    raise CliError(str(error)) from error
-            was = "" if done.before is None else f", before it {done.before}"
-            answer(
-                f"tenant {name}: {done.events} events"
-                + (" would be counted" if dry_run else f", generation {done.generation}{was}")
-            )
-    finally:
-        await pool.close()
+        yield
+    except RebuildError as error:
+        raise CliError(str(error)) from error
 
 
-async def rebuild_inconsistent(settings: Settings) -> list[str]:
-    """Rebuilds the tenants whose counters and history are not even; their names. For a start on
-    data that a crash may have left so, where the log that could mend it is gone too."""
-    from store.postgres.history import HistoryWriter
-    from store.postgres.pool import make_pool
-    from store.redis.client import make_client
-    from store.redis.counters import RedisCounters
+class RebuildBar:
+    """Progress bar on standard error for one tenant at a time.
 
-    client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=3)
-    counters = RedisCounters(
-        client,
-        settings.redis_prefix,
-        dedup_horizon_h=settings.dedup_horizon_h,
-        groups_max=settings.keys_per_grouping_max,
-    )
-    pool = make_pool(settings, max_size=1)
-    await pool.open()
-    healed = []
-    try:
-        history = HistoryWriter(pool)
-        for tenant in await history.tenants():
-            generation = await counters.generation(tenant)
-            if (
-                generation is not None
-                and generation.complete
-                and await history.matches_counters(
-                    tenant, await counters.all_watermarks(generation)
-                )
-            ):
-                continue
-            await rebuild_tenants(settings, counters, tenant)
-            healed.append(tenant)
-    finally:
-        await pool.close()
-        await client.aclose()
-    return healed
+    A call (the `progress` of `streams.rebuild`) shows the bar; `hide` removes it, before anything
+    is printed, since Rich sends standard output through the console of a bar that is shown.
+    """
+
+    def __init__(self) -> None:
+        self._bar = ProgressBar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=stderr,
+            transient=True,
+        )
+        self._tenant: str | None = None
+        self._task = self._bar.add_task("")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hide()
+
+    def __call__(self, tenant: str, done: int, total: int) -> None:
+        if tenant != self._tenant:
+            self._tenant = tenant
+            self._bar.reset(self._task, description=f"tenant {tenant}", total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done)
+
+    def hide(self) -> None:
+        self._tenant = None
+        self._bar.stop()
+
+
+async def _rebuild(settings: Settings, tenant: str | None, *, dry_run: bool) -> None:
+    from streams.rebuild import open_rebuilder
+
+    async with open_rebuilder(settings) as rebuilder:
+        tenants = await rebuilder.tenants(tenant)
+        if not tenants:
+            print_result("history is empty; there is nothing to rebuild")
+        with RebuildBar() as bar:
+            async for result in rebuilder.rebuild(tenants, dry_run=dry_run, progress=bar):
+                bar.hide()
+                print_result(_described(result, dry_run))
+
+
+def _described(result: RebuildResult, dry_run: bool) -> str:
+    text = f"tenant {result.tenant}: {result.events} events"
+    if dry_run:
+        return f"{text} would be counted"
+    text += f", generation {result.generation}"
+    if result.previous_generation is not None:
+        text += f", previous generation {result.previous_generation}"
+    return text
+
+
+async def _roll_back(settings: Settings, tenant: str | None) -> None:
+    from streams.rebuild import open_rebuilder
+
+    async with open_rebuilder(settings) as rebuilder:
+        async for result in rebuilder.roll_back(tenant):
+            print_result(f"tenant {result.tenant}: back at generation {result.generation}")

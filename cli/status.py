@@ -1,4 +1,4 @@
-"""`status`: lag, generations, windows and sizes at a glance."""
+"""The command `status`: lag, freshness, generations, windows and sizes."""
 
 from __future__ import annotations
 
@@ -6,41 +6,42 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.console import CliError, answer, load_settings, out, run
+from cli.console import CliError, load_settings, print_result, run_async, stdout
 
 if TYPE_CHECKING:
-    from cli.state import Status, VisibleStatus
+    from cli.status_document import Status, VisibleStatus
 
 
 def status(
     json: Annotated[
-        bool, typer.Option("--json", help="As one JSON document, with stable names.")
+        bool, typer.Option("--json", help="Print one JSON document, with stable names.")
     ] = False,
 ) -> None:
-    """Shows lag per partition (0 = all counted), freshness, generations, windows and sizes.
+    """Show lag per partition (0 = all counted), freshness, generations, windows and sizes.
 
-    Exit code 1 when Kafka, Redis or Postgres does not answer; what the others say is shown."""
+    Exit code 1 if Kafka, Redis or Postgres is unavailable; the values of the others are shown.
+    """
     settings = load_settings()
-    from cli.state import gather
+    from cli.status_report import gather_status
 
-    state = run(gather(settings))
+    report = run_async(gather_status(settings))
     if json:
         import msgspec
 
-        answer(msgspec.json.format(msgspec.json.encode(state)).decode())
+        print_result(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
-        _show(state)
-    if state.errors:
-        raise CliError("; ".join(state.errors.values()))
+        _print_tables(report)
+    if report.errors:
+        raise CliError("; ".join(report.errors.values()))
 
 
-def _show(state: Status) -> None:
+def _print_tables(report: Status) -> None:
     from rich.table import Table
 
-    table = Table(title=f"topic {state.topic}", caption=f"log {state.topic_id or 'unknown'}")
+    table = Table(title=f"topic {report.topic}", caption=f"topic id {report.topic_id or 'unknown'}")
     for column in ("partition", "end", "counted", "lag", "waits", "in history", "history lag"):
         table.add_column(column, justify="right")
-    for p in state.partitions:
+    for p in report.partitions:
         table.add_row(
             str(p.partition),
             _number(p.end),
@@ -52,24 +53,25 @@ def _show(state: Status) -> None:
         )
     table.add_section()
     table.add_row(
-        "all", "", "", _lag(state.lag), _wait(state.waiting_ms), "", _lag(state.history_lag)
+        "all", "", "", _lag(report.lag), _wait(report.waiting_ms), "", _lag(report.history_lag)
     )
-    out.print(table)
-    answer(_visible(state.visible))
-    if state.tenants:
-        out.print(_tenants(state))
-    if state.lost_offsets:
-        answer(
-            f"{state.lost_offsets:,} offsets were gone before they were counted; where "
-            "history has them, `rebuild --from history` counts them"
+    stdout.print(table)
+    print_result(_visible(report.visible))
+    if report.tenants:
+        stdout.print(_tenant_table(report))
+    if report.lost_offsets:
+        print_result(
+            f"retention deleted {report.lost_offsets:,} offsets before they were counted; if "
+            "history has their events, `rebuild --from history` counts them"
         )
-    for change in state.log_changes:
-        answer(f"the log was {change.kind} at {change.at}: {change.topic_id}")
-    sizes = state.sizes
-    answer(f"Redis {_bytes(sizes.redis_bytes)}, history {_bytes(sizes.history_bytes)}")
+    for change in report.log_changes:
+        kind = "truncated" if change.kind == "cut" else change.kind
+        print_result(f"the topic was {kind} at {change.at}: topic id {change.topic_id}")
+    sizes = report.sizes
+    print_result(f"Redis {_bytes(sizes.redis_bytes)}, history {_bytes(sizes.history_bytes)}")
 
 
-def _tenants(state: Status) -> object:
+def _tenant_table(report: Status) -> object:
     from rich.table import Table
 
     table = Table(title="tenants")
@@ -77,22 +79,26 @@ def _tenants(state: Status) -> object:
         table.add_column(column)
     for column in ("actions", "treatments", "channels", "customers"):
         table.add_column(column, justify="right")
-    for tenant in state.tenants:
+    for tenant in report.tenants:
         end = f"{tenant.day} {tenant.timezone}"
         if tenant.rolled < tenant.day:
             end += f" [yellow](rolling, at {tenant.rolled})[/]"
         zone = tenant.catalog_timezone
-        moved = zone is not None and zone != tenant.timezone
-        if moved:
-            end += f" [yellow](the tenant is in {zone} now: rebuild)[/]"
+        zone_changed = zone is not None and zone != tenant.timezone
+        if zone_changed:
+            end += f" [yellow](time zone is now {zone}: rebuild)[/]"
         table.add_row(
             tenant.tenant,
             str(tenant.generation),
-            "counters" if tenant.complete and not moved else "[yellow]history[/]",
+            "counters" if tenant.complete and not zone_changed else "[yellow]history[/]",
             end,
             *(
                 _number(tenant.groups.get(grouping))
-                + (" [yellow](full: history answers)[/]" if tenant.over.get(grouping) else "")
+                + (
+                    " [yellow](limit reached: history answers)[/]"
+                    if tenant.over.get(grouping)
+                    else ""
+                )
                 for grouping in ("action", "treatment", "channel", "customer")
             ),
         )
@@ -119,12 +125,12 @@ def _seconds(ms: int) -> str:
     return f"{ms / 1_000:,.1f} s" if ms < 3_600_000 else f"{ms / 3_600_000:,.1f} h"
 
 
-def _visible(seen: VisibleStatus | None) -> str:
-    if seen is None:
+def _visible(visible: VisibleStatus | None) -> str:
+    if visible is None:
         return "no event arrived and was counted in the last minute"
     return (
-        f"from Kafka to visible: half of the last events within {seen.p50_ms:,} ms, "
-        f"99% within {seen.p99_ms:,} ms, all within {seen.max_ms:,} ms"
+        f"from Kafka to visible: half of the last events within {visible.p50_ms:,} ms, "
+        f"99% within {visible.p99_ms:,} ms, all within {visible.max_ms:,} ms"
     )
 
 

@@ -1,4 +1,4 @@
-"""`up`: everything on one machine."""
+"""The command `up`: runs the whole system on one machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from cli.console import CliError, answer, load_settings, run, say
+from cli.console import CliError, load_settings, print_note, print_result, run_async
 
 if TYPE_CHECKING:
-    from cli.embedded.command import Child
+    from cli.embedded.command import Command
     from cli.embedded.stack import Stack
     from store.settings import Settings
 
@@ -26,7 +26,7 @@ HOST: Final = "127.0.0.1"
 READY_TIMEOUT_S: Final = 60.0
 COUNTED_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.2
-#: How long each may take to end: 15 s in all, unless something hangs.
+#: Stop timeout of each command. All together end within 15 s unless one hangs.
 STOP_S: Final = {"load": 3.0, "api": 9.0, "worker": 12.0}
 STOP_SERVER_S: Final = 5.0
 
@@ -35,29 +35,30 @@ class _Stopped(BaseException):
     """Ctrl-C or SIGTERM."""
 
 
-class Children(NamedTuple):
-    """In the order in which they are started; stopped the other way round."""
+class Commands(NamedTuple):
+    """The commands that `up` supervises, in start order; they are stopped in reverse order."""
 
-    worker: Child
-    api: Child
-    load: Child | None
+    worker: Command
+    api: Command
+    load: Command | None
 
 
 def up(
     port: Annotated[
-        int, typer.Option(help="Port of the API; 0 = a free one.", min=0, max=65535)
+        int, typer.Option(help="Port of the API; 0 = any free port.", min=0, max=65535)
     ] = 8000,
     demo: Annotated[
         bool, typer.Option("--demo", help="Add a catalog, five weeks of events and live traffic.")
     ] = False,
     data_dir: Annotated[
-        Path, typer.Option(help="Where data and logs are kept.", file_okay=False)
+        Path, typer.Option(help="Folder for data and logs.", file_okay=False)
     ] = Path(".data"),
 ) -> None:
-    """Starts everything on this machine: broker, Valkey, PostgreSQL, worker and API.
+    """Start everything on this machine: broker, Valkey, PostgreSQL, worker and API.
 
-    For a laptop: no Docker, no password, loopback only. Ctrl-C stops all; starting again with the
-    same data folder keeps the data."""
+    For a laptop: no Docker, no passwords, loopback interface only. Ctrl-C stops everything; the
+    next start with the same data folder keeps the data.
+    """
     from cli.embedded.server import free_port, is_free
     from cli.embedded.stack import Stack
 
@@ -68,41 +69,50 @@ def up(
         try:
             _run(stack, port or free_port(), demo)
         except _Stopped:
-            say("stopped")
+            print_note("stopped")
 
 
 def _run(stack: Stack, port: int, demo: bool) -> None:
-    started: list[Child] = []
+    started: list[Command] = []
     try:
         began_s = time.monotonic()
-        stack.start(lambda server: say(f"{server.name} answers at {server.address}"))
-        _use(stack, port)
+        stack.start(lambda server: print_note(f"{server.name} answers at {server.address}"))
+        _export_environment(stack, port)
         _migrate()
         _rebuild_inconsistent()
-        children = _children(stack.data_dir, demo)
-        for child in (children.worker, children.api):
-            started.append(child)
-            child.start()
+        commands = _commands(stack.data_dir, demo)
+        for command in (commands.worker, commands.api):
+            started.append(command)
+            command.start()
         base = f"http://{HOST}:{port}"
-        _wait(lambda: _is_ok(f"{base}/readyz"), started, stack, READY_TIMEOUT_S, "ready")
+        _wait(
+            lambda: _is_ok(f"{base}/readyz"),
+            started,
+            stack,
+            timeout_s=READY_TIMEOUT_S,
+            what="ready",
+        )
         if demo:
-            _fill(children, stack)
-        if children.load is not None:
-            started.append(children.load)
-            children.load.start()
-        _greet(base, stack, time.monotonic() - began_s)
+            _send_demo_history(commands, stack)
+        if commands.load is not None:
+            started.append(commands.load)
+            commands.load.start()
+        _print_welcome(base, stack, time.monotonic() - began_s)
         while True:
-            _look_after(started, stack)
+            _supervise(started, stack)
             time.sleep(POLL_S)
     finally:
         _ignore_signals()
-        for child in reversed(started):
-            child.stop()
+        for command in reversed(started):
+            command.stop()
         stack.stop(STOP_SERVER_S)
 
 
-def _use(stack: Stack, port: int) -> None:
-    """Points us and our children to the stack; says where it is for others."""
+def _export_environment(stack: Stack, port: int) -> None:
+    """Set the environment of this process and its children to the stack, and write `env`.
+
+    Other terminals read the file `env` of the data folder to use the same stack.
+    """
     environment = {
         **stack.environment(),
         "REDIS_CLUSTER": "false",
@@ -111,122 +121,143 @@ def _use(stack: Stack, port: int) -> None:
         "API_PORT": str(port),
     }
     os.environ.update(environment)
-    # After a crash of the worker its partitions wait this long for it. (A stable instance id would
-    # not make them wait, but the embedded broker takes 3 s longer then, at each start.)
+    # After a crash of the worker its partitions are idle for this long. (A static instance id would
+    # avoid that, but then each start takes 3 s longer with the embedded broker.)
     os.environ.setdefault("KAFKA_SESSION_TIMEOUT_S", "10")
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()]
     (stack.data_dir / "env").write_text("".join(lines))
 
 
 def _rebuild_inconsistent() -> None:
-    """The embedded broker forgets all when it ends. Where it ended in the middle, one store may
-    have what the other has not, and history decides."""
-    from cli.rebuild import rebuild_inconsistent
+    """Rebuild the tenants whose counters and history differ after an unclean end.
 
-    for tenant in run(rebuild_inconsistent(load_settings())):
-        say(f"tenant {tenant}: counters were rebuilt from history after an unclean end")
+    The embedded broker loses its topics when it ends, so the events that only one of the stores
+    has cannot be read again. History decides.
+    """
+    from cli.rebuild import RebuildBar, failures
+    from streams.rebuild import rebuild_inconsistent
+
+    with failures(), RebuildBar() as bar:
+        results = run_async(rebuild_inconsistent(load_settings(), progress=bar))
+    for result in results:
+        print_note(
+            f"tenant {result.tenant}: counters rebuilt from history after an unclean end "
+            f"({result.events} events)"
+        )
 
 
 def _migrate() -> None:
     from cli.migrate import migrate_all
 
-    run(migrate_all(load_settings()))
-    say("topics and tables are there")
+    run_async(migrate_all(load_settings()))
+    print_note("topics and tables are ready")
 
 
-def _children(folder: Path, demo: bool) -> Children:
-    from cli.embedded.command import Child
+def _commands(folder: Path, demo: bool) -> Commands:
+    from cli.embedded.command import Command
     from cli.traffic.demo import TRAFFIC
 
-    def child(name: str, *arguments: str) -> Child:
-        return Child(name, arguments, os.environ, folder, stop_timeout_s=STOP_S[name])
+    def command(name: str, *arguments: str) -> Command:
+        return Command(name, arguments, os.environ, folder, stop_timeout_s=STOP_S[name])
 
-    return Children(child("worker"), child("api"), child("load", *TRAFFIC) if demo else None)
+    load = command("load", *TRAFFIC) if demo else None
+    return Commands(command("worker"), command("api"), load)
 
 
-def _fill(children: Children, stack: Stack) -> None:
-    """The demo's catalog and its first five weeks, where they are not there already."""
-    from cli.embedded.command import Child
+def _send_demo_history(commands: Commands, stack: Stack) -> None:
+    """Import the demo catalog and send its five weeks of events, unless history has events."""
+    from cli.embedded.command import Command
     from cli.traffic.demo import BACKFILL, has_history, import_demo_catalog
 
     settings = load_settings()
-    run(import_demo_catalog(settings))
-    if run(has_history(settings)):
-        say("the data folder has events already")
+    run_async(import_demo_catalog(settings))
+    if run_async(has_history(settings)):
+        print_note("the data folder already has events")
         return
-    backfill = Child("load", BACKFILL, os.environ, stack.data_dir, stop_timeout_s=STOP_S["load"])
+    backfill = Command("load", BACKFILL, os.environ, stack.data_dir, stop_timeout_s=STOP_S["load"])
     try:
         backfill.start()
         if code := backfill.wait():
-            raise CliError(backfill.last_words(code))
+            raise CliError(backfill.describe_end(code))
     finally:
         backfill.stop()
-    say("five weeks of events sent")
-    supervised = [children.worker, children.api]
-    _wait(lambda: _all_counted(settings), supervised, stack, COUNTED_TIMEOUT_S, "done counting")
+    print_note("five weeks of events sent")
+    supervised = [commands.worker, commands.api]
+    _wait(
+        lambda: _all_counted(settings),
+        supervised,
+        stack,
+        timeout_s=COUNTED_TIMEOUT_S,
+        what="all events counted",
+    )
 
 
 def _all_counted(settings: Settings) -> bool:
-    from cli.state import gather
+    from cli.status_report import gather_status
 
-    return run(gather(settings)).lag == 0
+    return run_async(gather_status(settings)).lag == 0
 
 
-def _greet(base: str, stack: Stack, seconds: float) -> None:
+def _print_welcome(base: str, stack: Stack, seconds: float) -> None:
     url = f"{base}/api/v1/interaction-summary?groupBy=action&days=7&limit=3"
-    answer(
+    print_result(
         f"\nInteraction Summary is up, after {seconds:.0f} s.\n\n"
-        f"  ask it       curl '{url}'\n"
-        f"  read on      {base}/docs\n"
+        f"  query        curl '{url}'\n"
+        f"  API docs     {base}/docs\n"
         f"  other commands, in another terminal\n"
         f"               . {shlex.quote(str(stack.data_dir / 'env'))}"
         f" && interaction-summary status\n"
         f"  data, logs   {stack.data_dir}\n"
-        f"  stop         Ctrl-C; starting again keeps the data\n"
+        f"  stop         Ctrl-C; the next start keeps the data\n"
     )
 
 
-# --- watching
+# --- supervision
 
 
 def _wait(
     condition: Callable[[], bool],
-    children: list[Child],
+    commands: list[Command],
     stack: Stack,
+    *,
     timeout_s: float,
     what: str,
 ) -> None:
-    """Returns when `condition` holds. Raises CliError when it does not in time."""
+    """Supervise until `condition` holds. Raises CliError if it does not within `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        _look_after(children, stack)
+        _supervise(commands, stack)
         if time.monotonic() > deadline_s:
             raise CliError(f"not {what} within {timeout_s:g} s; see the logs in {stack.data_dir}")
         time.sleep(POLL_S)
 
 
-def _look_after(children: list[Child], stack: Stack) -> None:
+def _supervise(commands: list[Command], stack: Stack) -> None:
+    """Restart commands that have ended. Raises CliError if a server has ended."""
     for server in stack.dead():
-        raise CliError(f"{server.name} ended by itself; see {server.log_path}")
-    for child in children:
-        child.keep_alive()
+        raise CliError(f"{server.name} ended unexpectedly; see {server.log_path}")
+    for command in commands:
+        command.keep_alive()
 
 
 def _is_ok(url: str) -> bool:
-    """Whether it answers 200."""
+    """Return whether a GET of `url` is answered with 200."""
     try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own, http
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
             return True
     except OSError:
         return False
 
 
-# --- being stopped
+# --- signals
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise _Stopped, once: what cleans up is not disturbed."""
+    """Make Ctrl-C, SIGTERM and SIGHUP raise _Stopped inside the block.
+
+    Only the first signal does; later ones are ignored, so that they do not disturb the cleanup.
+    """
 
     def stop(_: int, __: FrameType | None) -> None:
         _ignore_signals()

@@ -1,4 +1,4 @@
-"""`worker`: the stream processor."""
+"""The command `worker`: runs the stream processor."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from cli.console import load_settings
 
 
 def worker() -> None:
-    """Counts events: from Kafka into Redis and Postgres.
+    """Count the events of the Kafka topic into Redis and Postgres.
 
-    Run as many as the topic has partitions; they share the work. SIGTERM or Ctrl-C finishes the
-    batch in hand and ends."""
-    # Until the worker has handlers of its own: what has not begun can end at once, and well.
+    Up to one worker per partition shares the work. On SIGTERM or Ctrl-C a worker finishes the
+    batches in progress and exits.
+    """
+    # Until the worker installs its own handlers: nothing has begun, so it can exit at once with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load_settings()
     from streams.worker import run_worker

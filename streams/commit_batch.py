@@ -11,7 +11,8 @@ from store.logs import get_logger
 from store.records import Catalog, Event, SourcedEvent
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
-from streams.decode.decoder import Decoder, Skipped, too_many_tenants, unregistered_type
+from streams.decode.decoder import Decoder
+from streams.decode.rejection import Skipped, too_many_tenants, unregistered_type
 from streams.retry import retry
 from streams.tenant_state import TenantStates
 

@@ -54,7 +54,9 @@ class LogChanges:
             logger.warning(
                 "the topic was recreated", before=self._topic.topic_id, now=found.topic_id
             )
-            await self._counters.note_log_change("recreated", found.topic_id, self._now_ms())
+            await self._counters.reports.note_log_change(
+                "recreated", found.topic_id, self._now_ms()
+            )
             self._rewinder.rewind()
 
     def on_truncated(self, partition: int, end: int) -> None:
@@ -78,7 +80,7 @@ class LogChanges:
         logger.error(
             "the partition was truncated", partition=partition, end=end, reading_from=start
         )
-        await self._counters.note_log_change("cut", found.topic_id, self._now_ms())
+        await self._counters.reports.note_log_change("cut", found.topic_id, self._now_ms())
         await retry("counters", self._committer.reset, partition, start)
         positions = await retry("history", self._writer.positions, found.topic_id)
         stored = positions.get(partition, 0)

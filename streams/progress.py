@@ -64,8 +64,8 @@ class ProgressReporter:
         metrics.WORKER_LAG.set(
             sum(max(0, p.end_offset - p.next_offset) for p in progress if p.end_offset is not None)
         )
-        await self._counters.report_progress(progress)
-        await self._counters.report_arrivals(
+        await self._counters.reports.report_progress(progress)
+        await self._counters.reports.report_arrivals(
             self._topic.topic_id, self._arrivals.update(at_ms, self._pipeline.positions, ends)
         )
         self._reported = {p.partition: p.next_offset for p in progress}
@@ -83,10 +83,10 @@ class ProgressReporter:
 
         Without traffic no commit would be refused, so nothing else would notice.
         """
-        instance = await self._counters.instance()
+        instance = await self._counters.reports.instance()
         progress = {
             p.partition: p.next_offset
-            for p in await self._counters.progress()
+            for p in await self._counters.reports.progress()
             if p.topic_id == self._topic.topic_id
         }
         gone = set(self._committer.tenants.names) - set(await self._counters.tenants())

@@ -81,5 +81,5 @@ class Rollover:
 
     async def _arrival_watermark_ms(self) -> int:
         """Return the lowest arrival watermark of all partitions, ms; 0 = not known."""
-        watermarks = await self._counters.arrivals(self._topic.topic_id)
+        watermarks = await self._counters.reports.arrivals(self._topic.topic_id)
         return min((watermarks.get(p, 0) for p in range(self._topic.partitions)), default=0)

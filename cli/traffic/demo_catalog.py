@@ -1,4 +1,4 @@
-"""A made-up bank's catalog: what the demo shows and what synthetic events are about. Pure."""
+"""Catalog of a fictional bank, for the demo and for synthetic events. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Treatment(NamedTuple):
     channel_id: str
 
 
-#: id, name, type; and whether we speak first there.
+#: id, name, type, direction.
 _CHANNELS: Final = (
     ("ch_web", "Website", "web", "inbound"),
     ("ch_app", "Mobile app", "mobile", "inbound"),
@@ -24,7 +24,7 @@ _TEMPLATES: Final = {
     "ch_email": "email_html",
     "ch_call": "agent_script",
 }
-#: name, issue, group, status, priority. In order of how often they are shown.
+#: name, issue, group, status, priority; the most frequently shown offer first.
 _OFFERS: Final = (
     ("Gold credit card", "Acquisition", "Cards", "active", 90),
     ("Savings plus", "Growth", "Savings", "active", 80),
@@ -48,11 +48,11 @@ _OFFERS: Final = (
     ("Holiday credit", "Acquisition", "Loans", "archived", 5),
 )
 DEMO_OUTCOME_TYPE: Final = "shared"
-"""The demo tenant's own outcome type."""
+"""Custom outcome type of the demo tenant."""
 
 OFFER_IDS: Final = tuple(f"off_{i:03}" for i in range(1, len(_OFFERS) + 1))
 DIRECTIONS: Final = {channel[0]: channel[3] for channel in _CHANNELS}
-#: Offer id -> its two treatments: A and B of one channel.
+#: Offer id -> its two treatments, variants A and B, both of one channel.
 TREATMENTS: Final[dict[str, tuple[Treatment, Treatment]]] = {
     offer: (
         Treatment(offer.replace("off", "cr") + "_a", offer, _CHANNELS[i % len(_CHANNELS)][0]),
@@ -63,7 +63,7 @@ TREATMENTS: Final[dict[str, tuple[Treatment, Treatment]]] = {
 
 
 def demo_catalog(tenant: str) -> dict[str, Any]:
-    """The catalog document of `catalog import` for the demo."""
+    """Return the demo's catalog as a document for `catalog import`."""
     return {
         "tenant": tenant,
         "timezone": "UTC",

@@ -1,5 +1,7 @@
-"""Recorded events sent once more: their key, their time, and the same at another time. Pure. What
-cannot be understood stays as it is: the worker is who judges it."""
+"""Recorded events: key, event time, and a copy with shifted times. Pure.
+
+A value that cannot be parsed is passed on unchanged; the worker decides what to do with it.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +13,27 @@ import msgspec
 from store.windows import INSTANT_MAX_MS, INSTANT_MIN_MS
 from streams.decode.timestamps import format_ms, parse_ms
 
-# Numbers keep their digits.
+# Decimal, so that numbers keep all their digits.
 _read: Final = msgspec.json.Decoder(float_hook=Decimal).decode
 _write: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def key_of(value: bytes) -> bytes | None:
-    """The customer id of an event, in either shape; None where there is none."""
+    """Return the customer id of an event, enveloped or bare; None if it has none."""
     _, payload = _parts(value)
     customer = payload.get("customerId")
     return customer.encode() if isinstance(customer, str) else None
 
 
 def instant_of(value: bytes) -> int | None:
-    """When the event happened, ms; None where it does not say."""
+    """Return the event time in ms since 1970; None if the event has no valid one."""
     envelope, payload = _parts(value)
     timestamp = payload.get("timestamp")
     return _instant(envelope.get("timestamp") if timestamp is None else timestamp)
 
 
-def moved(value: bytes, delta_ms: int) -> bytes:
-    """The event with each of its times `delta_ms` later."""
+def shifted(value: bytes, delta_ms: int) -> bytes:
+    """Return the event with each of its timestamps `delta_ms` later."""
     envelope, payload = _parts(value)
     times = [(part, _instant(part.get("timestamp"))) for part in (envelope, payload)]
     if envelope is payload:
@@ -45,7 +47,7 @@ def moved(value: bytes, delta_ms: int) -> bytes:
 
 
 def _parts(value: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The envelope and the payload in it; twice the same where it is bare."""
+    """Return envelope and payload of an event; the same object twice for a bare event."""
     try:
         document = _read(value)
     except (ValueError, RecursionError, ArithmeticError):

@@ -1,4 +1,4 @@
-"""Where `load` takes its records from: made up, or lines of a file."""
+"""Sources of the records that `load` sends: the generator, or the lines of a file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from cli.console import CliError
-from cli.traffic.recorded import instant_of, key_of, moved
+from cli.traffic.recorded import instant_of, key_of, shifted
 from cli.traffic.synthetic import Traffic
 from store.windows import DAY_MS
 
-#: A record: key and value.
+#: Key and value.
 Record = tuple[bytes | None, bytes]
 
 LINE_BYTES_MAX: Final = 16 * 1_048_576
 
 
-def synthetic(
+def synthetic_records(
     traffic: Traffic, *, events: int | None, days: float, now_ms: Callable[[], int]
 ) -> Iterator[Record]:
-    """`events` records (None: without end) that happen when they are asked for; or, with `days`,
-    evenly over that many days up to now."""
+    """Yield `events` records (None = no limit) whose event time is when they are requested.
+
+    With `days`, the event times are spread evenly over that many days up to now.
+    """
     end_ms = now_ms()
     for i in itertools.count() if events is None else range(events):
         if days and events is not None:
@@ -37,23 +39,28 @@ def synthetic(
             yield traffic.record(now_ms())
 
 
-def recorded(source: IO[bytes], *, events: int | None, shift_to_ms: int | None) -> Iterator[Record]:
-    """The first `events` lines of `source`, which must be seekable for `shift_to_ms`: then all
-    times are moved by as much as brings the latest of these lines to that instant."""
+def recorded_records(
+    source: IO[bytes], *, events: int | None, shift_to_ms: int | None
+) -> Iterator[Record]:
+    """Yield the first `events` lines of `source` (None = all of them) as records.
+
+    With `shift_to_ms`, for which `source` must be seekable, all times are shifted by the same
+    amount, so that the latest of these lines has that time. Raises CliError.
+    """
     delta_ms = 0
     if shift_to_ms is not None:
-        instants = (instant_of(line) for line in itertools.islice(lines(source), events))
+        instants = (instant_of(line) for line in itertools.islice(read_lines(source), events))
         latest_ms = max((ms for ms in instants if ms is not None), default=None)
         if latest_ms is None:
             raise CliError("--shift-to-now: no event has a time")
         delta_ms = shift_to_ms - latest_ms
         source.seek(0)
-    for line in itertools.islice(lines(source), events):
-        yield key_of(line), moved(line, delta_ms) if delta_ms else line
+    for line in itertools.islice(read_lines(source), events):
+        yield key_of(line), shifted(line, delta_ms) if delta_ms else line
 
 
-def lines(source: IO[bytes]) -> Iterator[bytes]:
-    """The lines that are not empty, without their ends. Raises CliError."""
+def read_lines(source: IO[bytes]) -> Iterator[bytes]:
+    """Yield the non-empty lines, stripped. Raises CliError."""
     try:
         for number in itertools.count(1):
             line = source.readline(LINE_BYTES_MAX + 1)
@@ -68,9 +75,12 @@ def lines(source: IO[bytes]) -> Iterator[bytes]:
 
 
 @contextmanager
-def opened(file: Path, *, seekable: bool) -> Iterator[IO[bytes]]:
-    """The bytes of `file`, unpacked where it is gzip; `-` is standard input, which is first copied
-    to disk where it must be `seekable`. Raises CliError."""
+def open_source(file: Path, *, seekable: bool) -> Iterator[IO[bytes]]:
+    """Open `file` for reading and decompress it if it is gzipped; `-` is standard input.
+
+    If the source must be `seekable` and standard input is not, it is first copied to a temporary
+    file. Raises CliError.
+    """
     with ExitStack() as stack:
         try:
             raw: Any = sys.stdin.buffer if str(file) == "-" else file.open("rb")
@@ -80,8 +90,8 @@ def opened(file: Path, *, seekable: bool) -> Iterator[IO[bytes]]:
                 shutil.copyfileobj(raw, spool)
                 spool.seek(0)
                 raw = spool
-            packed = raw.peek(2)[:2] == b"\x1f\x8b"
+            gzipped = raw.peek(2)[:2] == b"\x1f\x8b"
         except OSError as error:
             raise CliError(f"{file}: {error.strerror}") from None
-        unpacked: Any = gzip.GzipFile(fileobj=raw) if packed else raw
-        yield unpacked
+        decompressed: Any = gzip.GzipFile(fileobj=raw) if gzipped else raw
+        yield decompressed

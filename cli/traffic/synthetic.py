@@ -1,5 +1,7 @@
-"""Synthetic traffic: customers by Zipf's law, offers by popularity, and what people do with an
-offer, one step after the other. Pure: the same seed and times give the same records."""
+"""Synthetic traffic: Zipf-distributed customers, offers by popularity, and chains of outcomes.
+
+Pure: the same seed and times give the same records.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,16 @@ import msgspec
 from cli.traffic.demo_catalog import DIRECTIONS, OFFER_IDS, TREATMENTS
 from store.records import DEFAULT_TENANT
 from store.windows import DAY_MS, INSTANT_MIN_MS
-from streams.decode.decoder import EVENT_TYPE
+from streams.decode.event import EVENT_TYPE
 from streams.decode.timestamps import format_ms
 
 LATE_DAYS_MAX: Final = 40
-#: A reaction follows within this many records; a duplicate repeats one of this many before it.
+#: A reaction follows within this many records; a duplicate repeats one of the last this many.
 REACTION_RECORDS_MAX: Final = 200
 DUPLICATE_RECORDS_MAX: Final = 1_000
 
-#: What follows on each outcome, with its chance; else the story ends there. The own outcome type
-#: of a tenant, where there is one, takes a part of the clicks.
+#: Outcome -> possible next outcomes with their probabilities; otherwise the chain ends. The custom
+#: outcome type, if there is one, follows a part of the clicks.
 _NEXT: Final[dict[str, tuple[tuple[str, float], ...]]] = {
     "impression": (
         ("click", 0.16),
@@ -50,14 +52,14 @@ class Record(NamedTuple):
 
 class _Pending(NamedTuple):
     due: int
-    """The record number at which it comes."""
+    """Number of the record that this reaction becomes."""
     number: int
-    """Of two that are due together, the first planned comes first."""
+    """Number of the record that caused it; orders reactions that are due together."""
     payload: dict[str, Any]
 
 
 class Traffic:
-    """An endless stream of records. Memory is bounded, whatever its length."""
+    """Unbounded stream of records in bounded memory."""
 
     def __init__(
         self,
@@ -70,9 +72,12 @@ class Traffic:
         malformed: float = 0.0,
         own_type: str | None = None,
     ) -> None:
-        """`duplicates`, `late`, `malformed`: the fraction of records, 0 to 1, that repeat an
-        earlier one byte for byte, that happened up to 40 days before, and that are no valid event.
-        `own_type`: an outcome type of the tenants' own that some events have."""
+        """Create a stream.
+
+        `duplicates`, `late` and `malformed` are fractions (0 to 1) of records: those that repeat
+        an earlier record byte for byte, those whose event time is up to 40 days earlier, and those
+        that are not valid events. `own_type` is a custom outcome type that some events have.
+        """
         self._random = Random(seed)
         self._seed = seed
         self._customers = customers
@@ -90,17 +95,17 @@ class Traffic:
         )
 
     def record(self, now_ms: int) -> Record:
-        """The next record, of something that happens at `now_ms` (later than 1970-02-12)."""
+        """Return the next record, an event at `now_ms` (later than 1970-02-12)."""
         self._count += 1
         draw = self._random.random()
         if draw < self._malformed:
-            return self._broken(now_ms)
+            return self._malformed_record(now_ms)
         if draw < self._malformed + self._duplicates and self._recent:
             return self._random.choice(self._recent)
         payload = self._payload()
         if self._random.random() < self._late:
             now_ms = max(INSTANT_MIN_MS, now_ms - self._random.randint(1, LATE_DAYS_MAX * DAY_MS))
-        record = self._written(payload, now_ms)
+        record = self._encode_record(payload, now_ms)
         self._recent.append(record)
         return record
 
@@ -108,14 +113,14 @@ class Traffic:
         if self._pending and self._pending[0].due <= self._count:
             payload = heapq.heappop(self._pending).payload
         else:
-            payload = self._first()
+            payload = self._impression()
         self._plan_reaction(payload)
         return payload
 
-    def _first(self) -> dict[str, Any]:
+    def _impression(self) -> dict[str, Any]:
         offer = OFFER_IDS[bisect(self._popularity, self._random.random() * self._popularity[-1])]
         treatment = TREATMENTS[offer][self._random.random() < 0.4]
-        outcome = self._drawn(_UNSEEN) or "impression"
+        outcome = self._draw(_UNSEEN) or "impression"
         direction = DIRECTIONS[treatment.channel_id]
         return {
             "interactionId": "",
@@ -133,19 +138,19 @@ class Traffic:
         }
 
     def _customer(self) -> int:
-        """1 to `customers`; the n-th most active is 1/n as active as the first."""
+        """Return a number from 1 to `customers`; customer n is 1/n as active as customer 1."""
         return min(self._customers, int((self._customers + 1) ** self._random.random()))
 
     def _plan_reaction(self, to: dict[str, Any]) -> None:
         outcome = to["outcomeTypeKey"]
-        following = self._drawn(_NEXT.get(outcome, ()))
+        following = self._draw(_NEXT.get(outcome, ()))
         if outcome == "click" and self._own_type and self._random.random() < _OWN_TYPE_SHARE:
             following = self._own_type
         if following is None:
             return
         value = round(self._random.lognormvariate(4, 0.7), 2) if following == "convert" else None
         reaction = to | {
-            # The platform's own kinds are few: an own type is a kind of click to it.
+            # The platform has a fixed set of interaction types: a custom type is a click to it.
             "interactionType": "click" if following == self._own_type else following,
             "outcomeTypeKey": following,
             "conversionValue": value,
@@ -153,7 +158,7 @@ class Traffic:
         due = self._count + self._random.randint(1, REACTION_RECORDS_MAX)
         heapq.heappush(self._pending, _Pending(due, self._count, reaction))
 
-    def _drawn(self, chances: tuple[tuple[str, float], ...]) -> str | None:
+    def _draw(self, chances: tuple[tuple[str, float], ...]) -> str | None:
         left = self._random.random()
         for name, chance in chances:
             left -= chance
@@ -161,14 +166,14 @@ class Traffic:
                 return name
         return None
 
-    def _written(self, payload: dict[str, Any], now_ms: int) -> Record:
+    def _encode_record(self, payload: dict[str, Any], now_ms: int) -> Record:
         payload["interactionId"] = f"syn-{self._seed:x}-{self._count}"
         payload["timestamp"] = timestamp = format_ms(now_ms)
         document = {"type": EVENT_TYPE, "timestamp": timestamp, "payload": payload}
         return Record(payload["customerId"].encode(), _encode(document))
 
-    def _broken(self, now_ms: int) -> Record:
-        payload = self._first()
+    def _malformed_record(self, now_ms: int) -> Record:
+        payload = self._impression()
         key = payload["customerId"].encode()
         kind = self._random.randrange(8)
         if kind == 0:
@@ -186,5 +191,5 @@ class Traffic:
         elif kind == 6:
             now_ms += DAY_MS  # tomorrow
         else:
-            return Record(key, self._written(payload, now_ms).value[:-20])
-        return Record(key, self._written(payload, now_ms).value)
+            return Record(key, self._encode_record(payload, now_ms).value[:-20])
+        return Record(key, self._encode_record(payload, now_ms).value)

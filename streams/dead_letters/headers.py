@@ -1,11 +1,14 @@
-"""Dead letters: the headers that say why a record could not be counted and where it came from. The
-record's own key, value and headers stay as they were. Pure."""
+"""Headers of a dead letter: why the record could not be counted, and where it was read.
+
+The record's own key, value and headers stay unchanged. These functions are pure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
+from streams.dead_letters.record import DeadLetterInfo
 from streams.decode.timestamps import format_ms, parse_ms
 
 Headers = list[tuple[str, bytes]]
@@ -13,84 +16,49 @@ Headers = list[tuple[str, bytes]]
 REASON: Final = "dlq.reason"
 DETAIL: Final = "dlq.detail"
 TOPIC: Final = "dlq.source.topic"
-LOG: Final = "dlq.source.log"
+TOPIC_ID: Final = "dlq.source.log"
 PARTITION: Final = "dlq.source.partition"
 OFFSET: Final = "dlq.source.offset"
 TIME: Final = "dlq.time"
-_OURS: Final = frozenset({REASON, DETAIL, TOPIC, LOG, PARTITION, OFFSET, TIME})
+_NAMES: Final = frozenset({REASON, DETAIL, TOPIC, TOPIC_ID, PARTITION, OFFSET, TIME})
 
 
-class Source(NamedTuple):
-    """A place in a log."""
+def write(info: DeadLetterInfo, original: Iterable[tuple[str, bytes]] = ()) -> Headers:
+    """Return the headers of a dead letter: the record's own headers first, then those of `info`.
 
-    topic_id: str
-    partition: int
-    offset: int
-
-
-class DeadLetterInfo(NamedTuple):
-    """Why a record is a dead letter, and where it was read."""
-
-    reason: str
-    detail: str
-    topic: str
-    topic_id: str
-    """The topic's id: a topic that is made again has the same name and offsets, and another id."""
-    partition: int
-    offset: int
-    time_ms: int
-    """When it was found to be one."""
-
-    @property
-    def source(self) -> Source:
-        """What one dead letter has in common with all its repeats, and with nothing else."""
-        return Source(self.topic_id, self.partition, self.offset)
-
-
-def headers(
-    reason: str,
-    detail: str,
-    topic: str,
-    topic_id: str,
-    partition: int,
-    offset: int,
-    now_ms: int,
-    original: Iterable[tuple[str, bytes]] = (),
-) -> Headers:
-    """The headers of a dead letter: the record's own first, ours after them.
-
-    A record may have been a dead letter before (redriven, and refused again): its old headers of
-    ours stay too, and `parse` reads the last ones."""
+    A record may have been a dead letter before (redriven, and rejected again). The headers of the
+    earlier rejection stay too, and `parse` reads the last ones.
+    """
     return [
         *original,
-        (REASON, str(reason).encode()),
-        (DETAIL, detail.encode("utf-8", "backslashreplace")),
-        (TOPIC, topic.encode()),
-        (LOG, topic_id.encode()),
-        (PARTITION, str(partition).encode()),
-        (OFFSET, str(offset).encode()),
-        (TIME, format_ms(now_ms).encode()),
+        (REASON, str(info.reason).encode()),
+        (DETAIL, info.detail.encode("utf-8", "backslashreplace")),
+        (TOPIC, info.topic.encode()),
+        (TOPIC_ID, info.topic_id.encode()),
+        (PARTITION, str(info.partition).encode()),
+        (OFFSET, str(info.offset).encode()),
+        (TIME, format_ms(info.time_ms).encode()),
     ]
 
 
 def parse(headers: Iterable[tuple[str, bytes]]) -> DeadLetterInfo | None:
-    """What the headers say; None where they make no sense: then it is no dead letter of ours."""
-    found = {name: value for name, value in headers if name in _OURS and value is not None}
+    """Return the information in the headers, or None if they are not those of a dead letter."""
+    found = {name: value for name, value in headers if name in _NAMES and value is not None}
     try:
-        text = {name: found[name].decode() for name in _OURS}
+        text = {name: found[name].decode() for name in _NAMES}
         return DeadLetterInfo(
-            text[REASON],
-            text[DETAIL],
-            text[TOPIC],
-            text[LOG],
-            int(text[PARTITION]),
-            int(text[OFFSET]),
-            parse_ms(text[TIME]),
+            reason=text[REASON],
+            detail=text[DETAIL],
+            topic=text[TOPIC],
+            topic_id=text[TOPIC_ID],
+            partition=int(text[PARTITION]),
+            offset=int(text[OFFSET]),
+            time_ms=parse_ms(text[TIME]),
         )
     except (KeyError, ValueError):
         return None
 
 
 def original_headers(headers: Iterable[tuple[str, bytes]]) -> Headers:
-    """The headers that the record came with: for a redrive."""
-    return [(name, value) for name, value in headers if name not in _OURS]
+    """Return the headers that the record had before it was a dead letter."""
+    return [(name, value) for name, value in headers if name not in _NAMES]

@@ -1,136 +1,71 @@
-"""Dead letters read back from their topic, and sent to the source topic again.
+"""Redrive: sends dead letters to the source topic again.
 
-What a redrive promises: each event counts once, however often a redrive is run, and wherever it is
-cut off.
+Guarantee: each event counts once, however often a redrive is run, and wherever it is interrupted.
 
-- Before a letter is sent, history is asked for its event. History holds every event that was
-  counted, for all time; what it has is not sent.
-- What was sent and is not in history yet (a redrive cut off, and run again at once) is sent again.
-  The counters then know its identity, since it arrived within the horizon, and history takes it
-  once. So the promise holds as long as history is less than DEDUP_HORIZON_H behind the topic.
-- A letter that was sent is marked after Kafka has it, by the place it came from. The mark saves
-  work, and shows in `dlq list`; the promise does not rest on it.
-- What would be refused again is not sent: it would only be one letter more.
+- Before a dead letter is sent, its event is looked up in history. History holds every event that
+  was counted, permanently; an event that it holds is not sent.
+- An event that was sent and is not in history yet (a redrive was interrupted, and run again at
+  once) is sent again. The counters then know its identity, since it arrived within the horizon, and
+  history stores it once. So the guarantee holds as long as history is less than DEDUP_HORIZON_H
+  behind the topic.
+- A dead letter that was sent is marked by its source after Kafka has acknowledged it. The mark
+  saves work, and `dlq list` shows it; the guarantee does not depend on it.
+- A dead letter that would be rejected again is not sent: it would only add another dead letter.
 
-The horizon counts from an event's arrival, and a redriven one arrives when it is sent: its own age
-does not matter.
+The horizon counts from the arrival of an event, and a redriven event arrives when it is sent: its
+own age does not matter.
 
-Not promised: counters that read the topic from before the letter once more (Redis was flushed, say)
-meet the event at its first place, where it is valid by now, and at its second. Where the two are
-further apart than the horizon, they count both, as with any copy that a producer sends that late;
-a rebuild from history, which has it once, is exact.
+Not guaranteed: counters that read the topic again from before the dead letter (after Redis was
+flushed, for example) read the event at its first position, where it is valid by now, and at its
+second. Where the two are further apart than the horizon, they count both, as with any copy that a
+producer sends that late. A rebuild from history, which holds the event once, is exact.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Any, Final, NamedTuple
-
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, NamedTuple
 
 from store.postgres.catalog import load_catalog
 from store.postgres.pool import Pool
 from store.postgres.redriven import RedrivenDeadLetters
-from store.records import Catalog, Event, StoreUnavailable
+from store.records import Catalog, Event
 from store.settings import Settings
-from streams.dead_letters import headers as dead_letters
-from streams.dead_letters.headers import DeadLetterInfo, Source
-from streams.decode.decoder import Decoder, Rejected, Skipped, unregistered_type
-from streams.kafka.producers import start_producer
-from streams.kafka.topic_id import describe_topic
-from streams.kafka.topic_reader import TopicReader, open_topic
+from streams.dead_letters.headers import original_headers
+from streams.dead_letters.record import DeadLetter, Source
+from streams.decode.decoder import Decoder
+from streams.decode.rejection import Rejected, Skipped, unregistered_type
+from streams.kafka.producers import OutgoingRecord, Producer, open_producer
 
-#: Letters looked at, counted from the newest: what is remembered of each takes memory.
-LETTERS_MAX: Final = 1_000_000
-#: Letters judged, sent and marked together.
-BATCH_LETTERS: Final = 200
+#: Dead letters that are checked, sent and marked together.
+BATCH_DEAD_LETTERS: Final = 200
 
 
-class DeadLetter(NamedTuple):
-    """One record of the dead-letter topic."""
+class NotSent(NamedTuple):
+    """Dead letter that was not sent, and why its event would be rejected again."""
 
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-    about: DeadLetterInfo
-
-    @property
-    def place(self) -> str:
-        return f"{self.partition}:{self.offset}"
+    dead_letter: DeadLetter
+    reason: str
 
 
-class DeadLetterTopic:
-    """The dead-letter topic, open for reading. Every method raises StoreUnavailable."""
-
-    def __init__(self, reader: TopicReader, partitions: int) -> None:
-        self._reader = reader
-        self.partitions = partitions
-
-    async def all(self, letters_max: int = LETTERS_MAX) -> AsyncIterator[DeadLetter]:
-        """The letters of all partitions, each partition's in order; the last ones where there are
-        more than `letters_max`. Records that are no dead letters are left out."""
-        ends = [await self._reader.end(p) for p in range(self.partitions)]
-        for partition, end in enumerate(ends):
-            first = max(0, end - max(1, letters_max // self.partitions))
-            async for record in self._reader.read(partition, first, end):
-                if letter := _letter(record):
-                    yield letter
-
-    async def at(self, partition: int, offset: int) -> DeadLetter | None:
-        """The letter at a place; None where there is none."""
-        if not 0 <= partition < self.partitions:
-            return None
-        if not 0 <= offset < await self._reader.end(partition):
-            return None
-        async for record in self._reader.read(partition, offset, offset + 1):
-            return _letter(record)
-        return None
-
-
-@asynccontextmanager
-async def open_dead_letters(settings: Settings) -> AsyncIterator[DeadLetterTopic]:
-    """Raises StoreUnavailable, also when the topic is not there."""
-    async with open_topic(settings, settings.dead_letter_topic) as reader:
-        topic_id = await describe_topic(settings, settings.dead_letter_topic)
-        yield DeadLetterTopic(reader, topic_id.partitions)
-
-
-def _letter(record: Any) -> DeadLetter | None:
-    about = dead_letters.parse(record.headers)
-    if about is None:
-        return None
-    headers = tuple(record.headers)
-    return DeadLetter(record.partition, record.offset, record.key, record.value, headers, about)
-
-
-class Left(NamedTuple):
-    """A letter that was not sent, and why it would be refused."""
-
-    letter: DeadLetter
-    why: str
-
-
-class Report(NamedTuple):
-    """What a redrive did, or with `dry_run` would do, in letters."""
+class RedriveReport(NamedTuple):
+    """Numbers of dead letters that a redrive handled, or with `dry_run` would handle."""
 
     sent: int
-    stored: int
+    already_counted: int
     """Their events are in history already."""
-    before: int
-    """Redriven before."""
-    left: Sequence[Left]
-    """Would be refused again."""
+    already_redriven: int
+    """Marked by an earlier redrive."""
+    not_sent: Sequence[NotSent]
+    """Would be rejected again."""
 
 
 class Redrive:
-    """Sends letters again. Every method raises StoreUnavailable; running it again is safe."""
+    """One run that sends dead letters again. Running it again is safe.
+
+    Every method raises StoreUnavailable.
+    """
 
     def __init__(
         self, settings: Settings, pool: Pool, *, now_ms: Callable[[], int], dry_run: bool = False
@@ -146,77 +81,81 @@ class Redrive:
             id_chars_max=settings.id_chars_max,
         )
         self._catalogs: dict[str, Catalog] = {}
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: Producer | None = None
         self._seen: set[Source] = set()
-        self._left: list[Left] = []
+        self._not_sent: list[NotSent] = []
         self._count: Counter[str] = Counter()
 
     async def run(
         self,
-        letters: AsyncIterator[DeadLetter],
+        dead_letters: AsyncIterator[DeadLetter],
         *,
         reason: str | None = None,
         tenant: str | None = None,
-        progress: Callable[[Report], None] = lambda report: None,
-    ) -> Report:
-        """Those of `letters` that were refused for `reason`, and whose event is `tenant`'s (None =
-        any). Of the repeats of a letter one is sent."""
+        progress: Callable[[RedriveReport], None] = lambda report: None,
+    ) -> RedriveReport:
+        """Send the dead letters with this reason and this tenant's events (None = any).
+
+        Of several copies of a dead letter one is sent. `progress` is called after each batch.
+        """
         batch: list[DeadLetter] = []
         try:
-            async for letter in letters:
-                source = letter.about.source
-                if source in self._seen or reason not in (None, letter.about.reason):
+            async for dead_letter in dead_letters:
+                source = dead_letter.info.source
+                if source in self._seen or reason not in (None, dead_letter.info.reason):
                     continue
                 self._seen.add(source)
-                batch.append(letter)
-                if len(batch) == BATCH_LETTERS:
-                    await self._batch(batch, tenant)
+                batch.append(dead_letter)
+                if len(batch) == BATCH_DEAD_LETTERS:
+                    await self._redrive(batch, tenant)
                     batch.clear()
                     progress(self._report())
             if batch:
-                await self._batch(batch, tenant)
+                await self._redrive(batch, tenant)
         finally:
             if self._producer is not None:
                 await self._producer.stop()
         return self._report()
 
-    def _report(self) -> Report:
-        n = self._count
-        return Report(n["sent"], n["stored"], n["before"], self._left)
+    def _report(self) -> RedriveReport:
+        count = self._count
+        return RedriveReport(
+            count["sent"], count["already_counted"], count["already_redriven"], self._not_sent
+        )
 
-    async def _batch(self, letters: Sequence[DeadLetter], tenant: str | None) -> None:
-        # 1. What was redriven is done with.
-        marked = await self._marks.marked([letter.about.source for letter in letters])
-        self._count["before"] += len(marked)
-        # 2. What would be refused again stays.
+    async def _redrive(self, dead_letters: Sequence[DeadLetter], tenant: str | None) -> None:
+        # 1. Leave out the dead letters that were redriven before.
+        marked = await self._marks.marked([x.info.source for x in dead_letters])
+        self._count["already_redriven"] += len(marked)
+        # 2. Leave out those that would be rejected again.
         valid: list[tuple[DeadLetter, Event]] = []
-        for place, letter in enumerate(letters):
-            if place not in marked:
-                event = await self._judge(letter)
+        for index, dead_letter in enumerate(dead_letters):
+            if index not in marked:
+                event = await self._decode(dead_letter)
                 if isinstance(event, Event) and tenant in (None, event.tenant):
-                    valid.append((letter, event))
+                    valid.append((dead_letter, event))
                 elif isinstance(event, str) and tenant is None:
-                    self._left.append(Left(letter, event))
+                    self._not_sent.append(NotSent(dead_letter, event))
         if not valid:
             return
-        # 3. What history has is counted.
+        # 3. Leave out those whose events are in history: they are counted.
         stored = await self._marks.stored([event for _, event in valid])
-        self._count["stored"] += len(stored)
-        # 4. The others are sent, and 5. marked, when Kafka has them.
-        to_send = [letter for place, (letter, _) in enumerate(valid) if place not in stored]
+        self._count["already_counted"] += len(stored)
+        # 4. Send the others. 5. Mark them when Kafka has acknowledged them.
+        to_send = [x for index, (x, _) in enumerate(valid) if index not in stored]
         if not self._dry_run:
             await self._send(to_send)
-            await self._marks.mark([letter.about.source for letter, _ in valid])
+            await self._marks.mark([x.info.source for x, _ in valid])
         self._count["sent"] += len(to_send)
 
-    async def _judge(self, letter: DeadLetter) -> Event | str:
-        """The letter's event, or why it would be refused."""
+    async def _decode(self, dead_letter: DeadLetter) -> Event | str:
+        """Return the event of a dead letter, or why it would be rejected again."""
         topic = self._settings.interactions_topic
-        if letter.about.topic != topic:
-            return f"it came from topic {letter.about.topic}, not from {topic}"
-        decoded = self._decoder.decode(letter.value, self._now_ms())
+        if dead_letter.info.topic != topic:
+            return f"it came from topic {dead_letter.info.topic}, not from {topic}"
+        decoded = self._decoder.decode(dead_letter.value, self._now_ms())
         if isinstance(decoded, Skipped):
-            return f"an event of type {decoded.type}, which nobody counts"
+            return f"an event of type {decoded.type}, which is not counted"
         if isinstance(decoded, Event):
             catalog = await self._catalog(decoded.tenant)
             if decoded.outcome in catalog.outcome_types:
@@ -231,79 +170,25 @@ class Redrive:
             catalog = self._catalogs[tenant] = await load_catalog(self._pool, tenant)
         return catalog
 
-    async def _send(self, letters: Sequence[DeadLetter]) -> None:
-        """Returns when Kafka has all."""
-        if not letters:
+    async def _send(self, dead_letters: Sequence[DeadLetter]) -> None:
+        """Return when Kafka has acknowledged all."""
+        if not dead_letters:
             return
         if self._producer is None:
-            self._producer = await start_producer(self._settings)
+            self._producer = await open_producer(self._settings)
         topic = self._settings.interactions_topic
-        try:
-            partitions = await self._producer.partitions_for(topic)
-            sent = [
-                await self._producer.send(
-                    topic,
-                    value=letter.value,
-                    key=letter.key,
-                    headers=dead_letters.original_headers(letter.headers),
-                    # Where its customer's other events are, by whatever rule its producer has.
-                    partition=letter.about.partition
-                    if letter.about.partition in partitions
-                    else None,
+        partitions = await self._producer.partitions_of(topic)
+        await self._producer.send_all(
+            topic,
+            [
+                OutgoingRecord(
+                    key=x.key,
+                    value=x.value,
+                    headers=original_headers(x.headers),
+                    # The partition of the customer's other events, by whatever rule the producer
+                    # of the event chose it.
+                    partition=x.info.partition if x.info.partition in partitions else None,
                 )
-                for letter in letters
-            ]
-            await asyncio.gather(*sent)
-        except KafkaError as error:
-            raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
-
-
-class Listed(NamedTuple):
-    letter: DeadLetter
-    repeats: int
-    """How many more times the topic has it."""
-    redriven: datetime | None
-
-
-class Listing(NamedTuple):
-    newest: Sequence[Listed]
-    by_reason: Mapping[str, int]
-    """Letters, repeats left out."""
-    repeats: int
-
-
-async def list_letters(
-    letters: AsyncIterator[DeadLetter], *, limit: int, reason: str | None = None
-) -> Listing:
-    """The newest `limit` letters, the newest first, and how many there are. Which were redriven is
-    not known here: see `with_marks`."""
-    repeats: Counter[Source] = Counter()
-    by_reason: Counter[str] = Counter()
-    newest: list[DeadLetter] = []
-    async for letter in letters:
-        if reason not in (None, letter.about.reason):
-            continue
-        repeats[letter.about.source] += 1
-        if repeats[letter.about.source] > 1:
-            continue
-        by_reason[letter.about.reason] += 1
-        newest.append(letter)
-        if len(newest) >= 2 * limit + 100:
-            newest = _newest(newest, limit)
-    return Listing(
-        [Listed(x, repeats[x.about.source] - 1, None) for x in _newest(newest, limit)],
-        by_reason,
-        repeats.total() - len(repeats),
-    )
-
-
-def _newest(letters: list[DeadLetter], limit: int) -> list[DeadLetter]:
-    return sorted(letters, key=lambda x: (-x.about.time_ms, x.partition, -x.offset))[:limit]
-
-
-async def with_marks(listing: Listing, pool: Pool) -> Listing:
-    """The listing, with what was redriven. Raises StoreUnavailable."""
-    marked = await RedrivenDeadLetters(pool).marked([x.letter.about.source for x in listing.newest])
-    return listing._replace(
-        newest=[x._replace(redriven=marked.get(place)) for place, x in enumerate(listing.newest)]
-    )
+                for x in dead_letters
+            ],
+        )

@@ -1,5 +1,8 @@
-"""Instants as text (ISO 8601) and as milliseconds since the Unix epoch. Pure integer arithmetic: a
-time keeps its exact millisecond, which is part of an event's identity."""
+"""Conversion between ISO 8601 text and milliseconds since the Unix epoch.
+
+The arithmetic uses integers only: a time keeps its exact millisecond, which is part of an event's
+identity.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,11 @@ _MINUTE_MS: Final = 60_000
 
 
 def parse_ms(text: str) -> int:
-    """The instant of `YYYY-MM-DDThh:mm[:ss[.f…]]` with `Z`, `±hh:mm`, `±hhmm` or `±hh`; digits
-    finer than a millisecond are cut off. Raises ValueError, whose text ends "timestamp …"."""
+    """Return the instant of an ISO 8601 date and time, in milliseconds since the Unix epoch.
+
+    Accepts `YYYY-MM-DDThh:mm[:ss[.f…]]` followed by `Z`, `±hh:mm`, `±hhmm` or `±hh`. Digits beyond
+    the millisecond are cut off. Raises ValueError, with a text that completes "timestamp …".
+    """
     found = _INSTANT.fullmatch(text)
     if found is None:
         raise ValueError("is not an ISO 8601 date and time with an offset or Z")
@@ -42,16 +48,16 @@ def parse_ms(text: str) -> int:
 
 
 def format_ms(instant_ms: int) -> str:
-    """`YYYY-MM-DDThh:mm:ss.fffZ`, for instants of the years 1 to 9999."""
+    """Return `YYYY-MM-DDThh:mm:ss.fffZ`, for instants in the years 1 to 9999."""
     day, ms = divmod(instant_ms, DAY_MS)
     second, ms = divmod(ms, 1_000)
     minute, second = divmod(second, 60)
     hour, minute = divmod(minute, 60)
-    on = EPOCH + timedelta(days=day)
-    return f"{on.isoformat()}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
+    date_of_day = EPOCH + timedelta(days=day)
+    return f"{date_of_day.isoformat()}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
 
 
-@lru_cache(maxsize=4_096)  # a stream's events are of few days
+@lru_cache(maxsize=4_096)  # the events of a stream fall on few days
 def _midnight_ms(day: str) -> int:
     try:
         return (date.fromisoformat(day) - EPOCH).days * DAY_MS

@@ -1,0 +1,29 @@
+"""All code that uses a Kafka client: Faust's driver, aiokafka and kafka-python.
+
+Modules:
+
+- `consumer`: Faust consumer and transport that deliver batches; used by the worker.
+- `producers`: producers of dead letters and redriven events, with transactions where supported.
+- `sender`: producer of many small events, for `load` and the benchmarks.
+- `topic_id`: topic id and number of partitions of a topic.
+- `topic_reader`: reads ranges of partitions and their ends outside of any consumer group.
+- `errors`: `kafka_errors()`, which turns the clients' exceptions into StoreUnavailable.
+
+Only this package (and `cli/migrate`, which creates topics) imports a Kafka client, because it
+relies on members that are private or undocumented. Any release may change them, so the dependencies
+are pinned to one minor version (faust-streaming 0.15, mode-streaming 0.7, aiokafka 0.14), and to
+one major version where only public members are used (kafka-python 3):
+
+- Faust, `AIOKafkaConsumerThread`: overrides `on_start`, `_create_worker_consumer`; calls
+  `_ensure_consumer`, `call_thread`.
+- Faust, `Consumer`: overrides `_new_consumer_thread`, `getmany`, `seek_to_committed`,
+  `verify_event_path`, `_add_gap`, `_new_offset`; calls `_wait_next_records`, `perform_seek`,
+  `seek_wait`, `pause_partitions`, `resume_partitions`; reads `_thread`, `_buffered_partitions`,
+  `_acked`, `_acked_index`, `flow_active`, and the app's `consumer_generation_id`.
+- aiokafka, `AIOKafkaConsumer`: sets `_fetch_max_wait_ms`, `_isolation_level`; replaces
+  `_fetcher._proc_fetch_request`; reads `_subscription.subscription.assignment.state_value`; calls
+  `_coordinator.request_rejoin`.
+- aiokafka, `AIOKafkaProducer`: sets `_closed`; calls `_sender.close` and `client.close`.
+- kafka-python, `KafkaAdminClient`: `describe_topics` must return `topic_id`, which needs 3.0.12. It
+  also raises AssertionError where a broker does not answer as expected.
+"""

@@ -1,6 +1,7 @@
-"""A Faust transport whose unit of delivery is a batch: the records of one partition, fetched at
-once. Faust keeps the group, the acknowledgements and the commits; it costs two tasks a message,
-which is far too much for one event and nothing for a batch.
+"""Faust transport that delivers batches: the records of one partition from one fetch.
+
+Faust keeps the consumer group, the acknowledgements and the commits. It needs two tasks per
+message, which is far too much for one event and negligible for a batch.
 """
 
 from __future__ import annotations
@@ -16,52 +17,46 @@ from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from store.logs import get_logger
 from streams.kafka.errors import kafka_errors
-
-logger = get_logger("transport")
 
 
 class Batch(NamedTuple):
-    """The value of a message: the offsets [base, next_offset) of one partition, all of them that
-    the log still has."""
+    """Value of a message: all records that one partition still holds in [base, next_offset)."""
 
     partition: int
     base: int
     records: Sequence[Any]
-    """aiokafka records: offset, key, value, headers, timestamp (ms)."""
+    """aiokafka's ConsumerRecord: offset, key, value, headers, timestamp (ms)."""
     end_offset: int | None
-    """The partition's end as the fetch answer gave it (asking the broker for it is wrong on some).
-    """
+    """End of the partition from the fetch answer: some brokers list end offsets wrongly."""
     lost: int
-    """Offsets from `base` on that retention took before they were read."""
+    """Number of offsets, from `base` on, that retention deleted before they were read."""
 
     @property
     def next_offset(self) -> int:
         return int(self.records[-1].offset) + 1
 
     def follows(self, offset: int) -> bool:
-        """Whether it goes on at `offset` and nothing was lost in between."""
+        """Return whether the batch continues at `offset` and nothing was lost in between."""
         return self.base == offset and not self.lost
 
 
-#: Given the assigned partitions, answers where to start each: the store's truth, not Kafka's.
+#: Returns where to start each of the assigned partitions: the offsets of the stores, not Kafka's.
 FindStart = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
 
-#: Told the partition, and its end, when that is before what was read: the log was cut, or is
-#: another one under the same name.
+#: Called with a partition and its end when that is before what was read: the partition was
+#: truncated, or the topic was recreated.
 OnTruncated = Callable[[int, int], None]
 
-
-#: Answers the partitions that shall not be read for now, as enough of them waits.
+#: Returns the partitions to pause, since enough of their batches are queued.
 FullPartitions = Callable[[], Collection[int]]
 
-#: While all are full, they are looked at again after this.
-FULL_WAIT_S: Final = 0.01
+#: While all partitions are full, they are checked again after this time.
+FULL_POLL_S: Final = 0.01
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's, but that it waits for records no longer than it should, and asks no more often."""
+    """Faust's consumer thread with a bounded fetch wait and throttled fetches."""
 
     async def on_start(self) -> None:
         await super().on_start()
@@ -72,42 +67,47 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        # Faust has 1.5 s, and no setting. Kafka answers as soon as there are records, but some
-        # compatible brokers look only now and then; and while a fetch of quiet partitions waits,
-        # none is sent for the busy ones.
+        # Faust uses 1.5 s, without a setting. Kafka answers as soon as there are records, but some
+        # compatible brokers check only at intervals. While a fetch of quiet partitions waits, no
+        # fetch is sent for the busy ones.
         consumer._fetch_max_wait_ms = self.consumer.fetch_wait_ms
-        # What a producer took back must not count. Faust ties this to guarantees of its own.
+        # Records of aborted transactions must not count. Faust sets this only together with its
+        # own processing guarantee.
         consumer._isolation_level = "read_committed"
         return consumer
 
 
 class FetchThrottle:
-    """Sends fetches to a broker `every_s` apart at least. Each costs milliseconds, here and there,
-    be it for one event or for hundreds; what comes meanwhile comes with the next. It is the request
-    that waits, not what it brought: that would be old before it is looked at."""
+    """Throttle of fetch requests: those to one broker are sent at least `interval_s` apart.
 
-    def __init__(self, send: Callable[..., Awaitable[bool]], every_s: float) -> None:
+    Each fetch costs milliseconds on both sides, for one event as for hundreds; records that arrive
+    meanwhile come with the next fetch. The request is delayed, not its answer: the records in it
+    would be old before they are processed.
+    """
+
+    def __init__(self, send: Callable[..., Awaitable[bool]], interval_s: float) -> None:
         self._send = send
-        self._every_s = every_s
+        self._interval_s = interval_s
         self._sent_s: dict[int, float] = {}
 
     async def __call__(self, assignment: Any, node: int, request: Any) -> bool:
-        wait_s = self._sent_s.get(node, -math.inf) + self._every_s - time.monotonic()
+        wait_s = self._sent_s.get(node, -math.inf) + self._interval_s - time.monotonic()
         if wait_s > 0:
             try:
                 await asyncio.sleep(wait_s)
             except asyncio.CancelledError:
-                return False  # nobody waits for it any more
+                return False  # the caller no longer waits for it
         self._sent_s[node] = time.monotonic()
         return await self._send(assignment, node, request)
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
-    """Delivers batches, and starts where `find_start` says."""
+    """Faust consumer that delivers batches and starts at the offsets that `find_start` returns."""
 
     _next: dict[int, int]
-    """The offset that the next batch of each partition begins with."""
+    """Partition -> the offset that its next batch begins with."""
     _gaps: dict[int, int]
+    """Partition -> the first offset after a gap that was seen once."""
     find_start: ClassVar[FindStart]
     on_truncated: ClassVar[OnTruncated]
     full_partitions: ClassVar[FullPartitions]
@@ -123,14 +123,14 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        # Faust comes here after every rebalance, and a seek made earlier would be overwritten.
-        # A step back comes here too, and where both do, the later one must have the last word.
+        # Faust calls this after every rebalance, and would overwrite an earlier seek. A rewind
+        # calls it too. Where both do, the later call must take effect last.
         async with self._seeking:
             assigned = sorted(tp.partition for tp in self.assignment() if tp.topic == self.topic)
             return await self.seek_partitions(await type(self).find_start(assigned))
 
     async def seek_partitions(self, starts: Mapping[int, int]) -> Mapping[TP, int]:
-        """Goes on with each partition at the given offset, whatever has been fetched since."""
+        """Continue each partition at the given offset; what was fetched since is dropped."""
         self._next.update(starts)
         self._gaps.clear()
         by_tp = {TP(self.topic, partition): offset for partition, offset in starts.items()}
@@ -138,8 +138,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         return by_tp
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        if not self._pause_what_is_full():
-            await self.sleep(FULL_WAIT_S)
+        if not self._pause_full_partitions():
+            await self.sleep(FULL_POLL_S)
             return
         fetched, active = await self._wait_next_records(timeout)
         if fetched is None or self.should_stop:
@@ -150,16 +150,19 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         generation_id = self.app.consumer_generation_id
         for tp, records in fetched.items():
             if not self.flow_active or self.app.consumer_generation_id != generation_id:
-                return  # what is left is fetched again: the rebalance seeks
+                return  # the rebalance seeks, so the rest is fetched again
             if active is None or tp in active or tp in self._buffered_partitions:
                 batch = await self._in_order(tp, records)
                 if batch is not None:
                     self.app.monitor.track_tp_end_offset(tp, batch.end_offset)
                     yield tp, self._as_message(tp, batch)
 
-    def _pause_what_is_full(self) -> bool:
-        """False when that is all. Faust pauses by the number of messages that wait, which are of
-        any size here, and once it has paused all it sleeps for a second. So it must not get to."""
+    def _pause_full_partitions(self) -> bool:
+        """Pause the partitions that are full; return False if all of them are.
+
+        Faust itself pauses by the number of queued messages, which have any size here, and sleeps
+        for a second once it has paused all partitions. So its limit must never be reached.
+        """
         full = type(self).full_partitions()
         assigned = {tp for tp in self.assignment() if tp.topic == self.topic}
         paused = {tp for tp in assigned if tp.partition in full}
@@ -168,8 +171,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         return not assigned or paused != assigned
 
     async def _in_order(self, tp: TP, records: Sequence[Any]) -> Batch | None:
-        """The batch, or None where it does not go on from the last one: it was fetched before a
-        seek. A log may have true gaps (retention, compaction), which a second look tells apart."""
+        """Return the batch, or None where it does not continue the last one.
+
+        Then it was fetched before a seek. A partition may also have real gaps (retention,
+        compaction): a gap that is found again after seeking is real.
+        """
         expected = self._next.get(tp.partition)
         if expected is None:
             return None
@@ -186,19 +192,19 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 self._gaps[tp.partition] = first
                 await self.seek_wait({tp: expected})
                 return None
-            # Compaction and transactions leave gaps too, but not before the log's first offset.
+            # Compaction and transactions leave gaps too, but none before the earliest offset.
             earliest = (await self.earliest_offsets(tp))[tp]
             lost = max(0, min(first, earliest) - expected)
         batch = Batch(tp.partition, expected, records, end, lost)
         self._next[tp.partition] = batch.next_offset
         return batch
 
-    def is_read(self, tp: TP, end: int, counted: int) -> bool:
-        """Whether all up to `end` was fetched, and of what was delivered all is `counted`."""
+    def is_read(self, tp: TP, end: int, committed_through: int) -> bool:
+        """Return whether all up to `end` was fetched and all that was delivered is committed."""
         assignment = self._thread._ensure_consumer()._subscription.subscription.assignment
         state = assignment.state_value(tp)
         at_end = state.has_valid_position and state.position >= end
-        return at_end and self._next.get(tp.partition) == counted
+        return at_end and self._next.get(tp.partition) == committed_through
 
     def end_offset(self, partition: int, committed_through: int) -> int | None:
         """Return the partition's end from the last fetch answer, an empty answer included.
@@ -215,9 +221,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 and end > committed_through
                 and self.is_read(tp, end, committed_through)
             ):
-                return committed_through  # what is left are markers of transactions
+                return committed_through
             return end
-        except (AssertionError, IllegalStateError, ConsumerNotStarted):  # not assigned just now
+        except (AssertionError, IllegalStateError, ConsumerNotStarted):  # not assigned
             return None
 
     async def earliest(self, partitions: int) -> dict[int, int]:
@@ -247,14 +253,20 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         await thread.call_thread(rejoin)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust's own look at slow streams fails where a broker was just restarted, and ends the
-        worker; the worker has a watchdog that looks at what is counted."""
+        """Do nothing: the worker has a watchdog, which checks what is counted.
+
+        Faust's own check of slow streams fails where a broker was just restarted, and ends the
+        worker.
+        """
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """Faust keeps a tree of the offsets that no message has, which are nearly all of them."""
+        """Do nothing: Faust would keep a tree of offsets without a message, nearly all of them."""
 
     def _new_offset(self, tp: TP) -> int | None:
-        """What Kafka is told: batches are acknowledged in order, so all up to the last one."""
+        """Return the offset to commit to Kafka: after the last batch that was acknowledged.
+
+        Batches are acknowledged in order, so everything before it is processed.
+        """
         acked = self._acked[tp]
         if not acked:
             return None
@@ -266,18 +278,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     def _as_message(self, tp: TP, batch: Batch) -> ConsumerMessage:
         last = batch.records[-1]
         return ConsumerMessage(
-            tp.topic,
-            tp.partition,
-            last.offset,
-            last.timestamp / 1000.0,
-            last.timestamp_type,
-            (),
-            None,
-            batch,
-            None,
-            None,
-            None,
-            tp,
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=last.offset,
+            timestamp=last.timestamp / 1000.0,
+            timestamp_type=last.timestamp_type,
+            headers=(),
+            key=None,
+            value=batch,
+            checksum=None,
+            tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
 
@@ -290,7 +300,7 @@ def batch_transport(
     on_truncated: OnTruncated,
     full_partitions: FullPartitions,
 ) -> type[driver.Transport]:
-    """The transport class of one app."""
+    """Return the transport class of one Faust app."""
     consumer = type(
         "Consumer",
         (BatchConsumer,),

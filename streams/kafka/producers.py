@@ -1,9 +1,10 @@
-"""Kafka producers of events and letters, of any size that the topics take."""
+"""Kafka producers for whole records (key, value, headers), up to the largest size a topic takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
@@ -14,46 +15,131 @@ from aiokafka.errors import (
     UnsupportedVersionError,
 )
 
-from store.records import StoreUnavailable
 from store.settings import Settings
+from streams.kafka.errors import kafka_errors
 
-#: A transaction whose producer is gone is ended by the broker after this. Until then nobody who
-#: reads only what is committed gets past it.
+#: The broker aborts the open transaction of a producer that is gone after this time. Until then no
+#: reader of committed records gets past it.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
+#: How long `Producer.discard` waits for the answers to requests in flight.
+DISCARD_TIMEOUT_S: Final = 5.0
 
 
-async def start_producer(settings: Settings) -> AIOKafkaProducer:
-    """Idempotent where the broker can do that. Raises StoreUnavailable."""
-    try:
+class OutgoingRecord(NamedTuple):
+    """Record to send to one topic."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    partition: int | None
+    """None = chosen by the client from the key."""
+
+
+class Producer:
+    """Started Kafka producer that sends a list of records as a unit."""
+
+    def __init__(self, client: AIOKafkaProducer, *, is_transactional: bool) -> None:
+        self.client = client
+        self.is_transactional = is_transactional
+
+    async def partitions_of(self, topic: str) -> frozenset[int]:
+        """Return the partitions of `topic`. Raises StoreUnavailable."""
+        with kafka_errors():
+            return frozenset(await self.client.partitions_for(topic))
+
+    async def send_all(self, topic: str, records: Sequence[OutgoingRecord]) -> None:
+        """Return when Kafka has acknowledged all records.
+
+        A transactional producer sends them in one transaction. Raises StoreUnavailable: Kafka may
+        then have some of the records, or, of a transactional producer, all or none of them.
+        """
+        in_flight: list[asyncio.Future[Any]] = []
+        failures: list[BaseException] = []
+        with kafka_errors():
+            if self.is_transactional:
+                await self.client.begin_transaction()
+            try:
+                for record in records:
+                    in_flight.append(
+                        await self.client.send(
+                            topic,
+                            value=record.value,
+                            key=record.key,
+                            headers=record.headers,
+                            partition=record.partition,
+                        )
+                    )
+            except KafkaError as error:
+                failures.append(error)
+            # Wait for all of them, also after a failure: every request in flight must have ended
+            # before anyone reads the topic.
+            results = await asyncio.gather(*in_flight, return_exceptions=True)
+            failures += [result for result in results if isinstance(result, BaseException)]
+            if failures:
+                raise failures[0]
+            if self.is_transactional:
+                await self.client.commit_transaction()
+
+    async def stop(self) -> None:
+        """Send what is buffered, then close."""
+        await self.client.stop()
+
+    async def discard(self) -> bool:
+        """Close without sending what is buffered, which `stop` would send first.
+
+        Returns whether all requests in flight were answered within DISCARD_TIMEOUT_S.
+        """
+        self.client._closed = True
+        answered = True
         try:
-            return await started(AIOKafkaProducer(enable_idempotence=True, **_options(settings)))
+            async with asyncio.timeout(DISCARD_TIMEOUT_S):
+                await self.client._sender.close()
+        except (TimeoutError, KafkaError):
+            answered = False
+        await self.client.client.close()
+        return answered
+
+
+async def open_producer(settings: Settings) -> Producer:
+    """Return a producer, idempotent where the broker supports it. Raises StoreUnavailable."""
+    with kafka_errors():
+        try:
+            client = AIOKafkaProducer(enable_idempotence=True, **_options(settings))
+            return Producer(await started(client), is_transactional=False)
         except KafkaConnectionError:
             raise
         except KafkaError:
-            # Some compatible brokers give no producer ids, and say so in no certain terms.
-            return await started(AIOKafkaProducer(**_options(settings)))
-    except (KafkaError, OSError) as error:
-        raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+            # Some compatible brokers give no producer ids, and report that with various errors.
+            client = AIOKafkaProducer(**_options(settings))
+            return Producer(await started(client), is_transactional=False)
 
 
-async def start_fencing_producer(
-    settings: Settings, transactional_id: str
-) -> AIOKafkaProducer | None:
-    """A producer of transactions. Whoever had the id before can send nothing any more, and what it
-    had not committed never is. None where the broker has no transactions. Raises
-    StoreUnavailable."""
+async def open_transactional_producer(settings: Settings, transactional_id: str) -> Producer | None:
+    """Return a transactional producer that fences any earlier producer with this id.
+
+    The earlier one can send nothing more, and what it had not committed is aborted. Returns None
+    where the broker has no transactions. Raises StoreUnavailable.
+    """
+    client = AIOKafkaProducer(
+        transactional_id=transactional_id,
+        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        **_options(settings),
+    )
+    with kafka_errors():
+        try:
+            return Producer(await started(client), is_transactional=True)
+        except (UnknownError, UnsupportedVersionError, IncompatibleBrokerVersion):
+            return None
+
+
+async def started(client: AIOKafkaProducer) -> AIOKafkaProducer:
+    """Start the client and return it; stop it and raise the error if the start fails."""
     try:
-        return await started(
-            AIOKafkaProducer(
-                transactional_id=transactional_id,
-                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-                **_options(settings),
-            )
-        )
-    except (UnknownError, UnsupportedVersionError, IncompatibleBrokerVersion):
-        return None
-    except (KafkaError, OSError) as error:
-        raise StoreUnavailable(f"Kafka: {type(error).__name__}: {error}") from error
+        await client.start()
+    except BaseException:
+        await client.stop()
+        raise
+    return client
 
 
 def _options(settings: Settings) -> Mapping[str, Any]:
@@ -61,16 +147,6 @@ def _options(settings: Settings) -> Mapping[str, Any]:
         "bootstrap_servers": settings.brokers,
         "acks": "all",
         "linger_ms": 5,
-        # Also a value far over EVENT_BYTES_MAX got to us, and its headers come with it.
+        # A value far over EVENT_BYTES_MAX may have reached us too, and its headers come with it.
         "max_request_size": max(16 * 1_048_576, 3 * settings.event_bytes_max),
     }
-
-
-async def started(producer: AIOKafkaProducer) -> AIOKafkaProducer:
-    """The producer, started. Where that fails it is stopped, and what failed is raised."""
-    try:
-        await producer.start()
-    except BaseException:
-        await producer.stop()
-        raise
-    return producer

@@ -1,4 +1,4 @@
-"""Sends records to Kafka and knows how many it has acknowledged."""
+"""Sender of many small records, which counts those that Kafka has acknowledged."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from streams.kafka.errors import kafka_errors, unavailable
 from streams.kafka.producers import started
 from streams.kafka.topic_id import describe_topic
 
-#: More than any topic of ours takes: the topic's own limit decides, record by record.
+#: More than any of our topics accepts: the topic's own limit decides for each record.
 REQUEST_BYTES_MAX: Final = 16 * 1_048_576
 BATCH_BYTES: Final = 262_144
 LINGER_MS: Final = 5
-#: What is in hand when we are told to stop gets this long.
-FLUSH_S: Final = 5.0
+#: Closing the sender waits this long for its buffered records to be sent.
+FLUSH_TIMEOUT_S: Final = 5.0
 
 
 class Sender:
-    """`async with Sender(settings) as sender: await sender.send(key, value)`: leaving the block
-    without an error means that Kafka has acknowledged every record. Raises StoreUnavailable.
+    """Sender of records to one topic, used as `async with Sender(settings, topic) as sender`.
 
-    The producer is idempotent, so that a retry within it adds no record twice, where the broker
-    can do that (`idempotent` says so). Memory is bounded: `send` waits while a batch is full."""
+    If the block ends without an error, Kafka has acknowledged every record. Entering, leaving and
+    `send` raise StoreUnavailable. The producer is idempotent, so that its retries duplicate no
+    record, where the broker supports that (see `idempotent`). Memory is bounded: `send` waits while
+    a batch is full.
+    """
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self._settings = settings
@@ -47,15 +49,15 @@ class Sender:
                 self.idempotent = False
                 self._producer = await self._started()
         try:
-            await describe_topic(
-                self._settings, self._topic
-            )  # a producer would wait for it to appear
+            # Fails if the topic does not exist; a producer would wait until it does.
+            await describe_topic(self._settings, self._topic)
         except BaseException:
             await self._producer.stop()
             raise
         return self
 
     async def send(self, key: bytes | None, value: bytes) -> None:
+        """Buffer a record. Raises StoreUnavailable, also for an earlier record that failed."""
         if self._failure is not None:
             raise unavailable(self._failure)
         with kafka_errors():
@@ -72,8 +74,10 @@ class Sender:
             if error is None:
                 await self._producer.flush()
         finally:
-            # Also sends what is in hand.
-            await asyncio.wait([asyncio.ensure_future(self._producer.stop())], timeout=FLUSH_S)
+            # Also sends what is buffered.
+            await asyncio.wait(
+                [asyncio.ensure_future(self._producer.stop())], timeout=FLUSH_TIMEOUT_S
+            )
         if error is None and self._failure is not None:
             raise unavailable(self._failure)
 

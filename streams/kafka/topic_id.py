@@ -1,5 +1,8 @@
-"""Which log a topic is: its topic id (KIP-516). A topic that is deleted and made again has the
-same name and offsets that start again, and another id."""
+"""Topic id (KIP-516) and number of partitions of a topic.
+
+A topic that is deleted and created again has the same name, offsets that start again, and another
+id.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,17 @@ from streams.kafka.errors import kafka_errors
 
 
 class TopicDescription(NamedTuple):
+    """Identity and size of a topic."""
+
     topic_id: str
     partitions: int
 
 
 async def describe_topic(settings: Settings, topic: str) -> TopicDescription:
-    """The log that `topic` is now. Raises StoreUnavailable, also when the topic is not there."""
+    """Return the description of a topic.
+
+    Raises StoreUnavailable, also if the topic does not exist.
+    """
     with kafka_errors(AssertionError):
         return await asyncio.to_thread(_describe_topic, settings, topic)
 
@@ -41,7 +49,7 @@ def _describe_topic(settings: Settings, topic: str) -> TopicDescription:
         bootstrap_servers=settings.brokers,
         request_timeout_ms=10_000,
         bootstrap_timeout_ms=10_000,
-        client_id="log-id",
+        client_id="interaction-summary-topic-id",
     )
     try:
         (found,) = admin.describe_topics([topic])

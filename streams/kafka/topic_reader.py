@@ -1,7 +1,8 @@
-"""Reads ranges of a topic's partitions, for tools: outside any group, nothing committed.
+"""Reader of ranges of a topic's partitions, outside of any consumer group, without commits.
 
-Where a partition ends is taken from fetch answers. Asking for the end offset is the usual way, and
-wrong on some Kafka-compatible brokers."""
+The end of a partition is taken from fetch answers. The usual way is to list end offsets, but some
+Kafka-compatible brokers answer that wrongly.
+"""
 
 from __future__ import annotations
 
@@ -16,37 +17,35 @@ from store.settings import Settings
 from streams.kafka.errors import kafka_errors
 from streams.kafka.topic_id import TopicDescription
 
-#: A broker that is well answers a fetch in a fraction of this.
-ANSWER_S: Final = 10.0
-#: Kafka answers a fetch in a fraction of this, or is in trouble.
-ENDS_TIMEOUT_S: Final = 10.0
+#: A healthy broker answers a fetch in a fraction of this.
+ANSWER_TIMEOUT_S: Final = 10.0
 #: When all ends are known, the first record of each partition comes with one of the next answers,
-#: or not at all: a log may end with what is no record.
-LOOKS_AFTER_END: Final = 10
+#: or not at all: a partition may end with transaction markers, which are no records.
+FETCHES_AFTER_END: Final = 10
 
 
 class TopicReader:
-    """Of one topic, open. Every method raises StoreUnavailable."""
+    """Open reader of one topic. Every method raises StoreUnavailable."""
 
     def __init__(self, consumer: AIOKafkaConsumer, topic: str) -> None:
         self._consumer = consumer
         self._topic = topic
 
     async def end(self, partition: int) -> int:
-        """The offset that the partition's next record will have."""
-        tp = self._go_to(partition, 0)
-        with kafka_errors(timeout_s=ANSWER_S):
-            async with asyncio.timeout(ANSWER_S):
+        """Return the offset that the partition's next record will have."""
+        tp = self._seek(partition, 0)
+        with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 while (end := self._consumer.highwater(tp)) is None:
                     await self._consumer.getmany(timeout_ms=100)
         return int(end)
 
     async def read(self, partition: int, first: int, end: int) -> AsyncIterator[Any]:
-        """The records (aiokafka's ConsumerRecord) of the offsets [first, end) that are there."""
-        tp = self._go_to(partition, first)
+        """Yield the existing records (aiokafka's ConsumerRecord) of the offsets [first, end)."""
+        tp = self._seek(partition, first)
         while True:
-            with kafka_errors(timeout_s=ANSWER_S):
-                async with asyncio.timeout(ANSWER_S):
+            with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     fetched = await self._consumer.getmany(tp, timeout_ms=100)
                     position = await self._consumer.position(tp)
             for record in fetched.get(tp, ()):
@@ -55,7 +54,7 @@ class TopicReader:
             if position >= end:
                 return
 
-    def _go_to(self, partition: int, offset: int) -> TopicPartition:
+    def _seek(self, partition: int, offset: int) -> TopicPartition:
         tp = TopicPartition(self._topic, partition)
         self._consumer.assign([tp])
         self._consumer.seek(tp, offset)
@@ -64,17 +63,17 @@ class TopicReader:
 
 @asynccontextmanager
 async def open_topic(settings: Settings, topic: str) -> AsyncIterator[TopicReader]:
-    """A reader of `topic`, which must exist. Raises StoreUnavailable."""
+    """Open a reader of `topic`, which must exist. Raises StoreUnavailable."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.brokers,
         client_id="interaction-summary-reader",
         enable_auto_commit=False,
-        isolation_level="read_committed",  # what a worker that was replaced had begun is not there
-        auto_offset_reset="earliest",  # where retention has taken what was asked for
+        isolation_level="read_committed",  # leaves out aborted transactions of fenced workers
+        auto_offset_reset="earliest",  # if retention has deleted the requested offset
         fetch_max_wait_ms=100,
     )
     try:
-        with kafka_errors(timeout_s=ANSWER_S):
+        with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
             await consumer.start()
         yield TopicReader(consumer, topic)
     finally:
@@ -82,21 +81,24 @@ async def open_topic(settings: Settings, topic: str) -> AsyncIterator[TopicReade
 
 
 class Tail(NamedTuple):
-    """What one partition's log has from an offset on."""
+    """Records of one partition from a given offset on."""
 
     end: int
     """The next offset to be written."""
     has_more: bool
-    """Whether there is anything from that offset on."""
+    """Whether there is any record from that offset on."""
     arrived_ms: int | None
-    """When the first of it arrived; None = not known, as it did not come in time."""
+    """When the first of them arrived; None = not known, since it was not received in time."""
 
 
 async def read_tails(
     settings: Settings, topic: TopicDescription, positions: Mapping[int, int]
 ) -> dict[int, Tail]:
-    """Partition -> what is in it from its position on, from fetch answers: what the broker's own
-    offset listing says is not right on every compatible broker. Raises StoreUnavailable."""
+    """Return the tail of each partition of the interactions topic from its position on.
+
+    `positions` maps partitions to offsets; a missing partition starts at 0. Raises
+    StoreUnavailable.
+    """
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.brokers,
         client_id="interaction-summary-status",
@@ -104,34 +106,34 @@ async def read_tails(
         auto_offset_reset="earliest",
         isolation_level="read_committed",
         fetch_max_wait_ms=100,
-        max_partition_fetch_bytes=1,  # one batch at most: the end comes with any answer
+        max_partition_fetch_bytes=1,  # at most one record batch: any answer contains the end
     )
     partitions = [TopicPartition(settings.interactions_topic, p) for p in range(topic.partitions)]
     starts = {tp: positions.get(tp.partition, 0) for tp in partitions}
     try:
-        with kafka_errors(timeout_s=ENDS_TIMEOUT_S):
-            async with asyncio.timeout(ENDS_TIMEOUT_S):
+        with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await consumer.start()
                 consumer.assign(partitions)
                 for tp, start in starts.items():
                     consumer.seek(tp, start)
                 arrived: dict[Any, int] = {}
-                looks_left = LOOKS_AFTER_END
+                fetches_left = FETCHES_AFTER_END
                 while True:
                     for tp, records in (await consumer.getmany(timeout_ms=100)).items():
                         arrived.setdefault(tp, records[0].timestamp)
                     ends = {tp: consumer.highwater(tp) for tp in partitions}
                     if None in ends.values():
                         continue
-                    looks_left -= 1
+                    fetches_left -= 1
                     for tp in partitions:
                         if (
                             tp not in arrived
                             and await consumer.position(tp) >= ends[tp] > starts[tp]
                         ):
-                            ends[tp] = starts[tp]  # what is left are markers of transactions
+                            ends[tp] = starts[tp]  # only transaction markers are left
                     waiting = [tp for tp in partitions if ends[tp] > starts[tp]]
-                    if looks_left == 0 or all(tp in arrived for tp in waiting):
+                    if fetches_left == 0 or all(tp in arrived for tp in waiting):
                         return {
                             tp.partition: Tail(ends[tp], tp in waiting, arrived.get(tp))
                             for tp in partitions

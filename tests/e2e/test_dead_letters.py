@@ -1,4 +1,4 @@
-"""Whatever cannot be counted is kept whole in the dead-letter topic, and stops nothing."""
+"""Records that cannot be counted are kept unchanged in the dead-letter topic, and block nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OURS = (
 
 
 class Sent(NamedTuple):
-    """A record, where Kafka put it, and why it is a dead letter (None = it is none)."""
+    """Record, where Kafka stored it, and its reason to be a dead letter (None = it is none)."""
 
     key: bytes | None
     value: bytes | None
@@ -70,7 +70,7 @@ def without(field: str) -> bytes:
     return json.dumps(document).encode()
 
 
-#: What it is -> its bytes, and the reason.
+#: Description -> the bytes, and the reason of the rejection.
 BROKEN: dict[str, tuple[bytes | None, str]] = {
     "tombstone": (None, "malformed"),
     "empty": (b"", "malformed"),
@@ -108,7 +108,7 @@ BROKEN: dict[str, tuple[bytes | None, str]] = {
     ),
     "an unregistered type": (encoded(0, outcomeTypeKey="never_registered"), "unregistered_type"),
 }  # fmt: skip
-#: Of another type: none of ours, whatever else they hold.
+#: Events of another type, which are skipped whatever they contain.
 SKIPPED = (
     b'{"type": "interaction.recorded.v2", "payload": {}}',
     b'{"type": "offer.published.v1", "timestamp": "nonsense", "payload": [1]}',
@@ -117,7 +117,7 @@ SKIPPED = (
 
 @pytest.fixture
 def program(settings: Settings, tmp_path: Path) -> Iterator[Program]:
-    """On topics that `migrate` makes: an event over the limit must get to us."""
+    """Start the program on topics that `migrate` creates: they accept events over our limit."""
     topic = f"{settings.interactions_topic}-migrated"
     changed = settings.model_copy(
         update={"interactions_topic": topic, "dead_letter_topic": f"{topic}.dlq"}
@@ -130,7 +130,7 @@ def program(settings: Settings, tmp_path: Path) -> Iterator[Program]:
         started.close()
 
 
-def test_each_kind_of_broken_event_is_kept_whole_and_stops_nothing(program: Program) -> None:
+def test_each_kind_of_broken_event_is_kept_unchanged_and_blocks_nothing(program: Program) -> None:
     metrics_port = free_port()
     worker = program.worker(WORKER_METRICS_PORT=str(metrics_port))
     api = program.api()
@@ -142,10 +142,10 @@ def test_each_kind_of_broken_event_is_kept_whole_and_stops_nothing(program: Prog
     (row,) = api.summary("acme").json()["summary"]
     assert (row["id"], row["impression"], row["total"]) == ("off_001", good, good)
 
-    letters = read_topic(program.settings, program.settings.dead_letter_topic)
-    found = {(source_of(letter)): letter for letter in letters}
+    dead_letters = read_topic(program.settings, program.settings.dead_letter_topic)
+    found = {source_of(dead_letter): dead_letter for dead_letter in dead_letters}
     broken = [record for record in sent if record.reason is not None]
-    assert len(letters) == len(found) == len(broken) == len(BROKEN)
+    assert len(dead_letters) == len(found) == len(broken) == len(BROKEN)
     for record in broken:
         assert_kept(record, found[record.partition, record.offset], program.settings)
 
@@ -157,7 +157,7 @@ def test_each_kind_of_broken_event_is_kept_whole_and_stops_nothing(program: Prog
 
 
 async def produce(settings: Settings) -> list[Sent]:
-    """A good event before and after each broken one, in its partition; and the skipped ones."""
+    """Send the broken events, each between good events in its partition, and the skipped ones."""
     number = 0
     sent: list[Sent] = []
     async with AIOKafkaProducer(
@@ -181,18 +181,18 @@ async def produce(settings: Settings) -> list[Sent]:
     return sent
 
 
-def source_of(letter: Any) -> tuple[int, int]:
-    headers = dict(letter.headers)
+def source_of(dead_letter: Any) -> tuple[int, int]:
+    headers = dict(dead_letter.headers)
     return int(headers["dlq.source.partition"]), int(headers["dlq.source.offset"])
 
 
-def assert_kept(record: Sent, letter: Any, settings: Settings) -> None:
+def assert_kept(record: Sent, dead_letter: Any, settings: Settings) -> None:
     what = f"{(record.value or b'')[:80]!r}"
-    assert letter.value == record.value, what
-    assert letter.key == record.key, what
-    assert list(letter.headers[:2]) == record.headers, what
-    assert [name for name, _ in letter.headers[2:]] == [f"dlq.{name}" for name in OURS]
-    ours = dict(letter.headers[2:])
+    assert dead_letter.value == record.value, what
+    assert dead_letter.key == record.key, what
+    assert list(dead_letter.headers[:2]) == record.headers, what
+    assert [name for name, _ in dead_letter.headers[2:]] == [f"dlq.{name}" for name in OURS]
+    ours = dict(dead_letter.headers[2:])
     assert ours["dlq.reason"].decode() == record.reason, (what, ours)
     assert 0 < len(ours["dlq.detail"].decode()) <= 300
     assert ours["dlq.source.topic"].decode() == settings.interactions_topic
@@ -201,7 +201,7 @@ def assert_kept(record: Sent, letter: Any, settings: Settings) -> None:
 
 
 def counter(metrics: str, name: str) -> dict[str, float]:
-    """Label -> value, of those that counted anything."""
+    """Return label -> value of the samples that are not zero."""
     pattern = rf'^interaction_summary_\w*{name}_total(?:\{{\w+="(\w+)"\}})? (\S+)$'
     found: Sequence[tuple[str, str]] = re.findall(pattern, metrics, re.MULTILINE)
     assert found, f"no metric {name}"

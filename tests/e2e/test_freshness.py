@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from cli.embedded.server import free_port
-from cli.state import Status, gather
+from cli.status_document import Status
+from cli.status_report import gather_status
 from store.settings import Settings
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, open_worker_fixture
@@ -33,7 +34,7 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
     async with open_worker_fixture(settings, start=False, worker_metrics_port=port) as fixture:
         backlog, live = make_events(100), make_events(50)
         await fixture.send(backlog)
-        without_worker = await gather(settings)
+        without_worker = await gather_status(settings)
         assert without_worker.lag == 100
         assert without_worker.waiting_ms is not None and without_worker.waiting_ms > 0
         assert without_worker.visible is None
@@ -47,7 +48,7 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
         await fixture.send(live)  # repeated by the producer
 
         async def up_to_date() -> Status:
-            state = await gather(settings)
+            state = await gather_status(settings)
             assert (state.lag, state.waiting_ms) == (0, 0)
             assert state.visible is not None
             return state
@@ -61,6 +62,8 @@ async def test_each_event_that_is_counted_is_measured_from_its_arrival(settings:
 
         # The last report of a worker that has ended expires.
         fixture.worker.stop()
-        at_ms = max(p.at_ms for p in await fixture.counters.progress())
-        assert (await gather(settings, now_ms=lambda: at_ms + 59_000)).visible == state.visible
-        assert (await gather(settings, now_ms=lambda: at_ms + 61_000)).visible is None
+        at_ms = max(p.at_ms for p in await fixture.counters.reports.progress())
+        assert (
+            await gather_status(settings, now_ms=lambda: at_ms + 59_000)
+        ).visible == state.visible
+        assert (await gather_status(settings, now_ms=lambda: at_ms + 61_000)).visible is None

@@ -1,4 +1,4 @@
-"""What Kafka's own tools say of the group."""
+"""Offsets of the consumer group, as Kafka's own tools show them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.worker_fixture import WorkerFixture, make_events, open_worker
 
 @pytest.mark.anyio
 async def test_the_group_has_no_lag_once_all_is_stored(settings: Settings) -> None:
-    """The stores know better where to go on, but who looks at lag looks here."""
+    """The stores decide where to continue, but monitoring tools compute lag from these offsets."""
     async with open_worker_fixture(settings) as fixture:
         for n in range(1, 4):
             await fixture.send(make_events(100))
@@ -33,7 +33,7 @@ async def test_the_group_has_no_lag_once_all_is_stored(settings: Settings) -> No
 
 
 def committed(fixture: WorkerFixture) -> dict[int, int]:
-    """Partition -> the offset that the group committed to Kafka."""
+    """Return the offset that the group committed to Kafka, by partition."""
     admin, group = fixture.admin(), fixture.settings.consumer_group
     try:
         found = admin.list_group_offsets(group)[group]

@@ -71,8 +71,7 @@ def test_a_worker_continues_after_the_broker_was_killed(
                 services.kafka.kill()
                 services.kafka.start()
                 await fixture.wait_counted(total, timeout_s=120)
-            assert fixture.worker.process is not None
-            assert fixture.worker.process.poll() is None, "the worker ended"
+            assert fixture.worker.exit_code() is None, "the worker ended"
             await fixture.wait_stored(9_000)
 
     if services.kind == "wheels":
@@ -104,7 +103,7 @@ def test_repeated_rebalances_lose_and_double_nothing(
                             guest.stop()
             finally:
                 for guest in guests:
-                    if guest.process is not None and guest.process.poll() is None:
+                    if guest.is_running():
                         guest.kill()
             await fixture.wait_counted(19_000, timeout_s=120)
             await fixture.wait_stored(19_000)

@@ -37,7 +37,7 @@ def test_a_recreated_topic_is_counted_from_its_start(
             await fixture.send(make_events(700))
             await fixture.wait_counted(2_700, timeout_s=90)
             await fixture.wait_stored(2_700)
-            incidents = await fixture.counters.incidents()
+            incidents = await fixture.counters.reports.incidents()
             assert [change.kind for change in incidents.log_changes] == ["recreated"]
 
     asyncio.run(go())
@@ -58,7 +58,7 @@ def test_offsets_deleted_by_retention_are_counted_as_lost(
             admin.close()
             fixture.worker.start()
             await fixture.wait_counted(100 + 400)
-            assert (await fixture.counters.incidents()).lost_offsets == 500
+            assert (await fixture.counters.reports.incidents()).lost_offsets == 500
             assert "rebuild --from history" in fixture.worker.log_tail(400)
 
     if services.kind == "wheels":
@@ -117,7 +117,7 @@ def test_a_truncated_log_is_detected_and_new_events_are_counted(
             await fixture.send(make_events(300), partition=2)
             await fixture.wait_counted(1_100, timeout_s=90)
             await fixture.wait_stored(1_100)
-            incidents = await fixture.counters.incidents()
+            incidents = await fixture.counters.reports.incidents()
             assert [change.kind for change in incidents.log_changes] == ["cut"]
 
     asyncio.run(go())

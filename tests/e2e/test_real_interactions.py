@@ -27,7 +27,7 @@ def test_every_answer_on_real_interactions_equals_a_plain_count(
     catalog = json.loads(CATALOG.read_bytes())
     assert "tables: up to date" in program.run("migrate")
     output = program.run("catalog", "import", str(CATALOG))
-    assert f"offers: {len(catalog['offers'])} added, 0 changed, 0 left" in output
+    assert f"offers: {len(catalog['offers'])} added, 0 changed, 0 unchanged" in output
     began = datetime.now(UTC)
     output = program.run("load", "--shift-to-now", str(FILE))
     ended = datetime.now(UTC)

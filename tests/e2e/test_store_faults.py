@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from cli.embedded.stack import Valkey
+from cli.embedded.servers import Valkey
 from store.records import Incomplete
 from store.settings import Settings
 from tests.support.services.base import Services
@@ -209,12 +209,10 @@ def test_a_worker_that_counts_nothing_while_events_wait_exits(
             await fixture.send(make_events(100))
 
             async def ended() -> bool:
-                assert fixture.worker.process is not None
-                return fixture.worker.process.poll() is not None
+                return fixture.worker.exit_code() is not None
 
             await eventually_async(ended, timeout_s=60, message="the worker exits")
-            assert fixture.worker.process is not None
-            assert fixture.worker.process.returncode not in (0, None)
+            assert fixture.worker.exit_code() not in (0, None)
             assert "nothing counted for 5 s while events wait" in fixture.worker.log_tail(400)
             services.redis.resume()
             fixture.worker.start()

@@ -1,4 +1,4 @@
-"""A producer that sends in transactions: their markers take offsets, and are no events."""
+"""A producer that sends in transactions: the markers take offsets, but are no events."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ async def transact(fixture: WorkerFixture, events: Sequence[Event], *, commit: b
         await producer.stop()
 
 
-def test_the_marker_of_a_transaction_is_no_event_that_waits(settings: Settings) -> None:
-    """It is the last in its partition: a worker that waited for it would end itself."""
+def test_a_transaction_marker_is_no_waiting_event(settings: Settings) -> None:
+    """The marker is the last in its partition: a worker that waited for it would stop itself."""
 
     async def go() -> None:
         async with open_worker_fixture(settings) as fixture:
@@ -51,7 +51,7 @@ def test_the_marker_of_a_transaction_is_no_event_that_waits(settings: Settings) 
             await fixture.wait_counted(KEPT)
 
             async def no_lag() -> bool:
-                assert await fixture.counters.lag(now_ms()) == 0
+                assert await fixture.counters.reports.lag(now_ms()) == 0
                 return True
 
             await eventually_async(no_lag, message="no lag")
@@ -59,7 +59,7 @@ def test_the_marker_of_a_transaction_is_no_event_that_waits(settings: Settings) 
     asyncio.run(go())
 
 
-def test_all_is_counted_where_a_transaction_ends(settings: Settings) -> None:
+def test_status_reports_no_lag_at_the_end_of_a_transaction(settings: Settings) -> None:
     async def go() -> None:
         async with open_worker_fixture(settings) as fixture:
             await transact(fixture, make_events(KEPT), commit=True)
@@ -75,7 +75,7 @@ def test_all_is_counted_where_a_transaction_ends(settings: Settings) -> None:
     asyncio.run(go())
 
 
-def test_what_a_producer_took_back_does_not_count(settings: Settings) -> None:
+def test_aborted_events_do_not_count(settings: Settings) -> None:
     async def go() -> None:
         async with open_worker_fixture(settings) as fixture:
             await transact(fixture, make_events(DROPPED), commit=False)

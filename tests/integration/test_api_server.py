@@ -66,7 +66,9 @@ def environment(redis_url: str, database_url: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_it_serves_and_ends_with_0(tmp_path, environment, workers, name):
+def test_it_serves_and_ends_with_0(
+    tmp_path: Path, environment: dict[str, str], workers: int, name: str
+) -> None:
     log = tmp_path / "log"
     with serving(log, environment, workers=workers) as (process, client):
         answer = client.get(PATH)
@@ -80,7 +82,9 @@ def test_it_serves_and_ends_with_0(tmp_path, environment, workers, name):
     assert all(line.startswith("{") for line in lines), lines
 
 
-def test_a_request_in_hand_is_finished_after_sigterm(tmp_path, environment):
+def test_a_request_in_hand_is_finished_after_sigterm(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     answers: list[httpx.Response] = []
     with (
         serving(tmp_path / "log", {**environment, "FALLBACK_TIMEOUT_MS": "60000"}) as (
@@ -120,7 +124,9 @@ def _refused(port: int | None) -> bool:
         return True
 
 
-def test_metrics_of_several_processes_are_one_sum(tmp_path, environment):
+def test_metrics_of_several_processes_are_one_sum(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     with serving(tmp_path / "log", environment, workers=2) as (_, client):
         base_url = str(client.base_url).rstrip("/")
         for _ in range(20):
@@ -131,7 +137,9 @@ def test_metrics_of_several_processes_are_one_sum(tmp_path, environment):
             assert wanted in httpx.get(f"{base_url}/metrics").text
 
 
-def test_processes_whose_parent_was_killed_end_and_free_the_address(tmp_path, environment):
+def test_processes_whose_parent_was_killed_end_and_free_the_address(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     with serving(tmp_path / "log", environment, workers=2) as (process, client):
         process.kill()
         process.wait()
@@ -151,7 +159,7 @@ def test_processes_whose_parent_was_killed_end_and_free_the_address(tmp_path, en
         ("127.0.0.1", "open", "cannot listen on 127.0.0.1"),
     ],
 )
-def test_a_refused_start_says_why(host, mode, words):
+def test_a_refused_start_says_why(host: str, mode: str, words: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = subprocess.run(

@@ -114,10 +114,11 @@ def client_of(settings: Settings, **changes: Any) -> Iterator[TestClient]:
 
 def source_of(client: TestClient, query: str = "") -> str:
     response = client.get(f"{PATH}?{query}")
-    return response.headers.get("x-summary-source", str(response.status_code))
+    source: str = response.headers.get("x-summary-source", str(response.status_code))
+    return source
 
 
-def test_it_starts_and_says_what_is_wrong_with_both_stores_down():
+def test_it_starts_and_says_what_is_wrong_with_both_stores_down() -> None:
     with client_of(Settings(auth_mode="open"), **UNREACHABLE) as client:
         assert client.get("/healthz").status_code == 200
         ready = client.get("/readyz")
@@ -130,7 +131,7 @@ def test_it_starts_and_says_what_is_wrong_with_both_stores_down():
         assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_empty_stores_answer_with_no_rows(stores):
+def test_empty_stores_answer_with_no_rows(stores: Settings) -> None:
     with client_of(stores) as client:
         assert client.get("/readyz").json() == {
             "status": "ok",
@@ -142,7 +143,9 @@ def test_empty_stores_answer_with_no_rows(stores):
     assert answer.json()["total"] == 0
 
 
-def test_counters_and_history_give_the_same_body_for_every_grouping_and_period(stores):
+def test_counters_and_history_give_the_same_body_for_every_grouping_and_period(
+    stores: Settings,
+) -> None:
     fill(stores, some_events(400))
     import_offers(stores, a="Alpha", off_1="One")
     questions = [
@@ -170,7 +173,7 @@ def test_counters_and_history_give_the_same_body_for_every_grouping_and_period(s
     assert names["B"] is None
 
 
-def test_an_exact_window_equals_the_period_of_that_many_days(stores):
+def test_an_exact_window_equals_the_period_of_that_many_days(stores: Settings) -> None:
     fill(stores, some_events(200))
     with client_of(stores) as client:
         weekly = client.get(f"{PATH}?days=7")
@@ -183,7 +186,7 @@ def test_an_exact_window_equals_the_period_of_that_many_days(stores):
     assert shorter.headers["x-summary-source"] == "materialized"
 
 
-def test_an_imported_catalog_is_seen_by_the_next_request(stores):
+def test_an_imported_catalog_is_seen_by_the_next_request(stores: Settings) -> None:
     fill(stores, [make_event(offer="off_001")])
     with client_of(stores, catalog_refresh_s=3_600) as client:
         assert client.get(PATH).json()["summary"][0]["name"] is None
@@ -194,8 +197,8 @@ def test_an_imported_catalog_is_seen_by_the_next_request(stores):
 
 
 def test_a_frozen_redis_costs_the_budget_until_the_breaker_opens_and_comes_back(
-    stores, services: Services
-):
+    stores: Settings, services: Services
+) -> None:
     fill(stores, some_events(50))
     changes = {"read_budget_ms": 200, "breaker_failures": 2, "breaker_open_s": 0.2}
     with client_of(stores, **changes) as client:
@@ -211,7 +214,9 @@ def test_a_frozen_redis_costs_the_budget_until_the_breaker_opens_and_comes_back(
         eventually(lambda: source_of(client) == "materialized")
 
 
-def test_a_killed_redis_leaves_history_to_answer_the_same(stores, services: Services):
+def test_a_killed_redis_leaves_history_to_answer_the_same(
+    stores: Settings, services: Services
+) -> None:
     fill(stores, some_events(50))
     with client_of(stores) as client:
         body = client.get(PATH).text
@@ -225,8 +230,8 @@ def test_a_killed_redis_leaves_history_to_answer_the_same(stores, services: Serv
 
 
 def test_without_postgres_the_counters_go_on_and_without_both_it_is_a_503(
-    stores, services: Services
-):
+    stores: Settings, services: Services
+) -> None:
     fill(stores, some_events(50))
     with client_of(stores, catalog_refresh_s=0.01, fallback_timeout_ms=500) as client:
         body = client.get(PATH).text
@@ -244,7 +249,7 @@ def test_without_postgres_the_counters_go_on_and_without_both_it_is_a_503(
         eventually(lambda: source_of(client) == "history")
 
 
-def test_a_history_query_over_its_time_is_a_503_and_is_ended_in_postgres(stores):
+def test_a_history_query_over_its_time_is_a_503_and_is_ended_in_postgres(stores: Settings) -> None:
     fill(stores, some_events(10))
     with redis.Redis.from_url(stores.redis_url) as connection:
         connection.flushall()

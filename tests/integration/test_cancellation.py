@@ -26,7 +26,7 @@ USES: dict[str, Use] = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_cancelled_task_ends(redis_url: str, database_url: str, use: str):
+def test_a_cancelled_task_ends(redis_url: str, database_url: str, use: str) -> None:
     stores = Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
 
     async def run() -> None:

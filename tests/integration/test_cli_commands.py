@@ -93,7 +93,7 @@ def test_migrate_makes_what_is_missing_and_only_that(command: Command, settings:
     assert f"topic {names['INTERACTIONS_TOPIC']}: created, 3 partitions" in first
     assert f"topic {names['DEAD_LETTER_TOPIC']}: created, 3 partitions" in first
     again = succeeded(command("migrate", **names)).splitlines()
-    assert f"topic {names['INTERACTIONS_TOPIC']}: there, 3 partitions" in again
+    assert f"topic {names['INTERACTIONS_TOPIC']}: exists, 3 partitions" in again
     assert "tables: up to date" in again
     admin = KafkaAdminClient(bootstrap_servers=settings.brokers)
     try:
@@ -108,12 +108,12 @@ def test_a_catalog_comes_out_as_it_went_in(command: Command, tmp_path: Path) -> 
     file.write_text(json.dumps(demo_catalog("acme")))
     first = succeeded(command("catalog", "import", str(file))).splitlines()
     assert first[0] == "tenant acme: version 1"
-    assert "  offers: 20 added, 0 changed, 0 left" in first
+    assert "  offers: 20 added, 0 changed, 0 unchanged" in first
     exported = succeeded(command("catalog", "export", "--tenant", "acme"))
     assert json.loads(exported)["treatments"][0] == demo_catalog("acme")["treatments"][0]
     again = succeeded(command("catalog", "import", "-", stdin=exported)).splitlines()
     assert again[0] == "tenant acme: unchanged, version 1"
-    assert "  treatments: 0 added, 0 changed, 40 left" in again
+    assert "  treatments: 0 added, 0 changed, 40 unchanged" in again
 
 
 def test_a_catalog_is_imported_also_while_redis_is_away(command: Command) -> None:
@@ -121,7 +121,7 @@ def test_a_catalog_is_imported_also_while_redis_is_away(command: Command) -> Non
         "catalog", "import", "-", stdin='{"tenant": "a"}', REDIS_URL="redis://127.0.0.1:1"
     )
     assert succeeded(done).startswith("tenant a: version 1")
-    assert done.stderr.startswith("note: imported, but Redis could not be told")
+    assert done.stderr.startswith("note: imported, but Redis is unavailable")
 
 
 @pytest.mark.anyio
@@ -210,15 +210,15 @@ async def test_status_shows_how_soon_events_are_visible(
     command: Command, settings: Settings
 ) -> None:
     """As workers reported it last: of all partitions the worst."""
-    log = await describe_topic(settings, settings.interactions_topic)
+    topic = await describe_topic(settings, settings.interactions_topic)
     now_ms = time.time_ns() // 1_000_000
     client = make_client(settings, timeout_s=5, retries=0)
     try:
-        await RedisCounters(client, settings.redis_prefix).report_progress(
+        await RedisCounters(client, settings.redis_prefix).reports.report_progress(
             [
-                PartitionProgress(log.id, 0, 0, 0, now_ms, Visible(40, 90, 120)),
-                PartitionProgress(log.id, 1, 0, 0, now_ms, Visible(50, 80, 1_100)),
-                PartitionProgress(log.id, 2, 0, 0, now_ms),
+                PartitionProgress(topic.topic_id, 0, 0, 0, now_ms, Visible(40, 90, 120)),
+                PartitionProgress(topic.topic_id, 1, 0, 0, now_ms, Visible(50, 80, 1_100)),
+                PartitionProgress(topic.topic_id, 2, 0, 0, now_ms),
             ]
         )
     finally:

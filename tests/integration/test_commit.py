@@ -11,7 +11,8 @@ import pytest
 from store.records import CounterPage, Event
 from store.settings import Settings
 from store.windows import DAY_MS
-from streams.commit import CounterCommitter, RewindRequired
+from streams.commit import CounterCommitter
+from streams.tenant_state import RewindRequired
 from tests.integration.test_rebuild import Stores, some_events
 from tests.support.contract import LOG, assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
@@ -210,10 +211,10 @@ def test_a_copy_is_known_after_days_without_a_worker(redis_url: str, database_ur
         committer = committer_of(stores)
         committer.start_session(LOG, {0: 0})
         await committer.commit("acme", 0, sourced(event, recorded_ms=then), 1)
-        await stores.counters.report_arrivals(LOG, {0: then, 1: then + 3 * DAY_MS})
+        await stores.counters.reports.report_arrivals(LOG, {0: then, 1: then + 3 * DAY_MS})
         generation = await stores.counters.generation("acme")
         assert generation is not None
-        arrived_ms = min((await stores.counters.arrivals(LOG)).values())
+        arrived_ms = min((await stores.counters.reports.arrivals(LOG)).values())
         await stores.counters.roll(generation, TODAY + 3, now_ms=arrived_ms, records_max=100)
         committer.start_session(LOG, {0: 1})
         copy = sourced(event, first=1, recorded_ms=then + 3_600_000)

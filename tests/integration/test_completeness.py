@@ -8,8 +8,9 @@ import pytest
 
 from store.settings import Settings
 from streams.commit import CounterCommitter
-from tests.integration.test_rebuild import NOW_MS, Stores, some_events, sourced
+from tests.integration.test_rebuild import Stores, some_events
 from tests.support.contract import LOG
+from tests.support.events import NOW_MS, sourced
 
 ROWS = 40
 

@@ -1,4 +1,4 @@
-"""Dead letters on a real broker: each is in the topic once, whatever happens to who sends them."""
+"""Dead letters on a real broker: each is in the topic once, whatever happens to its sender."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from store.redis.client import make_client
 from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from store.windows import DAY_MS
-from streams.dead_letters import headers as dead_letters
-from streams.dead_letters.record import RejectedRecord
+from streams.dead_letters import headers as dead_letter_headers
+from streams.dead_letters.record import DeadLetterInfo, RejectedRecord
 from streams.dead_letters.sink import KafkaDeadLetterSink
-from streams.decode.decoder import Reason, rejected
-from streams.kafka.producers import start_fencing_producer
+from streams.decode.rejection import Reason, reject
+from streams.kafka.producers import open_transactional_producer
 from streams.retry import retry
 from tests.support.events import encode, make_event
 from tests.support.program import PROGRAM, Program, read_topic
@@ -37,7 +37,7 @@ MEBIBYTE = 1_048_576
 
 
 class Record(NamedTuple):
-    """What a dead letter needs of a record."""
+    """Fields of a Kafka record that a dead letter needs."""
 
     offset: int
     value: bytes | None
@@ -45,25 +45,25 @@ class Record(NamedTuple):
     headers: Sequence[tuple[str, bytes]] = ()
 
 
-def letters(*offsets: int, partition: int = 0) -> list[RejectedRecord]:
-    why = rejected(Reason.MALFORMED, "of a test")
+def rejected_records(*offsets: int, partition: int = 0) -> list[RejectedRecord]:
+    why = reject(Reason.MALFORMED, "of a test")
     return [RejectedRecord(partition, Record(o, b"p%d-o%d" % (partition, o)), why) for o in offsets]
 
 
-def in_topic(settings: Settings) -> list[tuple[str, int, int]]:
-    """Log, partition and offset of every letter that is there, repeats included."""
+def sources_in_topic(settings: Settings) -> list[tuple[str, int, int]]:
+    """Return the source of every dead letter in the topic, repeats included."""
     found = []
     for record in read_topic(settings, settings.dead_letter_topic):
-        letter = dead_letters.parse(record.headers)
-        assert letter is not None
-        assert record.value.startswith(b"p%d-o%d" % (letter.partition, letter.offset))
-        found.append((letter.topic_id, letter.partition, letter.offset))
+        info = dead_letter_headers.parse(record.headers)
+        assert info is not None
+        assert record.value.startswith(b"p%d-o%d" % (info.partition, info.offset))
+        found.append((info.topic_id, info.partition, info.offset))
     return found
 
 
 @asynccontextmanager
-async def sender(settings: Settings) -> AsyncIterator[KafkaDeadLetterSink]:
-    """What one worker has."""
+async def open_sink(settings: Settings) -> AsyncIterator[KafkaDeadLetterSink]:
+    """Open the sink of one worker."""
     client: Any = make_client(settings, timeout_s=5, retries=0)
     sink = KafkaDeadLetterSink(
         settings, PartitionOwners(client, settings.redis_prefix), now_ms=lambda: 1_795_521_600_000
@@ -80,117 +80,128 @@ def topic_id() -> str:
     return str(uuid.uuid4())
 
 
-async def test_a_worker_that_takes_over_sends_only_what_is_not_there(
+async def test_a_worker_that_takes_over_sends_only_what_is_missing(
     settings: Settings, topic_id: str
 ) -> None:
-    """The batch in hand may be there in part; all before it is there, however much it is."""
+    """The current batch may be in the topic in part; all before it is there, in any number."""
     settings = settings.model_copy(update={"commit_batch_events": 5})
-    async with sender(settings) as first:
+    async with open_sink(settings) as first:
         await first.assign(topic_id, [0, 1])
         for i in range(0, 20, 4):
-            await first.send(letters(*range(i, i + 4)))
-            await first.send(letters(*range(i, i + 4), partition=1))
-        await first.send(letters(20, 22))
-    for round_ in range(2):  # the second is read from the beginning once more
-        async with sender(settings) as second:
+            await first.send(rejected_records(*range(i, i + 4)))
+            await first.send(rejected_records(*range(i, i + 4), partition=1))
+        await first.send(rejected_records(20, 22))
+    for round_ in range(2):  # the second reads from the beginning again
+        async with open_sink(settings) as second:
             await second.assign(topic_id, [0, 1])
             for i in range(0, 25, 5):
-                await second.send(letters(*range(i, i + 5)))
-            await second.send(letters(3, 19, 40, partition=1))
-        found = await asyncio.to_thread(in_topic, settings)
+                await second.send(rejected_records(*range(i, i + 5)))
+            await second.send(rejected_records(3, 19, 40, partition=1))
+        found = await asyncio.to_thread(sources_in_topic, settings)
         assert sorted(found) == sorted(
             [(topic_id, 0, o) for o in range(25)] + [(topic_id, 1, o) for o in (*range(20), 40)]
         ), round_
 
 
-async def test_letters_of_another_log_are_others(settings: Settings, topic_id: str) -> None:
-    """A topic that is made again has the same offsets; its letters are new."""
-    async with sender(settings) as sink:
+async def test_dead_letters_of_a_recreated_topic_are_sent(
+    settings: Settings, topic_id: str
+) -> None:
+    """A recreated topic has the same offsets; its dead letters are new."""
+    async with open_sink(settings) as sink:
         for current in (topic_id, "another", topic_id):
             await sink.assign(current, [0])
-            await sink.send(letters(1, 2))
-    found = await asyncio.to_thread(in_topic, settings)
+            await sink.send(rejected_records(1, 2))
+    found = await asyncio.to_thread(sources_in_topic, settings)
     assert sorted(found) == sorted(
         (topic_id, 0, o) for topic_id in (topic_id, "another") for o in (1, 2)
     )
 
 
-async def test_what_was_sent_of_a_batch_that_failed_is_not_sent_again(
+async def test_records_sent_before_a_failure_in_their_batch_are_not_sent_again(
     settings: Settings, topic_id: str
 ) -> None:
-    """Kafka takes the first ones and refuses one in the middle."""
-    async with sender(settings) as sink:
+    """Kafka accepts the first records and refuses one in the middle."""
+    async with open_sink(settings) as sink:
         await sink.assign(topic_id, [0])
-        await sink.send(letters(1))
-        why = rejected(Reason.TOO_LARGE, "of a test")
+        await sink.send(rejected_records(1))
+        why = reject(Reason.TOO_LARGE, "of a test")
         larger = RejectedRecord(0, Record(4, b"p0-o4" + b"x" * 17 * MEBIBYTE), why)
         with pytest.raises(StoreUnavailable, match="MessageSizeTooLarge"):
-            await sink.send([*letters(2, 3), larger, *letters(5)])
-        await sink.send(letters(2, 3, 5))
-        await sink.send(letters(6))
-    found = await asyncio.to_thread(in_topic, settings)
+            await sink.send([*rejected_records(2, 3), larger, *rejected_records(5)])
+        await sink.send(rejected_records(2, 3, 5))
+        await sink.send(rejected_records(6))
+    found = await asyncio.to_thread(sources_in_topic, settings)
     assert [offset for _, _, offset in found] == [1, 2, 3, 5, 6]
 
 
-async def test_a_worker_that_slept_through_its_replacement_sends_nothing(
+async def test_a_worker_that_was_replaced_while_frozen_sends_nothing(
     settings: Settings, topic_id: str
 ) -> None:
-    """It knows of nothing when it wakes; what it was about to send the other has sent."""
+    """It does not know of the replacement; the other worker has sent its dead letters."""
     settings = settings.model_copy(update={"kafka_session_timeout_s": 0.5})
-    async with sender(settings) as sleeper, sender(settings) as other:
+    async with open_sink(settings) as sleeper, open_sink(settings) as other:
         await sleeper.assign(topic_id, [0, 1])
-        await sleeper.send(letters(1))
-        await sleeper.send(letters(1, partition=1))
+        await sleeper.send(rejected_records(1))
+        await sleeper.send(rejected_records(1, partition=1))
         await other.assign(topic_id, [0])
-        awake = asyncio.create_task(retry("kafka", sleeper.send, letters(2, 3)))
-        await sleeper.send(letters(2, partition=1))  # still its own
-        await retry("kafka", other.send, letters(1, 2, 3, 4))
-        # Nobody tells it to stop, so in the end it takes the partition for its own, and looks.
+        awake = asyncio.create_task(retry("kafka", sleeper.send, rejected_records(2, 3)))
+        await sleeper.send(rejected_records(2, partition=1))  # it still owns this partition
+        await retry("kafka", other.send, rejected_records(1, 2, 3, 4))
+        # Kafka does not revoke the partition here, so it claims it again in the end, and reads.
         await awake
-        await retry("kafka", sleeper.send, letters(4, 5))
-    found = await asyncio.to_thread(in_topic, settings)
+        await retry("kafka", sleeper.send, rejected_records(4, 5))
+    found = await asyncio.to_thread(sources_in_topic, settings)
     assert sorted(found) == [
         *((topic_id, 0, o) for o in (1, 2, 3, 4, 5)),
         *((topic_id, 1, o) for o in (1, 2)),
     ]
 
 
-async def test_a_worker_that_is_frozen_while_it_sends_is_as_if_it_had_not(
+async def test_the_transaction_of_a_worker_frozen_while_it_sends_is_aborted(
     settings: Settings, topic_id: str
 ) -> None:
-    """Kafka has its letters already, and then another worker takes over: only a transaction can
-    take these back."""
-    frozen = await start_fencing_producer(settings, f"{settings.dead_letter_topic}-{topic_id}-0")
-    if frozen is None:
+    """Kafka has its dead letters, and then another worker takes over.
+
+    Only a transaction can undo that.
+    """
+    producer = await open_transactional_producer(
+        settings, f"{settings.dead_letter_topic}-{topic_id}-0"
+    )
+    if producer is None:
         pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
-    async with sender(settings) as other:
+    frozen = producer.client
+    async with open_sink(settings) as other:
         await frozen.begin_transaction()
         await frozen.send_and_wait(settings.dead_letter_topic, b"p0-o1", partition=0)
         await other.assign(topic_id, [0])
-        await other.send(letters(1, 2))
+        await other.send(rejected_records(1, 2))
         with pytest.raises(KafkaError):
             await frozen.commit_transaction()
         await frozen.stop()
-    found = await asyncio.to_thread(in_topic, settings)
+    found = await asyncio.to_thread(sources_in_topic, settings)
     assert sorted(found) == [(topic_id, 0, 1), (topic_id, 0, 2)]
 
 
-async def test_who_sends_is_not_forgotten_with_redis(settings: Settings, topic_id: str) -> None:
+async def test_dead_letters_are_sent_after_redis_lost_the_owner(
+    settings: Settings, topic_id: str
+) -> None:
     client: Any = make_client(settings, timeout_s=5, retries=0)
-    async with sender(settings) as sink:
+    async with open_sink(settings) as sink:
         await sink.assign(topic_id, [0])
         await client.flushdb()
-        await sink.send(letters(1))
-        await sink.send(letters(2))
+        await sink.send(rejected_records(1))
+        await sink.send(rejected_records(2))
     await client.aclose()
-    assert [o for _, _, o in await asyncio.to_thread(in_topic, settings)] == [1, 2]
+    assert [o for _, _, o in await asyncio.to_thread(sources_in_topic, settings)] == [1, 2]
 
 
-async def test_letters_are_there_once_after_a_kill_before_their_batch_is_stored(
+async def test_dead_letters_are_there_once_after_a_kill_before_their_batch_is_stored(
     settings: Settings,
 ) -> None:
-    """The worker sends the letters of what it reads, cannot store the rest, and is killed; the next
-    one begins before them."""
+    """The worker sends dead letters, cannot store the rest of the batch, and is killed.
+
+    The next worker starts to read before them.
+    """
     async with open_worker_fixture(settings) as fixture:
         await fixture.send(make_events(20), partition=0)
         await fixture.wait_stored(20)
@@ -199,16 +210,16 @@ async def test_letters_are_there_once_after_a_kill_before_their_batch_is_stored(
             await send_raw(settings, [b"no json %d" % i for i in range(30)])
             await fixture.send(make_events(20), partition=0)
             await fixture.wait_counted(40)
-            await wait_for_letters(settings, 30)
+            await wait_for_dead_letters(settings, 30)
             fixture.worker.kill()
         fixture.worker.start()
         await send_raw(settings, [b"no json either"])
         await fixture.wait_stored(40)
-        await wait_for_letters(settings, 31)
+        await wait_for_dead_letters(settings, 31)
         await fixture.wait_counted(40)
         assert fixture.worker.stop() == 0
     there = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
-    values = [letter.value for letter in there]
+    values = [dead_letter.value for dead_letter in there]
     assert sorted(values) == sorted([*(b"no json %d" % i for i in range(30)), b"no json either"])
 
 
@@ -223,7 +234,7 @@ def program(settings: Settings, tmp_path: Path) -> Iterator[Program]:
 
 
 def unregistered(n: int) -> list[bytes]:
-    """Events of a type that is not registered; the first is 60 days old."""
+    """Return events of a type that is not registered; the first is 60 days old."""
     return [
         encode(
             make_event(
@@ -242,15 +253,17 @@ def register(program: Program, key: str, *, tenant: str = "acme") -> None:
     program.run("catalog", "import", "-", stdin=document)
 
 
-async def test_redriven_events_count_once_however_often_and_wherever_it_is_cut_off(
+async def test_redriven_events_count_once_however_often_a_redrive_runs_or_is_interrupted(
     settings: Settings, program: Program
 ) -> None:
-    """A redrive is killed after Kafka has the events and before that is noted; it is run again
-    before anybody counted them, and again after; its notes are lost, and it is run again."""
+    """A redrive is killed after Kafka has the events and before it has marked them.
+
+    It runs again before they are counted, again after, and again when its marks are lost.
+    """
     values = unregistered(5)
     async with open_worker_fixture(settings) as fixture:
         await send_raw(settings, [*values, b"no json", b"{}"])
-        await wait_for_letters(settings, 7)
+        await wait_for_dead_letters(settings, 7)
         assert program.run("dlq", "redrive").splitlines()[0] == (
             "0 sent, 0 counted already, 0 redriven before, 7 left"
         )
@@ -258,9 +271,9 @@ async def test_redriven_events_count_once_however_often_and_wherever_it_is_cut_o
         assert fixture.worker.stop() == 0
         async with await psycopg.AsyncConnection.connect(settings.database_url) as holder:
             await holder.execute("LOCK TABLE redriven_letters IN SHARE ROW EXCLUSIVE MODE")
-            cut_off = program.start("redrive", "dlq", "redrive")
+            interrupted = program.start("redrive", "dlq", "redrive")
             await wait_for_records(settings, 7 + 5)
-            cut_off.kill()
+            interrupted.kill()
         again = await asyncio.to_thread(program.run, "dlq", "redrive")
         assert again.startswith("5 sent, 0 counted already, 0 redriven before, 2 left")
         fixture.worker.start()
@@ -288,7 +301,7 @@ async def test_redriven_events_count_once_however_often_and_wherever_it_is_cut_o
         assert (letter["redriven"] is None) == (letter["reason"] != "unregistered_type"), letter
 
 
-async def test_a_redrive_takes_only_what_it_is_asked_to(
+async def test_a_redrive_sends_only_the_selected_dead_letters(
     settings: Settings, program: Program
 ) -> None:
     async with open_worker_fixture(settings) as fixture:
@@ -296,7 +309,7 @@ async def test_a_redrive_takes_only_what_it_is_asked_to(
             encode(make_event(tenant="b", outcome="other", occurred_ms=now_ms())) for _ in range(2)
         ]
         await send_raw(settings, [*unregistered(3), *others, b"no json"])
-        await wait_for_letters(settings, 6)
+        await wait_for_dead_letters(settings, 6)
         assert fixture.worker.stop() == 0
     register(program, "saved")
     register(program, "other", tenant="b")
@@ -322,17 +335,18 @@ async def test_a_redrive_takes_only_what_it_is_asked_to(
     assert len(records) == 6 + 5
 
 
-async def test_letters_are_shown_whole_and_repeats_once(
+async def test_dead_letters_are_shown_in_full_and_repeats_once(
     settings: Settings, program: Program
 ) -> None:
-    """Whatever bytes they are. A repeat has another place in the topic, and the same source."""
+    """Any bytes are shown. A repeat has another offset in the topic, and the same source."""
     event = encode(make_event(outcome="saved", occurred_ms=now_ms()))
     async with AIOKafkaProducer(bootstrap_servers=settings.brokers) as producer:
         for offset, value, reason in ((7, b"\xff\x1b[31m", "malformed"), (8, event, "bad_field")):
-            headers = dead_letters.headers(
+            info = DeadLetterInfo(
                 reason, "of a [red]test", settings.interactions_topic, "log-1", 3, offset,
-                1_795_521_600_000 + offset, [("trace", b"\x00id")],
+                1_795_521_600_000 + offset,
             )  # fmt: skip
+            headers = dead_letter_headers.write(info, [("trace", b"\x00id")])
             for _ in range(offset - 6):
                 await producer.send_and_wait(settings.dead_letter_topic, value, headers=headers)
         await producer.send_and_wait(settings.dead_letter_topic, b"none of ours")
@@ -367,7 +381,7 @@ async def test_letters_are_shown_whole_and_repeats_once(
     ]
 
 
-def test_letters_are_listed_also_while_postgres_is_away(program: Program) -> None:
+def test_dead_letters_are_listed_while_postgres_is_unavailable(program: Program) -> None:
     done = command(program, "dlq", "list", DATABASE_URL="postgresql://127.0.0.1:1/none")
     assert (done.returncode, done.stdout.decode()) == (0, "0 dead letters\n")
     assert done.stderr.startswith(b"note: what was redriven is not known (Postgres: ")
@@ -378,7 +392,7 @@ def test_letters_are_listed_also_while_postgres_is_away(program: Program) -> Non
     )
 
 
-def test_without_the_topic_or_kafka_it_says_so(program: Program) -> None:
+def test_the_commands_report_a_missing_topic_and_an_unavailable_broker(program: Program) -> None:
     done = command(program, "dlq", "list", DEAD_LETTER_TOPIC="never-made")
     assert done.returncode == 1
     assert b"'never-made' is not there (run `migrate` first)" in done.stderr
@@ -402,18 +416,18 @@ def command(
 
 
 def failed(program: Program, *arguments: str) -> str:
-    """The one line that says why."""
+    """Return the error line of a command that fails."""
     done = command(program, *arguments)
     assert done.returncode == 1, done
     (line,) = done.stderr.decode().splitlines()
     return line
 
 
-# ---- what is sent and read
+# ---- sending and reading
 
 
 async def send_raw(settings: Settings, values: Sequence[bytes]) -> None:
-    """To partition 0; returns when Kafka has all."""
+    """Send to partition 0; return when Kafka has acknowledged all."""
     async with AIOKafkaProducer(bootstrap_servers=settings.brokers, acks="all") as producer:
         for value in values:
             await producer.send_and_wait(
@@ -425,7 +439,7 @@ async def send_raw(settings: Settings, values: Sequence[bytes]) -> None:
             )
 
 
-async def wait_for_letters(settings: Settings, n: int) -> None:
+async def wait_for_dead_letters(settings: Settings, n: int) -> None:
     await _wait_for(settings, settings.dead_letter_topic, n)
 
 

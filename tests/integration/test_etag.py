@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -16,11 +17,12 @@ from tests.support.reader_pair import ReaderPair, Tenant, open_reader_pair
 from tests.support.waiting import eventually_async
 
 Body = Callable[[ReaderPair, Tenant, httpx.AsyncClient], Awaitable[None]]
+Check = Callable[[str, Body], None]
 READERS = ("counted", "historic")
 
 
 @pytest.fixture
-def check(redis_url: str, database_url: str) -> Callable[[str, Body], None]:
+def check(redis_url: str, database_url: str) -> Check:
     """Runs a body for one of the two readers, for a tenant with two actions on the page."""
     stores = Settings(
         auth_mode="open", redis_url=redis_url, database_url=database_url, catalog_refresh_s=0.05
@@ -71,7 +73,9 @@ class Client:
         pytest.param({"offer": "other", "channel": "ch_1"}, id="another channel's action"),
     ],
 )
-def test_it_holds_while_events_change_other_answers(check, reader, elsewhere):
+def test_it_holds_while_events_change_other_answers(
+    check: Check, reader: str, elsewhere: dict[str, Any]
+) -> None:
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         # The first row of the actions of today; and of two events elsewhere it shows nothing.
         query = "days=1&limit=1" if "channel" not in elsewhere else "groupBy=treatment&days=1"
@@ -89,7 +93,7 @@ def test_it_holds_while_events_change_other_answers(check, reader, elsewhere):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_it_ends_with_an_event_that_the_body_shows(check, reader):
+def test_it_ends_with_an_event_that_the_body_shows(check: Check, reader: str) -> None:
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         queries = ("days=1", "days=7", "days=30", "days=365", "days=3&window=exact")
         clients = [Client(tenant, of, query) for query in queries]
@@ -102,7 +106,7 @@ def test_it_ends_with_an_event_that_the_body_shows(check, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_page_changes_with_its_rows_and_its_total_only(check, reader):
+def test_a_page_changes_with_its_rows_and_its_total_only(check: Check, reader: str) -> None:
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         first, second = (Client(tenant, of, f"days=1&limit=1&offset={n}") for n in (0, 1))
         assert await first.ask()
@@ -118,7 +122,7 @@ def test_a_page_changes_with_its_rows_and_its_total_only(check, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_midnight_ends_it_where_the_window_loses_something(check, reader):
+def test_midnight_ends_it_where_the_window_loses_something(check: Check, reader: str) -> None:
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         daily, weekly = Client(tenant, of, "days=1"), Client(tenant, of, "days=7")
         assert await daily.ask()
@@ -136,7 +140,7 @@ def test_midnight_ends_it_where_the_window_loses_something(check, reader):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_name_that_is_shown_ends_it_and_another_does_not(check, reader):
+def test_a_name_that_is_shown_ends_it_and_another_does_not(check: Check, reader: str) -> None:
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         client, customers = Client(tenant, of, "days=1"), Client(tenant, of, "groupBy=customer")
         assert await client.ask()
@@ -161,7 +165,7 @@ def test_a_name_that_is_shown_ends_it_and_another_does_not(check, reader):
     check(reader, body)
 
 
-def test_it_holds_over_a_fallback(check):
+def test_it_holds_over_a_fallback(check: Check) -> None:
     """The tag is the body's, and the body is the same from history."""
 
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:

@@ -17,7 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cli.embedded.server import free_port
-from cli.state import gather
+from cli.status_report import gather_status
 from store import metrics
 from store.catalog import CatalogCache
 from store.postgres.catalog import load_catalog
@@ -83,7 +83,7 @@ class Bench:
         self.committer = CounterCommitter(
             counters, writer, now_ms=now_ms, timezone_of=self._utc, tenants_max=settings.tenants_max
         )
-        builder = CommitBatchBuilder(
+        self.builder = CommitBatchBuilder(
             decoder=Decoder(future_tolerance_s=300, event_bytes_max=1_048_576),
             catalogs=CatalogCache(
                 lambda tenant: load_catalog(pool, tenant), refresh_s=60, monotonic=lambda: 0.0
@@ -93,7 +93,7 @@ class Bench:
             now_ms=now_ms,
         )
         self.pipeline = Pipeline(
-            builder=builder,
+            builder=self.builder,
             committer=self.committer,
             history=self.history,
             dead_letters=self.letters,
@@ -243,14 +243,15 @@ async def test_tenants_beyond_the_limit_are_dead_letters(settings: Settings) -> 
             0, values_of([make_event(tenant=t, occurred_ms=now_ms()) for t in names])
         )
         refused = [
-            (x.record.offset, x.why.reason, x.why.detail.split()[1]) for x in bench.letters.letters
+            (x.record.offset, x.rejection.reason, x.rejection.detail.split()[1])
+            for x in bench.letters.letters
         ]
         assert refused == [
             (2, "too_many_tenants", "c"),
             (4, "too_many_tenants", "d"),
             (6, "too_many_tenants", "c"),
         ]
-        assert "TENANTS_MAX" in bench.letters.letters[0].why.detail
+        assert "TENANTS_MAX" in bench.letters.letters[0].rejection.detail
         assert sorted(bench.committer.tenants.names) == ["a", "b"]
         bench.committer.tenants.tenants_max = 3
         await bench.process(
@@ -285,10 +286,11 @@ async def test_the_alarm_is_told_once_when_it_starts_and_once_when_it_ends(
     settings: Settings,
 ) -> None:
     def alarm() -> float | None:
-        return metrics.DEAD_LETTER_ALARM._value.get()
+        value: float = metrics.DEAD_LETTER_ALARM._value.get()
+        return value
 
     def told() -> list[str]:
-        return [line["event"] for line in lines if "are dead letters" in line["event"]]
+        return [line["event"] for line in lines if "dead-letter ratio" in line["event"]]
 
     with capture_logs() as lines:
         async with bench_of(settings) as bench:
@@ -339,7 +341,7 @@ async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) 
         assert await fixture.counters.read(asked) == Incomplete("capped")
         page = await fixture.history.read(asked)
         assert (page.total, sum(group.total for group in page.groups)) == (50, 200)
-        (state,) = (await gather(fixture.settings)).tenants
+        (state,) = (await gather_status(fixture.settings)).tenants
         assert (state.groups["customer"], list(state.over)) == (11, ["customer"])
         assert "too many groups" in fixture.worker.log_tail(400)
     there = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
@@ -361,7 +363,7 @@ async def test_a_dead_letter_stays_one_when_it_is_read_again(settings: Settings)
     async with bench_of(settings) as bench:  # a minute later
         bench.committer.start_session(dying.topic_id, {0: 2})
         await bench.history.start_session(dying.topic_id, {0: None})
-        bench.pipeline._now_ms = lambda: now_ms() + 60_000
+        bench.builder._now_ms = lambda: now_ms() + 60_000
         await bench.process(0, values)
     async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:
         rows = await (

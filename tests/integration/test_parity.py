@@ -159,7 +159,7 @@ def catalogs(draw: st.DrawFn) -> CatalogDocument:
 def clocks(draw: st.DrawFn, zone: str) -> int:
     """An instant, often one at or around a change of the zone's clock or a midnight."""
     changes = changes_of(zone)
-    if changes and draw(st.booleans()):
+    if len(changes) > 0 and draw(st.booleans()):
         days = draw(st.sampled_from((0, 0, 1, 2, 6, 20, 31)))
         at_ms = draw(st.sampled_from(changes)) + days * DAY_MS
     else:
@@ -309,8 +309,8 @@ def _for(event: Event, tenant: str) -> Event:
 @pytest.mark.timeout(900)  # where it fails, the smallest such world is looked for
 @pytest.mark.parametrize("worlds_max", [WORLDS, pytest.param(WORLDS_LONG, marks=pytest.mark.long)])
 def test_counters_history_and_a_plain_count_give_the_same_bytes(
-    redis_url, database_url, capsys, worlds_max
-):
+    redis_url: str, database_url: str, capsys: pytest.CaptureFixture[str], worlds_max: int
+) -> None:
     """Generated worlds: two tenants of different zones, one an odd one; a clock near changes of
     the zone's clock and midnights; events late by up to 45 days, ahead by up to 5 minutes, sent
     again, with and without treatment and channel, of system types and an own one; few ids, so that

@@ -19,8 +19,8 @@ from store.postgres.history import HistoryWriter, PostgresHistory
 from store.postgres.pool import Pool, make_pool
 from store.records import GROUPINGS, Event, Fenced, Grouping, Question, StoreUnavailable
 from store.settings import Settings
-from store.windows import PERIODS, Calendar, Period, Window, exact_window, window_of
-from tests.support.events import DAY_MS, NOW_MS, TODAY, events, make_event, sourced
+from store.windows import DAY_MS, PERIODS, Calendar, Period, Window, exact_window, window_of
+from tests.support.events import NOW_MS, TODAY, events, make_event, sourced
 from tests.support.oracle import groups_of, page_of
 from tests.support.services.base import Services
 

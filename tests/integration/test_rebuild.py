@@ -15,8 +15,9 @@ from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import PERIODS
-from streams.commit import CounterCommitter, RewindRequired
-from streams.rebuild import RebuildFailed, rebuild_from_history
+from streams.commit import CounterCommitter
+from streams.rebuild import RebuildError, rebuild_from_history
+from streams.tenant_state import RewindRequired
 from tests.support.contract import LOG, Writer, assert_counts, question, start
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
 
@@ -88,7 +89,7 @@ def test_the_rebuilt_generation_answers_as_the_live_one_did(
                 await stores.counters.read(question(g, p)) for g in GROUPINGS for p in PERIODS
             ]
             done = await stores.rebuild()
-            assert (done.events, done.generation, done.before) == (100, 2, 1)
+            assert (done.events, done.generation, done.previous_generation) == (100, 2, 1)
             after = [await stores.counters.read(question(g, p)) for g in GROUPINGS for p in PERIODS]
             assert after == before
             assert all(isinstance(answer, CounterPage) for answer in after)
@@ -186,7 +187,7 @@ def test_a_rebuild_that_cannot_go_on_leaves_nothing(redis_url: str, database_url
                     stores.client.hset("is:{acme/0}:2:meta", "building", "somebody else")
                 )
 
-            with pytest.raises(RebuildFailed):
+            with pytest.raises(RebuildError):
                 await stores.rebuild(progress=interfere)
             active = await stores.counters.generation("acme")
             assert active is not None

@@ -42,15 +42,15 @@ def test_a_primary_that_turns_replica_breaks_no_command_of_others(redis_url: str
 
         try:
             for _ in range(ROUNDS):
-                await admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+                await admin.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
                 await asyncio.gather(*(sharer(number) for number in range(SHARERS)))
-                await admin.execute_command("REPLICAOF", "NO", "ONE")
+                await admin.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
                 ends = await asyncio.gather(
                     *(ending(client, f"is:{{t{n}/0}}:meta", drop) for n in range(SHARERS))
                 )
                 assert set(ends) == {"done"}, ends
         finally:
-            await admin.execute_command("REPLICAOF", "NO", "ONE")
+            await admin.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
             await admin.aclose()
             await client.aclose()
         assert any("ReadOnlyError" in end for end in seen), "the replica refused nobody"

@@ -53,7 +53,7 @@ class TestRedisCounters(CounterStoreContract):
 
 def test_the_commit_protocol_keeps_its_invariant_in_any_interleaving(redis_url: str) -> None:
     class RedisProtocol(Protocol):
-        open_store = staticmethod(lambda: open_redis(redis_url))  # type: ignore[assignment]
+        open_store = staticmethod(lambda: open_redis(redis_url))
 
     run_state_machine_as_test(
         RedisProtocol,
@@ -163,7 +163,7 @@ def test_counts_of_any_size_are_kept(redis_url: str) -> None:
                 total += count
                 for period in PERIODS:
                     for group_by in ("action", "customer"):
-                        page = await store.read(question(group_by, period))  # type: ignore[arg-type]
+                        page = await store.read(question(group_by, period))
                         assert isinstance(page, CounterPage)
                         assert [g.counts for g in page.page.groups] == [{"click": total}]
 
@@ -195,14 +195,14 @@ def test_the_lag_is_unknown_where_a_partitions_worker_says_nothing(redis_url: st
         client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
         try:
             counters = RedisCounters(client, "is")
-            await counters.report_progress(
+            await counters.reports.report_progress(
                 [
                     PartitionProgress(LOG, 0, 70, 72, NOW_MS),
                     PartitionProgress(LOG, 1, 5, 5, NOW_MS - 9_000),
                 ]
             )
-            assert await counters.lag(NOW_MS) == 2
-            assert await counters.lag(NOW_MS + 2_000) is None
+            assert await counters.reports.lag(NOW_MS) == 2
+            assert await counters.reports.lag(NOW_MS + 2_000) is None
         finally:
             await client.aclose()
 

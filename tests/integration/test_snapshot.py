@@ -134,7 +134,7 @@ def _questions(periods: Sequence[str]) -> Iterator[tuple[str, int, int]]:
 
 
 @pytest.mark.parametrize("rolling", [False, True], ids=["one day", "over midnights"])
-def test_a_response_under_writes_is_of_one_commit(stores, rolling):
+def test_a_response_under_writes_is_of_one_commit(stores: Settings, rolling: bool) -> None:
     """From the counters, from history, and, while a roll lets history answer, from either."""
 
     async def run() -> None:
@@ -147,7 +147,7 @@ def test_a_response_under_writes_is_of_one_commit(stores, rolling):
 
 
 @pytest.mark.parametrize("limit", [7, 100])
-def test_paging_through_a_quiet_tenant_gives_each_group_once(stores, limit):
+def test_paging_through_a_quiet_tenant_gives_each_group_once(stores: Settings, limit: int) -> None:
     """Most totals tie, so the order stands on the ids."""
     ids = [f"{kind}{n}" for n in range(45) for kind in ("g", "G", "é", "😀")]
     queries = ("days=1", "days=365", "days=2&window=exact", "days=25&window=exact")

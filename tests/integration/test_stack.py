@@ -17,8 +17,9 @@ import pytest
 import redis
 
 from cli.embedded import postgres_home
-from cli.embedded.server import HOST, Server, free_port
-from cli.embedded.stack import Broker, Postgres, Stack, StackError, Valkey
+from cli.embedded.server import HOST, Server, StackError, free_port
+from cli.embedded.servers import Broker, Postgres, Valkey
+from cli.embedded.stack import Stack
 
 _RUNS_A_STACK = """
 import signal, sys

@@ -71,7 +71,7 @@ def status_of(program: Program) -> tuple[dict[str, object], str]:
 
 def test_history_answers_until_the_counters_are_built_in_the_new_zone(
     settings: Settings, tmp_path: Path
-):
+) -> None:
     async def run() -> None:
         async with open_reader_pair(settings) as pair:
             program = Program(settings, tmp_path)
@@ -131,7 +131,7 @@ async def build_anew(pair: ReaderPair, counted: Sequence[Event]) -> None:
 
 def test_a_worker_that_starts_after_the_change_counts_in_the_counters_zone(
     redis_url: str, database_url: str
-):
+) -> None:
     """Two zones in one set of counters would be neither's."""
     stores = Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
 
@@ -159,7 +159,7 @@ def test_a_worker_that_starts_after_the_change_counts_in_the_counters_zone(
     asyncio.run(run())
 
 
-def test_headers_are_of_the_zone_that_the_tenant_has_now(redis_url: str, database_url: str):
+def test_headers_are_of_the_zone_that_the_tenant_has_now(redis_url: str, database_url: str) -> None:
     stores = Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
 
     async def start_of(tenant: Tenant, reader: httpx.AsyncClient) -> str:

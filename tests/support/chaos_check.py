@@ -42,7 +42,7 @@ class ChaosCheck:
         async def behind() -> dict[int, int]:
             supervise()
             try:
-                progress = {p.partition: p.next_offset for p in await counters.progress()}
+                progress = {p.partition: p.next_offset for p in await counters.reports.progress()}
                 async with pool.connection() as connection:
                     rows = await (
                         await connection.execute(

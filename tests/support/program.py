@@ -19,6 +19,7 @@ import httpx
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from cli.embedded.child_process import ChildProcess
 from cli.embedded.server import free_port
 from store.records import StoreUnavailable
 from store.redis.client import make_client
@@ -37,29 +38,24 @@ class Process:
     def __init__(self, arguments: Sequence[str], env: dict[str, str], log_path: Path) -> None:
         self.name = log_path.stem
         self.log_path = log_path
-        self._log_start = log_path.stat().st_size if log_path.exists() else 0
-        with log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [str(PROGRAM), *arguments],
-                env=env,
-                cwd=log_path.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = ChildProcess(
+            [str(PROGRAM), *arguments],
+            environment=env,
+            log_path=log_path,
+            working_dir=log_path.parent,
+        )
+        self._process.start()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self._process.is_running()
 
     def kill(self) -> None:
         """End the process by SIGKILL, so that it cannot finish anything."""
         self._process.kill()
-        self._process.wait()
 
     def signal(self, which: signal.Signals) -> None:
         self._process.send_signal(which)
@@ -83,7 +79,7 @@ class Process:
 
     def log(self) -> str:
         """Return the output of this process, without that of an earlier one of the same name."""
-        return self.log_path.read_bytes()[self._log_start :].decode(errors="replace")
+        return self._process.log()
 
     def tail(self, lines: int = 25) -> str:
         return "\n".join([f"--- end of {self.log_path}", *self.log().splitlines()[-lines:]])
@@ -215,7 +211,7 @@ class Program:
 async def _counted(settings: Settings) -> int:
     client = make_client(settings, timeout_s=5, retries=0)
     try:
-        marks = await RedisCounters(client, settings.redis_prefix).progress()
+        marks = await RedisCounters(client, settings.redis_prefix).reports.progress()
         return sum(mark.next_offset for mark in marks)
     except StoreUnavailable:
         return -1

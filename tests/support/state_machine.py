@@ -133,6 +133,8 @@ class Protocol(RuleBasedStateMachine):
             watermarks.pop(partition, None)
         else:
             watermarks[partition] = answer.watermark
+        assert answer.generation is not None
+        assert answer.day is not None
         self.believes[worker] = (
             generation._replace(number=answer.generation, day=answer.day),
             watermarks,
@@ -230,7 +232,7 @@ class Protocol(RuleBasedStateMachine):
         if not hasattr(self, "believes"):
             return
         generation, watermarks = self.truth()
-        if generation.rolled < generation.day:
+        if (generation.rolled or 0) < generation.day:
             asked = question("customer", "weekly", today=generation.day)
             assert self.go(self.store.read(asked)) == Incomplete("rolling")
         finished = False
@@ -242,9 +244,9 @@ class Protocol(RuleBasedStateMachine):
             finished = answer.finished
         for period in ("daily", "weekly", "monthly"):
             for group_by in ("action", "customer"):
-                asked = question(group_by, period, today=generation.day)  # type: ignore[arg-type]
+                asked = question(group_by, period, today=generation.day)
                 answer = self.go(self.store.read(asked))
                 assert isinstance(answer, CounterPage), answer
-                window = window_of(period, generation.day)  # type: ignore[arg-type]
-                want = groups_of(self._below(watermarks), group_by, window, UTC)  # type: ignore[arg-type]
+                window = window_of(period, generation.day)
+                want = groups_of(self._below(watermarks), group_by, window, UTC)
                 assert list(answer.page.groups) == want

@@ -145,7 +145,6 @@ async def open_worker_fixture(
         sys.stderr.write(fixture.worker.log_tail(40))
         raise
     finally:
-        if fixture.worker.process is not None:
-            fixture.worker.stop()
+        fixture.worker.stop_if_started()
         await fixture.pool.close()
         await fixture.client.aclose()

@@ -176,7 +176,9 @@ def assert_error(response: Any, status: int, *words: str) -> str:
     ],
 )
 @pytest.mark.parametrize("source", ["materialized", "history"])
-def test_the_body_of_each_grouping_to_the_byte_from_either_store(source, group_by, group_id, row):
+def test_the_body_of_each_grouping_to_the_byte_from_either_store(
+    source: str, group_by: str, group_id: str, row: str
+) -> None:
     group = SAMPLE._replace(id=group_id)
     counters = counted(group) if source == "materialized" else Incomplete("no_generation")
     with client_of(Store(counters), Store(page(group)), Catalogs(CATALOG)) as client:
@@ -190,7 +192,9 @@ def test_the_body_of_each_grouping_to_the_byte_from_either_store(source, group_b
 
 
 @pytest.mark.parametrize("group_by", ["action", "treatment", "channel"])
-def test_what_the_catalog_lacks_is_null_and_rates_without_impressions_are_zero(group_by):
+def test_what_the_catalog_lacks_is_null_and_rates_without_impressions_are_zero(
+    group_by: str,
+) -> None:
     with client_of(Store(counted(GroupCounts("x", {"click": 3})))) as client:
         row = client.get(f"{PATH}?groupBy={group_by}").json()["summary"][0]
     fixed = {"id", "impression", "click", "dismiss", "accept", "convert", "total", "ctr", "cvr"}
@@ -202,7 +206,7 @@ def test_what_the_catalog_lacks_is_null_and_rates_without_impressions_are_zero(g
     assert row["total"] == 3
 
 
-def test_capped_limit_and_offset_are_echoed_and_asked_for():
+def test_capped_limit_and_offset_are_echoed_and_asked_for() -> None:
     counters = Store(CounterPage(page(total=7), 0))
     with client_of(counters) as client:
         body = client.get(f"{PATH}?limit=1000&offset=9007199254740991").json()
@@ -237,7 +241,9 @@ def test_capped_limit_and_offset_are_echoed_and_asked_for():
         ("days=31&window=exact", "monthly", "2026-10-25"),
     ],
 )
-def test_the_smallest_period_that_covers_the_days_answers(query, period, start):
+def test_the_smallest_period_that_covers_the_days_answers(
+    query: str, period: str, start: str | None
+) -> None:
     counters = Store(counted(SAMPLE))
     with client_of(counters) as client:
         response = client.get(f"{PATH}?{query}")
@@ -250,7 +256,9 @@ def test_the_smallest_period_that_covers_the_days_answers(query, period, start):
 
 @pytest.mark.parametrize(("days", "start"), [(2, "2026-11-23"), (30, "2026-10-26")])
 @pytest.mark.parametrize("why", [None, "too_many_groups"])
-def test_an_exact_window_of_days_that_have_tiles_is_asked_of_the_counters_first(days, start, why):
+def test_an_exact_window_of_days_that_have_tiles_is_asked_of_the_counters_first(
+    days: int, start: str, why: str | None
+) -> None:
     counters = Store(Incomplete(why) if why else counted(SAMPLE))
     history = Store(page(SAMPLE))
     with client_of(counters, history) as client:
@@ -264,7 +272,9 @@ def test_an_exact_window_of_days_that_have_tiles_is_asked_of_the_counters_first(
 
 
 @pytest.mark.parametrize(("days", "start"), [(32, "2026-10-24"), (365, "2025-11-25")])
-def test_an_exact_window_beyond_the_tiles_is_answered_by_history_alone(days, start):
+def test_an_exact_window_beyond_the_tiles_is_answered_by_history_alone(
+    days: int, start: str
+) -> None:
     counters, history = Store(AssertionError("counters were asked")), Store(page(SAMPLE))
     with client_of(counters, history) as client:
         response = client.get(f"{PATH}?window=exact&days={days}")
@@ -277,7 +287,7 @@ def test_an_exact_window_beyond_the_tiles_is_answered_by_history_alone(days, sta
     assert history.questions[0].window == Window(TODAY - days + 1, TODAY)
 
 
-def test_today_is_the_tenants_day():
+def test_today_is_the_tenants_day() -> None:
     counters = Store(counted())
     now_ms = NOW_MS + 3_600_000  # 00:30 of the 25th in Auckland
     catalogs = Catalogs(Catalog("nz", timezone="Pacific/Auckland"))
@@ -299,7 +309,7 @@ def test_today_is_the_tenants_day():
 # --- the catalog
 
 
-def test_a_newer_catalog_announced_by_the_counters_is_fetched_before_rows_are_made():
+def test_a_newer_catalog_announced_by_the_counters_is_fetched_before_rows_are_made() -> None:
     newer = Catalog("acme", version=4, offers={"off_001": Offer("off_001", "Renamed")})
     catalogs = Catalogs(CATALOG, newer)
     with client_of(Store(counted(SAMPLE, version=4)), catalogs=catalogs) as client:
@@ -308,14 +318,14 @@ def test_a_newer_catalog_announced_by_the_counters_is_fetched_before_rows_are_ma
     assert catalogs.asked == [("acme", 0), ("acme", 4)]
 
 
-def test_a_catalog_that_cannot_be_renewed_still_names_the_rows():
+def test_a_catalog_that_cannot_be_renewed_still_names_the_rows() -> None:
     catalogs = Catalogs(CATALOG, StoreUnavailable("Postgres: gone"))
     with client_of(Store(counted(SAMPLE, version=4)), catalogs=catalogs) as client:
         row = client.get(PATH).json()["summary"][0]
     assert row["name"] == "Gold card"
 
 
-def test_a_newer_time_zone_makes_it_another_question():
+def test_a_newer_time_zone_makes_it_another_question() -> None:
     newer = Catalog("acme", timezone="Pacific/Kiritimati", version=4)  # a day ahead
     counters = Store(counted(version=4), counted(SAMPLE, version=4))
     with client_of(counters, catalogs=Catalogs(CATALOG, newer)) as client:
@@ -326,7 +336,9 @@ def test_a_newer_time_zone_makes_it_another_question():
 
 
 @pytest.mark.parametrize("first", [counted(version=4), Incomplete("other_timezone")], ids=repr)
-def test_history_is_asked_the_question_of_the_newest_catalog(first):
+def test_history_is_asked_the_question_of_the_newest_catalog(
+    first: CounterPage | Incomplete,
+) -> None:
     newer = Catalog("acme", timezone="Pacific/Kiritimati", version=4)
     counters = Store(first, Incomplete("other_timezone"))
     history = Store(page(SAMPLE))
@@ -338,14 +350,14 @@ def test_history_is_asked_the_question_of_the_newest_catalog(first):
     assert history.questions == counters.questions[1:]
 
 
-def test_counters_of_another_time_zone_are_asked_once_where_the_catalog_is_the_newest():
+def test_counters_of_another_time_zone_are_asked_once_where_the_catalog_is_the_newest() -> None:
     counters = Store(Incomplete("other_timezone"))
     with client_of(counters, Store(page(SAMPLE))) as client:
         assert client.get(PATH).headers["x-summary-source"] == "history"
     assert len(counters.questions) == 1
 
 
-def test_without_any_catalog_there_is_no_answer():
+def test_without_any_catalog_there_is_no_answer() -> None:
     catalogs = Catalogs(StoreUnavailable("Postgres: gone"))
     with client_of(Store(counted(SAMPLE)), catalogs=catalogs) as client:
         response = client.get(PATH)
@@ -373,7 +385,7 @@ async def _too_slow() -> CounterPage:
     ],
     ids=lambda trouble: getattr(trouble, "__name__", None) or repr(trouble),
 )
-def test_whatever_keeps_the_counters_from_answering_history_answers_whole(trouble):
+def test_whatever_keeps_the_counters_from_answering_history_answers_whole(trouble: object) -> None:
     other = GroupCounts("off_002", {"impression": 1})
     counters, history = Store(trouble), Store(page(other))
     with client_of(counters, history, read_budget_ms=20) as client:
@@ -385,14 +397,14 @@ def test_whatever_keeps_the_counters_from_answering_history_answers_whole(troubl
     assert counters.questions == history.questions
 
 
-def test_history_is_not_asked_while_the_counters_answer():
+def test_history_is_not_asked_while_the_counters_answer() -> None:
     history = Store(page())
     with client_of(Store(counted(SAMPLE)), history) as client:
         assert client.get(PATH).status_code == 200
     assert history.questions == []
 
 
-def test_the_breaker_spares_counters_that_fail_and_tries_them_again():
+def test_the_breaker_spares_counters_that_fail_and_tries_them_again() -> None:
     counters = Store(*[StoreUnavailable("Redis: gone")] * 2, counted(SAMPLE))
     history = Store(page(SAMPLE))
     with client_of(counters, history, breaker_failures=2, breaker_open_s=3_600) as client:
@@ -411,7 +423,7 @@ def test_the_breaker_spares_counters_that_fail_and_tries_them_again():
         assert "interaction_summary_api_breaker_open 0.0" in client.get("/metrics").text
 
 
-def test_incomplete_counters_do_not_open_the_breaker():
+def test_incomplete_counters_do_not_open_the_breaker() -> None:
     counters = Store(Incomplete("rolling"))
     with client_of(counters, Store(page()), breaker_failures=1, breaker_open_s=3_600) as client:
         for _ in range(3):
@@ -420,7 +432,7 @@ def test_incomplete_counters_do_not_open_the_breaker():
 
 
 @pytest.mark.parametrize("cause", [StoreUnavailable("Postgres: secret-host"), TimeoutError()])
-def test_both_stores_down(cause):
+def test_both_stores_down(cause: Exception) -> None:
     with client_of(Store(StoreUnavailable("Redis: gone")), Store(cause)) as client:
         response = client.get(PATH)
     message = assert_error(response, 503, "neither")
@@ -458,7 +470,7 @@ async def _asgi_get(app: FastAPI, path: str) -> tuple[int, dict[str, str]]:
     return start["status"], headers
 
 
-def test_no_more_than_the_allowed_history_queries_run_at_once():
+def test_no_more_than_the_allowed_history_queries_run_at_once() -> None:
     async def scenario() -> None:
         running = peak = 0
         go = asyncio.Event()
@@ -488,7 +500,7 @@ def test_no_more_than_the_allowed_history_queries_run_at_once():
     asyncio.run(scenario())
 
 
-def test_a_burst_queues_before_the_counters_and_does_not_eat_their_budget():
+def test_a_burst_queues_before_the_counters_and_does_not_eat_their_budget() -> None:
     async def scenario() -> None:
         running = peak = 0
 
@@ -508,7 +520,7 @@ def test_a_burst_queues_before_the_counters_and_does_not_eat_their_budget():
     asyncio.run(scenario())
 
 
-def test_a_given_up_request_gives_its_places_back():
+def test_a_given_up_request_gives_its_places_back() -> None:
     async def scenario() -> None:
         asked = asyncio.Event()
 
@@ -532,7 +544,7 @@ def test_a_given_up_request_gives_its_places_back():
 # --- headers
 
 
-def test_the_headers_of_an_answer():
+def test_the_headers_of_an_answer() -> None:
     async def lag() -> int:
         return 12
 
@@ -554,7 +566,7 @@ def test_the_headers_of_an_answer():
     }
 
 
-def test_an_unknown_lag_is_not_shown():
+def test_an_unknown_lag_is_not_shown() -> None:
     failing = asyncio.Event()
 
     async def lag() -> int:
@@ -569,7 +581,7 @@ def test_an_unknown_lag_is_not_shown():
 
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', '"a,b",W/{}', "*", " * "])
-def test_what_the_client_has_is_not_sent_again(form):
+def test_what_the_client_has_is_not_sent_again(form: str) -> None:
     with client_of(Store(counted(SAMPLE))) as client:
         first = client.get(PATH)
         again = client.get(PATH, headers={"If-None-Match": form.format(first.headers["etag"])})
@@ -581,12 +593,12 @@ def test_what_the_client_has_is_not_sent_again(form):
 
 
 @pytest.mark.parametrize("header", ["", '"other"', "x", '"*"'])
-def test_what_the_client_lacks_is_sent(header):
+def test_what_the_client_lacks_is_sent(header: str) -> None:
     with client_of(Store(counted(SAMPLE))) as client:
         assert client.get(PATH, headers={"If-None-Match": header}).status_code == 200
 
 
-def test_the_etag_is_that_of_the_body():
+def test_the_etag_is_that_of_the_body() -> None:
     other = GroupCounts("off_002", {"impression": 1})
     counters = Store(counted(SAMPLE), Incomplete("rolling"), counted(other))
     with client_of(counters, Store(page(SAMPLE))) as client:
@@ -594,7 +606,7 @@ def test_the_etag_is_that_of_the_body():
     assert first.headers["etag"] == from_history.headers["etag"] != changed.headers["etag"]
 
 
-def test_a_sane_request_id_is_kept_and_another_replaced():
+def test_a_sane_request_id_is_kept_and_another_replaced() -> None:
     with client_of(Store(counted())) as client:
         kept = client.get(PATH, headers={"X-Request-Id": "abc-123_x.y:z"})
         assert kept.headers["x-request-id"] == "abc-123_x.y:z"
@@ -608,7 +620,7 @@ def test_a_sane_request_id_is_kept_and_another_replaced():
 
 
 @pytest.mark.parametrize("query", ["foo=1", "days=0", "days=1&days=1", "groupBy=x", "limit="])
-def test_a_bad_parameter_is_a_400_that_names_it_and_asks_no_store(query):
+def test_a_bad_parameter_is_a_400_that_names_it_and_asks_no_store(query: str) -> None:
     counters = Store(counted())
     with client_of(counters) as client:
         assert_error(client.get(f"{PATH}?{query}"), 400, query.split("=")[0])
@@ -616,21 +628,21 @@ def test_a_bad_parameter_is_a_400_that_names_it_and_asks_no_store(query):
 
 
 @pytest.mark.parametrize("path", ["/", "/nowhere", f"{PATH}/", f"{PATH}/x", "/API", "/%00", "//"])
-def test_an_unknown_path(path):
+def test_an_unknown_path(path: str) -> None:
     with client_of(Store(counted())) as client:
         assert_error(client.get(f"http://testserver{path}"), 404)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 @pytest.mark.parametrize("path", [PATH, "/healthz"])
-def test_another_method_is_told_the_allowed_one(method, path):
+def test_another_method_is_told_the_allowed_one(method: str, path: str) -> None:
     with client_of(Store(counted())) as client:
         response = client.request(method, path)
     assert_error(response, 405, method)
     assert response.headers["allow"] == "GET"
 
 
-def test_a_fault_of_ours_shows_nothing_and_is_logged_with_its_traceback():
+def test_a_fault_of_ours_shows_nothing_and_is_logged_with_its_traceback() -> None:
     with structlog.testing.capture_logs() as lines:
         catalogs = Catalogs(RuntimeError("password=hunter2"))
         with client_of(Store(counted()), catalogs=catalogs) as client:
@@ -645,7 +657,7 @@ def test_a_fault_of_ours_shows_nothing_and_is_logged_with_its_traceback():
 
 
 @pytest.mark.parametrize("status", sorted(CODES))
-def test_every_status_has_the_one_shape(status):
+def test_every_status_has_the_one_shape(status: int) -> None:
     app = app_of(Store(counted()))
 
     @app.get("/fails")
@@ -658,7 +670,7 @@ def test_every_status_has_the_one_shape(status):
     assert response.headers["x-extra"] == "1"
 
 
-def test_what_fastapi_itself_refuses_has_the_shape_too():
+def test_what_fastapi_itself_refuses_has_the_shape_too() -> None:
     app = app_of(Store(counted()))
 
     @app.get("/typed")
@@ -669,7 +681,7 @@ def test_what_fastapi_itself_refuses_has_the_shape_too():
         assert_error(client.get("/typed?number=x"), 400, "query.number")
 
 
-def test_a_body_over_the_limit_is_refused():
+def test_a_body_over_the_limit_is_refused() -> None:
     with client_of(Store(counted())) as client:
         for path in (PATH, "/nowhere"):
             response = client.request("GET", path, content=b"x" * (BODY_BYTES_MAX + 1))
@@ -680,7 +692,7 @@ def test_a_body_over_the_limit_is_refused():
         assert_error(client.request("GET", PATH, headers=headers), 413)
 
 
-def test_a_body_of_unknown_length_is_refused_once_it_is_over_the_limit():
+def test_a_body_of_unknown_length_is_refused_once_it_is_over_the_limit() -> None:
     with client_of(Store(counted())) as client:
         big = client.request("GET", PATH, content=iter([b"x" * 10_000] * 7))
         assert_error(big, 413)
@@ -692,7 +704,7 @@ def test_a_body_of_unknown_length_is_refused_once_it_is_over_the_limit():
 
 
 @pytest.mark.parametrize("tenant", ["acme", "a", "A.b_c-9", "x" * 64])
-def test_the_tenant_header_names_the_tenant(tenant):
+def test_the_tenant_header_names_the_tenant(tenant: str) -> None:
     counters, catalogs = Store(counted()), Catalogs()
     with client_of(counters, catalogs=catalogs) as client:
         assert client.get(PATH, headers={"X-Tenant-Id": tenant}).status_code == 200
@@ -700,7 +712,7 @@ def test_the_tenant_header_names_the_tenant(tenant):
     assert catalogs.asked == [(tenant, 0)]
 
 
-def test_without_the_header_it_is_the_default_tenant():
+def test_without_the_header_it_is_the_default_tenant() -> None:
     counters = Store(counted())
     with client_of(counters) as client:
         client.get(PATH)
@@ -708,37 +720,37 @@ def test_without_the_header_it_is_the_default_tenant():
 
 
 @pytest.mark.parametrize("tenant", ["", "a b", "x" * 65, "a/b", "{a}", "ä".encode(), "a,b"])
-def test_a_bad_tenant_is_a_400_that_names_the_header(tenant):
+def test_a_bad_tenant_is_a_400_that_names_the_header(tenant: str | bytes) -> None:
     with client_of(Store(counted())) as client:
         assert_error(client.get(PATH, headers={"X-Tenant-Id": tenant}), 400, "X-Tenant-Id")
 
 
-def test_two_tenants_are_refused():
+def test_two_tenants_are_refused() -> None:
     with client_of(Store(counted())) as client:
         response = client.get(PATH, headers=[("X-Tenant-Id", "a"), ("X-Tenant-Id", "b")])
     assert_error(response, 400, "X-Tenant-Id", "more than once")
 
 
-def test_a_catalog_can_never_move_a_question_to_another_tenant():
+def test_a_catalog_can_never_move_a_question_to_another_tenant() -> None:
     counters = Store(counted(version=9))
     with client_of(counters, catalogs=Catalogs(Catalog("other"))) as client:
         client.get(PATH, headers={"X-Tenant-Id": "acme"})
     assert {question.tenant for question in counters.questions} == {"acme"}
 
 
-def test_keys_mode_refuses_to_start_and_says_so():
+def test_keys_mode_refuses_to_start_and_says_so() -> None:
     with pytest.raises(StartupRefused, match="AUTH_MODE=keys is not available") as caught:
         check_startup(Settings(), "127.0.0.1")
     assert "AUTH_MODE=open" in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST"])
-def test_open_mode_starts_on_loopback(host):
+def test_open_mode_starts_on_loopback(host: str) -> None:
     check_startup(Settings(auth_mode="open"), host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.2", "example.com", "127.1"])  # noqa: S104
-def test_open_mode_refuses_any_other_address(host):
+def test_open_mode_refuses_any_other_address(host: str) -> None:
     with pytest.raises(StartupRefused, match="loopback only"):
         check_startup(Settings(auth_mode="open"), host)
 
@@ -754,7 +766,7 @@ async def _broken() -> None:
     raise StoreUnavailable("Redis: ConnectionError: refused\nand more")
 
 
-def test_healthz_needs_no_store():
+def test_healthz_needs_no_store() -> None:
     with client_of(Store(counted()), checks={"redis": _broken}) as client:
         response = client.get("/healthz")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
@@ -769,10 +781,18 @@ def test_healthz_needs_no_store():
         (_broken, _broken, 503, "down"),
     ],
 )
-def test_readyz_says_which_stores_answer(redis, postgres, status, word):
+def test_readyz_says_which_stores_answer(
+    redis: Callable[[], Awaitable[None]],
+    postgres: Callable[[], Awaitable[None]],
+    status: int,
+    word: str,
+) -> None:
     with client_of(Store(counted()), checks={"redis": redis, "postgres": postgres}) as client:
         response = client.get("/readyz")
-    shown = {_fine: "ok", _broken: "error: Redis: ConnectionError: refused"}
+    shown: dict[Callable[[], Awaitable[None]], str] = {
+        _fine: "ok",
+        _broken: "error: Redis: ConnectionError: refused",
+    }
     assert response.status_code == status
     assert response.json() == {
         "status": word,
@@ -780,7 +800,7 @@ def test_readyz_says_which_stores_answer(redis, postgres, status, word):
     }
 
 
-def test_metrics_count_requests_by_route_and_status():
+def test_metrics_count_requests_by_route_and_status() -> None:
     with client_of(Store(counted())) as client:
         before = client.get("/metrics").text
         client.get(PATH)
@@ -798,7 +818,7 @@ def test_metrics_count_requests_by_route_and_status():
     assert "invented" not in after.text
 
 
-def test_one_log_line_per_request_and_never_a_key():
+def test_one_log_line_per_request_and_never_a_key() -> None:
     with structlog.testing.capture_logs() as lines, client_of(Store(counted())) as client:
         client.get(
             f"{PATH}?days=7",
@@ -825,7 +845,7 @@ def test_one_log_line_per_request_and_never_a_key():
     assert "krn_secret" not in repr(lines)
 
 
-def test_openapi_describes_parameters_rows_and_errors():
+def test_openapi_describes_parameters_rows_and_errors() -> None:
     with client_of(Store(counted(SAMPLE))) as client:
         document = client.get("/openapi.json").json()
         rows = {
@@ -864,7 +884,9 @@ def test_openapi_describes_parameters_rows_and_errors():
 # --- logs
 
 
-def test_logs_are_json_lines_with_the_request_id_and_without_secrets(capsys):
+def test_logs_are_json_lines_with_the_request_id_and_without_secrets(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     from store import logs
 
     before = structlog.get_config(), logging.root.handlers[:], logging.root.level

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from api.breaker import Breaker, Permit
+
+Result = Literal["ok", "failed", "unknown"]
+Step = Literal["enter"] | Result
 
 
 def _broken(failures: int = 3, open_s: float = 2.0, now_s: float = 0.0) -> Breaker:
@@ -23,7 +28,7 @@ def _permit(breaker: Breaker, now_s: float) -> Permit:
     return permit
 
 
-def test_opens_at_the_last_of_the_failures_in_a_row():
+def test_opens_at_the_last_of_the_failures_in_a_row() -> None:
     breaker = Breaker(failures_max=3, open_s=2.0)
     for _ in range(2):
         breaker.leave(_permit(breaker, 0.0), "failed", 0.0)
@@ -33,14 +38,15 @@ def test_opens_at_the_last_of_the_failures_in_a_row():
     assert breaker.enter(1.999) is None
 
 
-def test_a_success_starts_the_count_anew():
+def test_a_success_starts_the_count_anew() -> None:
     breaker = Breaker(failures_max=2, open_s=2.0)
-    for result in ("failed", "ok", "failed", "unknown"):
-        breaker.leave(_permit(breaker, 0.0), result, 0.0)  # type: ignore[arg-type]
+    results: tuple[Result, ...] = ("failed", "ok", "failed", "unknown")
+    for result in results:
+        breaker.leave(_permit(breaker, 0.0), result, 0.0)
     assert breaker.state == "closed"
 
 
-def test_half_open_lets_a_single_probe_out():
+def test_half_open_lets_a_single_probe_out() -> None:
     breaker = _broken()
     _permit(breaker, 2.0)
     assert breaker.state == "half_open"
@@ -48,7 +54,7 @@ def test_half_open_lets_a_single_probe_out():
     assert breaker.enter(1_000.0) is None
 
 
-def test_a_good_probe_closes_it_for_everybody():
+def test_a_good_probe_closes_it_for_everybody() -> None:
     breaker = _broken(failures=2)
     breaker.leave(_permit(breaker, 2.0), "ok", 2.1)
     assert breaker.state == "closed"
@@ -57,20 +63,20 @@ def test_a_good_probe_closes_it_for_everybody():
     assert breaker.state == "closed"
 
 
-def test_a_bad_probe_opens_it_for_the_whole_time_again():
+def test_a_bad_probe_opens_it_for_the_whole_time_again() -> None:
     breaker = _broken()
     breaker.leave(_permit(breaker, 2.0), "failed", 2.5)
     assert breaker.enter(4.4) is None
     assert breaker.enter(4.5) is not None
 
 
-def test_a_probe_given_up_does_not_lock_the_breaker():
+def test_a_probe_given_up_does_not_lock_the_breaker() -> None:
     breaker = _broken()
     breaker.leave(_permit(breaker, 2.0), "unknown", 2.1)
     assert breaker.enter(2.1) is not None
 
 
-def test_results_of_calls_from_before_it_opened_are_ignored():
+def test_results_of_calls_from_before_it_opened_are_ignored() -> None:
     breaker = Breaker(failures_max=1, open_s=2.0)
     slow_good, slow_bad, bad = (_permit(breaker, 0.0) for _ in range(3))
     breaker.leave(bad, "failed", 0.1)
@@ -78,7 +84,7 @@ def test_results_of_calls_from_before_it_opened_are_ignored():
     assert breaker.state == "open"
     probe = _permit(breaker, 2.1)
     breaker.leave(slow_bad, "failed", 2.2)
-    assert breaker.state == "half_open"
+    assert breaker.state == "half_open"  # type: ignore[comparison-overlap]
     breaker.leave(probe, "ok", 2.3)
     assert breaker.state == "closed"
 
@@ -90,7 +96,9 @@ _steps = st.lists(
 
 
 @given(_steps, st.integers(1, 4))
-def test_it_never_locks_up_and_never_lets_two_probes_out(steps, failures_max):
+def test_it_never_locks_up_and_never_lets_two_probes_out(
+    steps: list[tuple[Step, float]], failures_max: int
+) -> None:
     breaker = Breaker(failures_max=failures_max, open_s=1.0)
     now_s = 0.0
     out: list[tuple[Permit, str]] = []

@@ -47,44 +47,44 @@ def _refusal(query: str) -> str:
     return caught.value.message
 
 
-def test_without_parameters_the_defaults_hold():
+def test_without_parameters_the_defaults_hold() -> None:
     assert parse(b"") == Params("action", 30, 100, 0, "period")
 
 
-def test_all_parameters_are_read():
+def test_all_parameters_are_read() -> None:
     query = b"groupBy=customer&days=7&limit=20&offset=40&window=exact"
     assert parse(query) == Params("customer", 7, 20, 40, "exact")
 
 
 @pytest.mark.parametrize("group_by", ["action", "treatment", "channel", "customer"])
-def test_every_grouping_is_allowed(group_by):
+def test_every_grouping_is_allowed(group_by: str) -> None:
     assert parse(f"groupBy={group_by}".encode()).group_by == group_by
 
 
 @pytest.mark.parametrize("value", ["", "Action", "actions", "action%20", "offer", "%00", "a" * 999])
-def test_another_grouping_is_refused_with_the_allowed_ones(value):
+def test_another_grouping_is_refused_with_the_allowed_ones(value: str) -> None:
     message = _refusal(f"groupBy={value}")
     assert message.startswith("groupBy must be one of action, treatment, channel, customer; got '")
 
 
 @pytest.mark.parametrize("value", ["", "Exact", "rolling"])
-def test_another_window_is_refused_with_the_allowed_ones(value):
+def test_another_window_is_refused_with_the_allowed_ones(value: str) -> None:
     assert _refusal(f"window={value}").startswith("window must be one of period, exact; got '")
 
 
 @pytest.mark.parametrize("name", ["days", "limit", "offset"])
 @pytest.mark.parametrize("value", INTEGERS_REFUSED)
-def test_what_is_no_plain_integer_is_refused(name, value):
+def test_what_is_no_plain_integer_is_refused(name: str, value: str) -> None:
     assert _refusal(f"{name}={value}").startswith(f"{name} must be an integer ")
 
 
 @pytest.mark.parametrize("days", [1, 3650])
-def test_days_at_its_bounds(days):
+def test_days_at_its_bounds(days: int) -> None:
     assert parse(f"days={days}".encode()).days == days
 
 
 @pytest.mark.parametrize("days", ["0", "3651", "1" + "0" * 18, "9" * 19, "1" + "0" * 6000])
-def test_days_out_of_its_bounds(days):
+def test_days_out_of_its_bounds(days: str) -> None:
     assert "days must be an integer from 1 to 3650" in _refusal(f"days={days}")
 
 
@@ -92,26 +92,26 @@ def test_days_out_of_its_bounds(days):
     ("given_limit", "limit"),
     [("1", 1), ("500", 500), ("501", 500), ("9" * 19, 500), ("9" * 6000, 500)],
 )
-def test_limit_is_capped(given_limit, limit):
+def test_limit_is_capped(given_limit: str, limit: int) -> None:
     assert parse(f"limit={given_limit}".encode()).limit == limit
 
 
-def test_limit_of_zero_is_refused():
+def test_limit_of_zero_is_refused() -> None:
     assert "limit must be an integer of at least 1" in _refusal("limit=0")
 
 
 @pytest.mark.parametrize("offset", [0, 1, OFFSET_MAX])
-def test_offset_at_its_bounds(offset):
+def test_offset_at_its_bounds(offset: int) -> None:
     assert parse(f"offset={offset}".encode()).offset == offset
 
 
 @pytest.mark.parametrize("offset", ["9007199254740992", "9" * 18, "1" + "0" * 18, "9" * 6000])
-def test_offset_over_its_bound(offset):
+def test_offset_over_its_bound(offset: str) -> None:
     assert f"offset must be an integer from 0 to {OFFSET_MAX}" in _refusal(f"offset={offset}")
 
 
 @pytest.mark.parametrize("name", ["groupBy", "days", "limit", "offset", "window"])
-def test_a_repeated_parameter_is_refused(name):
+def test_a_repeated_parameter_is_refused(name: str) -> None:
     value = {"groupBy": "action", "window": "period"}.get(name, "5")
     assert _refusal(f"{name}={value}&{name}={value}") == (
         f"{name} is given more than once; give it once"
@@ -132,24 +132,24 @@ def test_a_repeated_parameter_is_refused(name):
         ("x" * 5000 + "=1", "'" + "x" * 40 + "...'"),
     ],
 )
-def test_an_unknown_parameter_is_refused_by_name(query, shown):
+def test_an_unknown_parameter_is_refused_by_name(query: str, shown: str) -> None:
     assert _refusal(query) == (
         f"unknown parameter {shown}; allowed are groupBy, days, limit, offset, window"
     )
 
 
-def test_many_parameters_are_refused_unread():
+def test_many_parameters_are_refused_unread() -> None:
     assert _refusal("&".join(f"a{i}=1" for i in range(1000))).startswith("too many parameters")
 
 
-def test_empty_pieces_are_nothing():
+def test_empty_pieces_are_nothing() -> None:
     assert parse(b"&days=7&&") == Params(days=7)
 
 
 @given(st.binary(max_size=60) | st.from_regex(rb"(days|limit|offset|window|groupBy)=.{0,8}"))
 @example(b"days=\xd9\xa5")
 @example(b"limit=\xb2")
-def test_any_query_is_either_valid_or_a_400(query):
+def test_any_query_is_either_valid_or_a_400(query: bytes) -> None:
     try:
         params = parse(query)
     except ApiError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -24,7 +25,7 @@ async def lose_and_fail() -> None:
 
 
 @pytest.mark.parametrize("work", [lose, lose_and_fail])
-def test_what_is_cancelled_ends(work):
+def test_what_is_cancelled_ends(work: Callable[[], Awaitable[object]]) -> None:
     async def run() -> None:
         async def inside() -> None:
             with cancellable():
@@ -39,7 +40,7 @@ def test_what_is_cancelled_ends(work):
     asyncio.run(run())
 
 
-def test_a_timeout_around_it_stays_a_timeout():
+def test_a_timeout_around_it_stays_a_timeout() -> None:
     async def run() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.001):
@@ -49,7 +50,7 @@ def test_a_timeout_around_it_stays_a_timeout():
     asyncio.run(run())
 
 
-def test_a_timeout_within_it_is_no_cancellation():
+def test_a_timeout_within_it_is_no_cancellation() -> None:
     async def run() -> str:
         with cancellable():
             with pytest.raises(TimeoutError):
@@ -60,7 +61,7 @@ def test_a_timeout_within_it_is_no_cancellation():
     assert asyncio.run(run()) == "went on"
 
 
-def test_who_was_cancelled_before_may_still_clean_up():
+def test_who_was_cancelled_before_may_still_clean_up() -> None:
     async def run() -> list[str]:
         cleaned: list[str] = []
 
@@ -82,7 +83,7 @@ def test_who_was_cancelled_before_may_still_clean_up():
     assert asyncio.run(run()) == ["cleaned"]
 
 
-def test_without_a_cancellation_results_and_errors_pass():
+def test_without_a_cancellation_results_and_errors_pass() -> None:
     async def run() -> None:
         with cancellable():
             await asyncio.sleep(0)

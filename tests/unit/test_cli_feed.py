@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cli.console import CliError
 from cli.load import due_s
 from cli.traffic import source as feed
-from cli.traffic.recorded import instant_of, key_of, moved
+from cli.traffic.recorded import instant_of, key_of, shifted
 from cli.traffic.synthetic import Traffic
 from store.windows import DAY_MS
 from streams.decode.timestamps import parse_ms
@@ -34,7 +34,7 @@ def event(timestamp: str, *, customer: str = "C-1", envelope_time: str | None = 
 
 def recorded(content: bytes, **options: Any) -> list[feed.Record]:
     options = {"events": None, "shift_to_ms": None} | options
-    return list(feed.recorded(io.BytesIO(content), **options))
+    return list(feed.recorded_records(io.BytesIO(content), **options))
 
 
 def test_lines_are_sent_as_they_are_with_the_customer_as_key() -> None:
@@ -87,7 +87,7 @@ def test_a_payloads_time_goes_before_its_envelopes() -> None:
 )
 def test_whatever_a_line_holds_it_is_sent(line: bytes) -> None:
     assert isinstance(key_of(line), bytes | None)
-    before, after = instant_of(line), instant_of(moved(line, 5))
+    before, after = instant_of(line), instant_of(shifted(line, 5))
     assert after == (None if before is None else before + 5)
 
 
@@ -96,36 +96,39 @@ def test_files_may_be_packed(tmp_path: Path) -> None:
     plain.write_bytes(event(OLD))
     packed.write_bytes(gzip.compress(event(OLD)))
     for file in (plain, packed):
-        with feed.opened(file, seekable=True) as source:
-            assert list(feed.lines(source)) == [event(OLD)]
+        with feed.open_source(file, seekable=True) as source:
+            assert list(feed.read_lines(source)) == [event(OLD)]
             source.seek(0)
-            assert list(feed.lines(source)) == [event(OLD)]
+            assert list(feed.read_lines(source)) == [event(OLD)]
 
 
 def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "cut.gz"
     file.write_bytes(gzip.compress(event(OLD) * 100)[:-20])
-    with pytest.raises(CliError, match="reading events"), feed.opened(file, seekable=False) as it:
-        list(feed.lines(it))
+    with (
+        pytest.raises(CliError, match="reading events"),
+        feed.open_source(file, seekable=False) as it,
+    ):
+        list(feed.read_lines(it))
 
 
 def test_a_line_has_a_longest() -> None:
     at_most = b"x" * feed.LINE_BYTES_MAX
-    assert list(feed.lines(io.BytesIO(at_most))) == [at_most]
+    assert list(feed.read_lines(io.BytesIO(at_most))) == [at_most]
     with pytest.raises(CliError, match="line 2 is longer than"):
-        list(feed.lines(io.BytesIO(b"a\n" + b"x" * (feed.LINE_BYTES_MAX + 1))))
+        list(feed.read_lines(io.BytesIO(b"a\n" + b"x" * (feed.LINE_BYTES_MAX + 1))))
 
 
 def test_made_up_events_happen_when_they_are_asked_for() -> None:
     clock = iter(range(NOW_MS, NOW_MS + 100))
     traffic = Traffic(seed=1, customers=5)
-    records = feed.synthetic(traffic, events=3, days=0, now_ms=lambda: next(clock))
+    records = feed.synthetic_records(traffic, events=3, days=0, now_ms=lambda: next(clock))
     assert [instant_of(value) for _, value in records] == [NOW_MS + 1, NOW_MS + 2, NOW_MS + 3]
 
 
 def test_made_up_events_can_be_spread_over_days() -> None:
     traffic = Traffic(seed=1, customers=5)
-    records = feed.synthetic(traffic, events=4, days=2, now_ms=lambda: NOW_MS)
+    records = feed.synthetic_records(traffic, events=4, days=2, now_ms=lambda: NOW_MS)
     half_days = [(NOW_MS - instant_of(value)) / (DAY_MS / 2) for _, value in records]  # type: ignore[operator]
     assert half_days == [3, 2, 1, 0]
 

@@ -1,4 +1,4 @@
-"""Every rule of an event, from the bytes. The quick reader is held against the thorough one."""
+"""Decoder: every rule of an event, and the fast reader compared with the strict one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 
 from store.records import Event
 from store.windows import INSTANT_MAX_MS, INSTANT_MIN_MS
-from streams.decode import decoder as decode
-from streams.decode.decoder import Decoder, Reason, Rejected, Skipped, unregistered_type
+from streams.decode.decoder import Decoder
+from streams.decode.event import identity
+from streams.decode.fast import read_fast
+from streams.decode.rejection import (
+    InvalidEventError,
+    Reason,
+    Rejected,
+    Skipped,
+    reject,
+    unregistered_type,
+)
+from streams.decode.strict import read_strict
 from streams.decode.timestamps import format_ms
 
 NOW_MS = 1_795_521_600_000
@@ -96,7 +106,7 @@ def test_both_shapes_give_every_field(document: object) -> None:
         {"type": "offer.created.v1", "payload": {}, "customerId": "C-1", "offerId": "o"},
     ],
 )
-def test_an_event_of_another_type_is_skipped_whatever_it_holds(document: object) -> None:
+def test_an_event_of_another_type_is_skipped_whatever_it_contains(document: object) -> None:
     assert read(document) == Skipped("offer.created.v1")
 
 
@@ -182,13 +192,13 @@ def test_tenant_defaults() -> None:
 
 
 @pytest.mark.parametrize("tenant", ["", "x" * 65, "a b", "a{b}", "acme\n", "é", "٣", "*", 5, "a\0"])
-def test_tenant_has_few_characters(tenant: object) -> None:
+def test_a_tenant_has_1_to_64_allowed_characters(tenant: object) -> None:
     rejection = rejection_of({**PAYLOAD, "tenantId": tenant})
     assert rejection.reason == Reason.BAD_FIELD
     assert rejection.detail.startswith("tenantId must be 1 to 64")
 
 
-def test_legacy_names() -> None:
+def test_legacy_field_names() -> None:
     legacy = {**without("offerId", "creativeId"), "actionId": "off_001", "treatmentId": "cr_001"}
     assert event_of(legacy) == event_of(PAYLOAD)
     assert event_of(envelope(legacy)) == event_of(PAYLOAD)
@@ -231,7 +241,7 @@ def test_conversion_value_is_finite(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "nan", "1" * 5_000])
-def test_what_is_no_json_number_is_malformed(text: str) -> None:
+def test_an_invalid_json_number_is_malformed(text: str) -> None:
     record = as_bytes(PAYLOAD).replace(b"12.5", text.encode())
     assert rejection_of(record).reason == Reason.MALFORMED
 
@@ -245,7 +255,7 @@ def test_unknown_fields_are_kept_with_their_digits() -> None:
 # --- time -----------------------------------------------------------------------------------------
 
 
-def test_the_payloads_time_goes_before_the_envelopes() -> None:
+def test_the_payload_timestamp_takes_precedence_over_the_envelope_timestamp() -> None:
     assert event_of(envelope(PAYLOAD, timestamp=5)).occurred_ms == OCCURRED_MS
     untimed = envelope(without("timestamp"), timestamp="2026-11-23T10:15:02.113+01:00")
     assert event_of(untimed).occurred_ms == OCCURRED_MS
@@ -257,7 +267,7 @@ def test_the_payloads_time_goes_before_the_envelopes() -> None:
     "timestamp",
     [None, 1_795_425_302_113, "", "yesterday", "2026-11-23", "2026-11-23T09:15:02.113"],
 )
-def test_a_time_needs_a_day_a_time_and_an_offset(timestamp: object) -> None:
+def test_a_timestamp_needs_a_date_a_time_and_an_offset(timestamp: object) -> None:
     rejection = rejection_of({**PAYLOAD, "timestamp": timestamp})
     assert rejection.reason == Reason.BAD_TIMESTAMP
     assert rejection.detail.startswith("timestamp ")
@@ -274,7 +284,7 @@ def test_a_time_needs_a_day_a_time_and_an_offset(timestamp: object) -> None:
         (INSTANT_MAX_MS + 1, Reason.BAD_TIMESTAMP),
     ],
 )
-def test_the_range_of_times(instant_ms: int, reason: Reason | None) -> None:
+def test_the_range_of_timestamps(instant_ms: int, reason: Reason | None) -> None:
     answer = read({**PAYLOAD, "timestamp": format_ms(instant_ms)})
     if reason is None:
         assert isinstance(answer, Event)
@@ -321,7 +331,7 @@ SURROGATE_ESCAPE = as_bytes(PAYLOAD).replace(b"C-1234", rb"C-\ud800")
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_what_is_no_json_object_is_malformed(value: bytes) -> None:
+def test_an_invalid_json_object_is_malformed(value: bytes) -> None:
     assert rejection_of(value).reason == Reason.MALFORMED
 
 
@@ -332,7 +342,7 @@ def test_a_record_without_a_value_is_malformed() -> None:
 @pytest.mark.parametrize(
     "name", ["customerId", "offerId", "creativeId", "channelId", "outcomeTypeKey"]
 )
-def test_a_limit_of_ids_may_be_stricter(name: str) -> None:
+def test_the_id_length_limit_may_be_stricter(name: str) -> None:
     strict = Decoder(future_tolerance_s=300, event_bytes_max=1_048_576, id_chars_max=20)
     at_most = PAYLOAD | {name: "x" * 20}
     assert isinstance(strict.decode(as_bytes(at_most), NOW_MS), Event)
@@ -368,14 +378,14 @@ def test_details_are_short_and_printable() -> None:
     assert long.reason == Reason.UNREGISTERED_TYPE
     assert long.detail.isprintable()
     assert "tenant acme" in long.detail
-    assert len(decode.rejected(Reason.MALFORMED, "x" * 1_000).detail) == 300
+    assert len(reject(Reason.MALFORMED, "x" * 1_000).detail) == 300
 
 
 # --- properties -----------------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_get_an_answer(value: bytes) -> None:
+def test_any_bytes_give_a_result(value: bytes) -> None:
     assert isinstance(read(value), Rejected | Skipped)
 
 
@@ -397,7 +407,7 @@ ANY_JSON = st.recursive(
 
 
 @given(ANY_JSON | st.dictionaries(KEYS, ANY_JSON))
-def test_any_json_gets_an_answer(document: object) -> None:
+def test_any_json_gives_a_result(document: object) -> None:
     answer = read(document)
     if isinstance(answer, Rejected):
         assert answer.detail
@@ -410,22 +420,22 @@ def test_any_json_gets_an_answer(document: object) -> None:
     st.lists(st.sampled_from(list(PAYLOAD)), max_size=2),
     st.booleans(),
 )
-def test_the_quick_reader_agrees_with_the_thorough_one(
+def test_the_fast_reader_agrees_with_the_strict_one(
     changes: dict[str, object], removed: list[str], enveloped: bool
 ) -> None:
     payload = {**without(*removed), **changes}
     value = as_bytes(envelope(payload) if enveloped else payload, ensure_ascii=False)
     try:
-        quick = decode._quickly(value)
-    except decode._Broken as broken:
+        event = read_fast(value)
+    except InvalidEventError as error:
         answer = read(value)
         assert isinstance(answer, Rejected)
-        assert answer.reason == broken.reason
-        with pytest.raises(decode._Broken, match="timestamp"):
-            decode._thoroughly(value)
+        assert answer.reason == error.reason
+        with pytest.raises(InvalidEventError, match="timestamp"):
+            read_strict(value)
     else:
-        if quick is not None:
-            assert decode._thoroughly(value) == quick
+        if event is not None:
+            assert read_strict(value) == event
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -451,7 +461,7 @@ VALID = st.fixed_dictionaries(
 
 
 @given(VALID, st.booleans(), st.booleans())
-def test_valid_events_come_out_as_they_went_in(
+def test_a_valid_event_keeps_every_field(
     payload: dict[str, Any], enveloped: bool, ascii_only: bool
 ) -> None:
     document = envelope(payload) if enveloped else payload
@@ -486,7 +496,7 @@ CLOSE = st.fixed_dictionaries(
 
 
 @given(CLOSE, CLOSE)
-def test_identity_is_equal_exactly_when_its_fields_are(
+def test_identities_are_equal_exactly_if_their_fields_are(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     def fields(of: dict[str, Any]) -> tuple[Any, ...]:
@@ -494,10 +504,10 @@ def test_identity_is_equal_exactly_when_its_fields_are(
             return ("i", of["tenant"], of["interaction_id"])
         return ("d", *(of[name] for name in sorted(of)))
 
-    assert (decode.identity(**one) == decode.identity(**other)) == (fields(one) == fields(other))
+    assert (identity(**one) == identity(**other)) == (fields(one) == fields(other))
 
 
 def test_an_identity_never_changes() -> None:
-    """It is stored for all time: a changed one would count old events again."""
+    """The identity is stored permanently: a changed one would count old events again."""
     assert event_of(PAYLOAD).event_id.hex() == "11955299a47a4fe7b8a27d83f7cde98b"
     assert event_of(without("interactionId")).event_id.hex() == "aae50dfd85520e9d9994938d81397f88"

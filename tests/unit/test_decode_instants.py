@@ -1,4 +1,4 @@
-"""Times as text: what is accepted, and that no digit is lost."""
+"""Timestamps: which texts are accepted, and that no digit is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
         ("2024-02-29T23:59:59.999Z", 1_709_251_199_999),
     ],
 )
-def test_accepted(text: str, instant_ms: int) -> None:
+def test_a_valid_text_is_parsed(text: str, instant_ms: int) -> None:
     assert parse_ms(text) == instant_ms
 
 
@@ -60,13 +60,13 @@ def test_accepted(text: str, instant_ms: int) -> None:
         "",
     ],
 )
-def test_refused(text: str) -> None:
+def test_an_invalid_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(is|has) "):
         parse_ms(text)
 
 
 @given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)), st.integers(-1439, 1439))
-def test_agrees_with_the_standard_library(naive: datetime, offset_min: int) -> None:
+def test_results_agree_with_the_standard_library(naive: datetime, offset_min: int) -> None:
     moment = naive.replace(tzinfo=UTC)
     expected_ms = (moment - EPOCH) // timedelta(milliseconds=1)
     sign, (hours, minutes) = "-" if offset_min < 0 else "+", divmod(abs(offset_min), 60)

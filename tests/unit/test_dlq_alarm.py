@@ -1,4 +1,4 @@
-"""The alarm of too many dead letters: on and off once, at the shares it was told."""
+"""Dead-letter alarm: it switches on and off once, at the configured ratios."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def alarm(*, ratio: float = 0.05, window_events: int = 1_000, bad_min: int = 20)
     return RatioAlarm(ratio=ratio, window_events=window_events, bad_min=bad_min)
 
 
-def test_it_goes_on_above_the_share_and_off_at_half_of_it() -> None:
+def test_it_switches_on_above_the_ratio_and_off_at_half_of_it() -> None:
     watched = alarm()
     assert not watched.note(1_000, 50), "5 % is not more than 5 %"
     assert watched.note(1, 1)
@@ -25,20 +25,20 @@ def test_it_goes_on_above_the_share_and_off_at_half_of_it() -> None:
     assert not watched.note(1_000, 0)
 
 
-def test_few_bad_events_are_no_alarm_whatever_their_share() -> None:
+def test_few_bad_events_are_no_alarm_at_any_ratio() -> None:
     watched = alarm()
     assert not watched.note(19, 19)
     assert watched.note(1, 1)
 
 
-def test_a_window_without_events_changes_nothing() -> None:
+def test_a_group_without_events_changes_nothing() -> None:
     watched = alarm(bad_min=1)
     assert watched.note(10, 10)
     assert not watched.note(0, 0)
     assert watched.is_on
 
 
-def test_what_left_the_window_is_forgotten() -> None:
+def test_events_that_left_the_window_do_not_count() -> None:
     watched = alarm(window_events=100, bad_min=1)
     assert watched.note(100, 100)
     switched = [watched.note(50, 0) for _ in range(3)]
@@ -47,23 +47,25 @@ def test_what_left_the_window_is_forgotten() -> None:
 
 
 @given(
-    parts=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)).map(lambda p: (p[0], min(p)))),
+    groups=st.lists(
+        st.tuples(st.integers(1, 40), st.integers(0, 40)).map(lambda p: (p[0], min(p)))
+    ),
     window=st.integers(1, 200),
 )
-def test_the_window_holds_the_last_events_and_not_a_part_more(
-    parts: list[tuple[int, int]], window: int
+def test_the_window_holds_the_last_events_and_no_further_group(
+    groups: list[tuple[int, int]], window: int
 ) -> None:
     watched = alarm(window_events=window, bad_min=3, ratio=0.2)
     was_on = False
-    for n in range(len(parts)):
-        switched = watched.note(*parts[n])
+    for n in range(len(groups)):
+        switched = watched.note(*groups[n])
         assert switched == (watched.is_on != was_on)
         was_on = watched.is_on
         kept = next(
-            (k for k in range(1, n + 2) if sum(e for e, _ in parts[n + 1 - k : n + 1]) >= window),
+            (k for k in range(1, n + 2) if sum(e for e, _ in groups[n + 1 - k : n + 1]) >= window),
             n + 1,
         )
-        last = parts[n + 1 - kept : n + 1]
+        last = groups[n + 1 - kept : n + 1]
         assert (watched.events, watched.bad) == (
             sum(events for events, _ in last),
             sum(bad for _, bad in last),

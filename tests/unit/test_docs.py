@@ -22,7 +22,7 @@ from store.metrics import METRICS
 from store.records import GROUPINGS, Catalog, GroupCounts
 from store.settings import Settings
 from store.summary import percent, row
-from streams.decode.decoder import Reason
+from streams.decode.rejection import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

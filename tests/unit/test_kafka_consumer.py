@@ -1,4 +1,4 @@
-"""Fetches are sent in measured steps."""
+"""Fetch throttle: fetches to one broker are sent at a minimum interval."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from streams.kafka.consumer import FetchThrottle
 
-EVERY_S = 0.05
+INTERVAL_S = 0.05
 
 
 class Sender:
-    """Notes when it was asked to send."""
+    """Test double that records when it was called."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, float]] = []
@@ -25,33 +25,33 @@ class Sender:
 
 
 @pytest.mark.anyio
-async def test_a_broker_is_asked_again_no_sooner_than_after_the_step() -> None:
+async def test_fetches_to_one_broker_are_an_interval_apart() -> None:
     sender = Sender()
-    paced = FetchThrottle(sender, EVERY_S)
+    throttle = FetchThrottle(sender, INTERVAL_S)
     for _ in range(3):
-        assert await paced(None, 1, None) is True
+        assert await throttle(None, 1, None) is True
     times = [at for _, at in sender.sent]
     assert len(times) == 3
-    assert all(b - a >= EVERY_S * 0.99 for a, b in pairwise(times))
+    assert all(b - a >= INTERVAL_S * 0.99 for a, b in pairwise(times))
 
 
 @pytest.mark.anyio
 async def test_one_broker_does_not_wait_for_another() -> None:
-    """The step is an hour: the second broker's request would not be sent in time."""
+    """The interval is an hour: a request that waits for it would not be sent in time."""
     sender = Sender()
-    paced = FetchThrottle(sender, 3_600.0)
+    throttle = FetchThrottle(sender, 3_600.0)
     async with asyncio.timeout(30):
-        assert await paced(None, 1, None) and await paced(None, 2, None)
+        assert await throttle(None, 1, None) and await throttle(None, 2, None)
     assert [node for node, _ in sender.sent] == [1, 2]
 
 
 @pytest.mark.anyio
-async def test_a_request_that_is_taken_back_while_it_waits_is_not_sent() -> None:
-    """As a fetch of the client's own that is cancelled: it answers that there is nothing new."""
+async def test_a_request_cancelled_while_it_waits_is_not_sent() -> None:
+    """It returns False, as a cancelled fetch of the client does: there is nothing new."""
     sender = Sender()
-    paced = FetchThrottle(sender, 3_600.0)
-    await paced(None, 1, None)
-    waiting = asyncio.create_task(paced(None, 1, None))
+    throttle = FetchThrottle(sender, 3_600.0)
+    await throttle(None, 1, None)
+    waiting = asyncio.create_task(throttle(None, 1, None))
     await asyncio.sleep(0)
     waiting.cancel()
     assert await waiting is False

@@ -12,7 +12,8 @@ from cli.traffic.synthetic import LATE_DAYS_MAX, Record, Traffic
 from store.catalog_document import parse_document
 from store.records import Event
 from store.windows import DAY_MS
-from streams.decode.decoder import Decoder, Reason, Rejected, Skipped
+from streams.decode.decoder import Decoder
+from streams.decode.rejection import Reason, Rejected, Skipped
 
 NOW_MS = 1_795_521_600_000
 

@@ -19,6 +19,7 @@ from store.windows import (
     PERIODS,
     TILE_DAYS,
     Calendar,
+    Period,
     Window,
     date_of,
     exact_window,
@@ -66,12 +67,14 @@ def assert_day_holds(calendar: Calendar, instant_ms: int) -> None:
 @example(zone="Kwajalein", instant_ms=745_848_000_000)  # its 21 August 1993
 @example(zone="America/St_Johns", instant_ms=1_257_046_200_000)  # set back at 00:01
 @example(zone="America/Sao_Paulo", instant_ms=1_541_300_400_000)  # no midnight
-def test_a_day_runs_from_its_midnight_to_the_next_and_is_the_day_on_the_wall(zone, instant_ms):
+def test_a_day_runs_from_its_midnight_to_the_next_and_is_the_day_on_the_wall(
+    zone: str, instant_ms: int
+) -> None:
     assert_day_holds(Calendar(zone), instant_ms)
 
 
 @pytest.mark.parametrize("zone", ODD_ZONES)
-def test_days_hold_around_every_change_of_an_odd_clock(zone):
+def test_days_hold_around_every_change_of_an_odd_clock(zone: str) -> None:
     calendar = Calendar(zone)
     found = transitions(zone, 1970 if zone == "Kwajalein" else 1985, 2030)
     for at_ms in found:
@@ -79,7 +82,7 @@ def test_days_hold_around_every_change_of_an_odd_clock(zone):
             assert_day_holds(calendar, at_ms + around_ms)
 
 
-def test_every_zone_has_days_that_hold_and_follow_each_other():
+def test_every_zone_has_days_that_hold_and_follow_each_other() -> None:
     """A year of days of each IANA zone."""
     for zone in ZONES:
         calendar = Calendar(zone)
@@ -112,7 +115,7 @@ def test_every_zone_has_days_that_hold_and_follow_each_other():
         ("America/St_Johns", day(2009, 11, 1), 25),  # begins twice: 00:00, and again at 00:01
     ],
 )
-def test_a_day_has_as_many_hours_as_its_zone_gives_it(zone, of, hours):
+def test_a_day_has_as_many_hours_as_its_zone_gives_it(zone: str, of: int, hours: float) -> None:
     calendar = Calendar(zone)
     assert calendar.midnight_ms(of + 1) - calendar.midnight_ms(of) == hours * HOUR_MS
 
@@ -129,11 +132,11 @@ def test_a_day_has_as_many_hours_as_its_zone_gives_it(zone, of, hours):
         ("America/St_Johns", day(2009, 11, 1), "2009-11-01T02:30:00+00:00"),  # the first of two
     ],
 )
-def test_midnights(zone, of, midnight):
+def test_midnights(zone: str, of: int, midnight: str) -> None:
     assert Calendar(zone).midnight_ms(of) == datetime.fromisoformat(midnight).timestamp() * 1_000
 
 
-def test_a_date_that_a_zone_skipped_is_the_day_of_no_instant():
+def test_a_date_that_a_zone_skipped_is_the_day_of_no_instant() -> None:
     calendar = Calendar("Pacific/Apia")
     skipped = day(2011, 12, 30)
     start_ms = calendar.midnight_ms(skipped)
@@ -141,7 +144,7 @@ def test_a_date_that_a_zone_skipped_is_the_day_of_no_instant():
     assert calendar.day_of(start_ms) == skipped + 1
 
 
-def test_a_calendar_forgets_midnights_rather_than_grow_without_end():
+def test_a_calendar_forgets_midnights_rather_than_grow_without_end() -> None:
     calendar = Calendar("Europe/Berlin")
     seen = [calendar.midnight_ms(of) for of in range(10_000)]
     assert len(calendar._midnights) <= Calendar._KEPT_MAX
@@ -150,13 +153,13 @@ def test_a_calendar_forgets_midnights_rather_than_grow_without_end():
 
 @settings(max_examples=300, deadline=None)
 @given(zone=zones, at=st.lists(instants, min_size=2, max_size=8))
-def test_what_a_calendar_was_asked_before_changes_nothing(zone, at):
+def test_what_a_calendar_was_asked_before_changes_nothing(zone: str, at: list[int]) -> None:
     used = Calendar(zone)
     assert [used.day_of(ms) for ms in at] == [Calendar(zone).day_of(ms) for ms in at]
 
 
 @pytest.mark.parametrize("name", ["", "Mars/Olympus", "../etc/passwd", "utc\0", "/etc", "Europe"])
-def test_what_is_no_zone_is_refused(name):
+def test_what_is_no_zone_is_refused(name: str) -> None:
     assert not is_zone(name)
     with pytest.raises(ValueError, match="timezone"):
         Calendar(name)
@@ -172,12 +175,12 @@ def test_what_is_no_zone_is_refused(name):
         *((32, "alltime"), (3_650, "alltime")),
     ],
 )
-def test_the_smallest_period_that_covers_the_days(days, period):
+def test_the_smallest_period_that_covers_the_days(days: int, period: Period) -> None:
     assert period_for(days) == period
 
 
 @given(today=st.integers(40, 100_000), period=st.sampled_from(PERIODS))
-def test_a_period_ends_today_and_has_its_number_of_days(today, period):
+def test_a_period_ends_today_and_has_its_number_of_days(today: int, period: Period) -> None:
     window = window_of(period, today)
     if period == "alltime":
         assert window == Window(None, None)
@@ -190,7 +193,7 @@ def test_a_period_ends_today_and_has_its_number_of_days(today, period):
 
 
 @given(today=st.integers(4_000, 100_000), days=st.integers(1, 3_650))
-def test_an_exact_window_has_exactly_its_days(today, days):
+def test_an_exact_window_has_exactly_its_days(today: int, days: int) -> None:
     window = exact_window(days, today)
     assert today in window
     assert today + 1 not in window
@@ -202,6 +205,6 @@ def test_an_exact_window_has_exactly_its_days(today, days):
     assert not from_tiles(window._replace(end_day=None), today)
 
 
-def test_days_are_dates():
+def test_days_are_dates() -> None:
     assert date_of(0) == date(1970, 1, 1)
     assert date_of(day(2026, 11, 24)) == date(2026, 11, 24)

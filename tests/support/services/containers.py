@@ -14,7 +14,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from cli.embedded.server import HOST, free_port
-from cli.embedded.stack import kafka_answers
+from cli.embedded.servers import kafka_answers
 from tests.support.services.base import Services
 
 KAFKA_IMAGE = "apache/kafka:4.1.0"

@@ -11,8 +11,9 @@ import signal
 from pathlib import Path
 from typing import ClassVar
 
-from cli.embedded.server import HOST, StackError, find_program, free_port, run
-from cli.embedded.stack import Postgres, Valkey, kafka_answers
+from cli.embedded.programs import find_program, run
+from cli.embedded.server import HOST, StackError, free_port
+from cli.embedded.servers import Postgres, Valkey, kafka_answers
 from tests.support.services.base import Faults, Services
 
 ROOT = Path(__file__).resolve().parents[3]

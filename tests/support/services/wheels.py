@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cli.embedded.stack import Broker, Postgres, Valkey
+from cli.embedded.servers import Broker, Postgres, Valkey
 from tests.support.services.base import Faults, Services
 
 
