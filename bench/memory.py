@@ -310,7 +310,7 @@ async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, 
     fields = [field_bytes(info, key) for key in sample]
     each = delete(info, iter(records)) / customers
     parts = {part: sum(f[part] for f in fields) / len(fields) for part in fields[0]}
-    parts["key and allocator overhead"] = each - sum(parts.values())
+    parts["key, and rounding by the allocator"] = each - sum(parts.values())
     parts |= {f"rank {period[0]}": size for period, size in ranks.items()} | {"due set": due}
     found["customer_parts_bytes"] = {part: round(size, 1) for part, size in parts.items()}
     found["customer_bytes"] = round(sum(parts.values()), 1)

@@ -1,9 +1,8 @@
-"""`dlq list`, `dlq show` and `dlq redrive`: the dead letters."""
+"""The commands `dlq list`, `dlq show` and `dlq redrive` for dead letters."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,8 +15,8 @@ from cli.console import (
     print_result,
     run_async,
     stderr,
-    stdout,
 )
+from cli.dlq_output import as_document, print_dead_letter, print_listing
 from store.clock import system_clock_ms
 
 if TYPE_CHECKING:
@@ -27,107 +26,93 @@ if TYPE_CHECKING:
     from streams.dead_letters.redrive import RedriveReport
 
 app = typer.Typer(
-    help="Events that could not be counted: what they are, and counting them after a fix.",
+    help="List, show and redrive dead letters: events that could not be counted.",
     no_args_is_help=True,
 )
 
 ReasonOption = Annotated[
-    str | None, typer.Option("--reason", help="Only letters refused for this reason.")
+    str | None, typer.Option("--reason", help="Only dead letters with this reason.")
 ]
-#: Letters that a redrive leaves are shown up to this many.
-_LEFT_SHOWN = 10
+#: At most this many dead letters that a redrive did not send are printed.
+_NOT_SENT_SHOWN = 10
 
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, the newest.")] = 20,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Number of dead letters, newest first.")
+    ] = 20,
     reason: ReasonOption = None,
     json: Annotated[
-        bool, typer.Option("--json", help="As one JSON document, with stable names.")
+        bool, typer.Option("--json", help="Print one JSON document, with stable names.")
     ] = False,
 ) -> None:
-    """Shows the newest dead letters, each once, and how many there are of each reason.
+    """Show the newest dead letters, each once, and the number of dead letters per reason.
 
-    An event that two workers found to be one, around a crash, may be in the topic twice: it is one
-    letter here."""
+    Around a crash two workers may send the same record to the topic; it is listed once.
+    """
     _check_reason(reason)
     settings = load_settings()
     listing = run_async(_list(settings, limit, reason))
     if json:
         import msgspec
 
-        document = msgspec.json.encode(_as_document(settings, listing))
+        document = msgspec.json.encode(as_document(settings, listing))
         print_result(msgspec.json.format(document).decode())
     else:
-        _show_list(settings, listing)
+        print_listing(settings, listing)
 
 
 @app.command("show")
 def show(
-    partition: Annotated[int, typer.Argument(min=0, help="Of the dead-letter topic.")],
-    offset: Annotated[int, typer.Argument(min=0, help="Of the dead-letter topic.")],
+    partition: Annotated[int, typer.Argument(min=0, help="Partition of the dead-letter topic.")],
+    offset: Annotated[int, typer.Argument(min=0, help="Offset in that partition.")],
 ) -> None:
-    """Shows one dead letter whole: why it is one, where it came from, its headers, key and value.
+    """Show one dead letter completely: its reason, source, headers, key and value.
 
-    Bytes that are no text are shown escaped."""
+    Bytes that are not printable text are escaped.
+    """
     settings = load_settings()
-    letter, redriven = run_async(_find(settings, partition, offset))
-    info = letter.info
-    from streams.decode.timestamps import format_ms
-
-    lines = {
-        "letter": f"{letter.position} of {settings.dead_letter_topic}",
-        "reason": info.reason,
-        "detail": info.detail,
-        "source": f"{info.topic} partition {info.partition} offset {info.offset}",
-        "log": info.topic_id,
-        "found": format_ms(info.time_ms),
-        "redriven": redriven,
-        "key": shown(letter.key),
-    }
-    for name, text in lines.items():
-        print_result(f"{name:<9}{text}")
-    for name, value in letter.headers:
-        print_result(f"header   {shown(name.encode())} = {shown(value)}")
-    print_result(f"value    {0 if letter.value is None else len(letter.value)} bytes")
-    print_result(shown(letter.value, pretty=True))
+    dead_letter, redriven = run_async(_find(settings, partition, offset))
+    print_dead_letter(settings, dead_letter, redriven)
 
 
 @app.command("redrive")
 def redrive(
-    places: Annotated[
+    positions: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[PARTITION:OFFSET]...",
-            help="These letters, as `dlq list` names them; else all.",
+            help="Dead letters to send, as `dlq list` shows them. Default: all.",
         ),
     ] = None,
     reason: ReasonOption = None,
     tenant: Annotated[str | None, typer.Option(help="Only events of this tenant.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be sent; send nothing.")
     ] = False,
 ) -> None:
-    """Sends dead letters to the source topic again, byte for byte, after what was wrong is mended.
+    """Send dead letters to the source topic again, byte for byte, after their cause is fixed.
 
-    Each event counts once, however often this is run and wherever it is cut off. What was redriven
-    before is left out, and so is what would be refused again: that is said."""
+    Each event counts once, however often the command is run or interrupted. Dead letters that were
+    redriven before are skipped; those that would be rejected again are skipped and printed.
+    """
     _check_reason(reason)
-    wanted = [_place(text) for text in places or ()]
+    wanted = [_position(text) for text in positions or ()]
     settings = load_settings()
     report = run_async(_redrive(settings, wanted, reason=reason, tenant=tenant, dry_run=dry_run))
-    would = "would be sent" if dry_run else "sent"
+    sent = "would be sent" if dry_run else "sent"
     print_result(
-        f"{report.sent} {would}, {report.already_counted} counted already, "
+        f"{report.sent} {sent}, {report.already_counted} counted already, "
         f"{report.already_redriven} redriven before, {len(report.not_sent)} left"
     )
-    for left in report.not_sent[:_LEFT_SHOWN]:
-        print_result(f"  {left.dead_letter.position} would be refused again: {left.reason}")
-    if len(report.not_sent) > _LEFT_SHOWN:
-        print_result(f"  and {len(report.not_sent) - _LEFT_SHOWN} more")
+    for left in report.not_sent[:_NOT_SENT_SHOWN]:
+        print_result(f"  {left.dead_letter.position} would be rejected again: {left.reason}")
+    if len(report.not_sent) > _NOT_SENT_SHOWN:
+        print_result(f"  and {len(report.not_sent) - _NOT_SENT_SHOWN} more")
 
 
-# ---- what the commands do
+# --- calls
 
 
 async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
@@ -145,34 +130,34 @@ async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
 
 
 async def _find(settings: Settings, partition: int, offset: int) -> tuple[DeadLetter, str]:
-    """The letter, and when it was redriven."""
+    """Return the dead letter, and when it was redriven as text."""
     from cli.catalog import with_pool
     from store.postgres.redriven import RedrivenDeadLetters
     from store.records import StoreUnavailable
     from streams.dead_letters.reader import open_dead_letters
 
     async with open_dead_letters(settings) as topic:
-        letter = await _letter_at(settings, topic, partition, offset)
-    source = letter.info.source
+        dead_letter = await _dead_letter_at(settings, topic, partition, offset)
+    source = dead_letter.info.source
     try:
         marked = await with_pool(settings, lambda pool: RedrivenDeadLetters(pool).marked([source]))
     except StoreUnavailable as error:
-        return letter, f"not known ({error})"
-    return letter, f"{marked[0]:%Y-%m-%dT%H:%M:%SZ}" if marked else "no"
+        return dead_letter, f"not known ({error})"
+    return dead_letter, f"{marked[0]:%Y-%m-%dT%H:%M:%SZ}" if marked else "no"
 
 
-async def _letter_at(
+async def _dead_letter_at(
     settings: Settings, topic: DeadLetterTopic, partition: int, offset: int
 ) -> DeadLetter:
-    letter = await topic.read_at(partition, offset)
-    if letter is None:
+    dead_letter = await topic.read_at(partition, offset)
+    if dead_letter is None:
         raise CliError(f"no dead letter at {partition}:{offset} of {settings.dead_letter_topic}")
-    return letter
+    return dead_letter
 
 
 async def _redrive(
     settings: Settings,
-    places: Sequence[tuple[int, int]],
+    positions: Sequence[tuple[int, int]],
     *,
     reason: str | None,
     tenant: str | None,
@@ -185,116 +170,43 @@ async def _redrive(
     from streams.dead_letters.redrive import Redrive
 
     async with open_dead_letters(settings) as topic:
-        # Before anything is sent: a place that is not there is a mistake in all of the command.
-        named = [await _letter_at(settings, topic, *place) for place in places]
+        # Before anything is sent: a position without a dead letter fails the whole command.
+        named = [await _dead_letter_at(settings, topic, *position) for position in positions]
         with Progress(
             SpinnerColumn(), TextColumn("{task.description}"), console=stderr, transient=True
         ) as bar:
             task = bar.add_task("reading")
 
-            def told(report: RedriveReport) -> None:
+            def show_progress(report: RedriveReport) -> None:
                 bar.update(task, description=f"{report.sent} sent, {len(report.not_sent)} left")
 
             async def work(pool: Any) -> RedriveReport:
-                drive = Redrive(settings, pool, now_ms=system_clock_ms, dry_run=dry_run)
-                letters = _each(named) if places else topic.read_all()
-                return await drive.run(letters, reason=reason, tenant=tenant, progress=told)
+                redrive = Redrive(settings, pool, now_ms=system_clock_ms, dry_run=dry_run)
+                dead_letters = _each(named) if positions else topic.read_all()
+                return await redrive.run(
+                    dead_letters, reason=reason, tenant=tenant, progress=show_progress
+                )
 
             return await with_pool(settings, work)
 
 
-async def _each(letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetter]:
-    for letter in letters:
-        yield letter
+async def _each(dead_letters: Sequence[DeadLetter]) -> AsyncIterator[DeadLetter]:
+    for dead_letter in dead_letters:
+        yield dead_letter
 
 
-# ---- what they are asked, and what they show
+# --- arguments
 
 
 def _check_reason(reason: str | None) -> None:
     from streams.decode.rejection import Reason
 
     if reason is not None and reason not in list(Reason):
-        raise UsageError(f"--reason: {reason!r} is none of {', '.join(Reason)}")
+        raise UsageError(f"--reason: {reason!r} must be one of {', '.join(Reason)}")
 
 
-def _place(text: str) -> tuple[int, int]:
+def _position(text: str) -> tuple[int, int]:
     partition, colon, offset = text.partition(":")
     if not (colon and partition.isdecimal() and offset.isdecimal()):
-        raise UsageError(f"{text!r}: a letter is named PARTITION:OFFSET, for example 0:17")
+        raise UsageError(f"{text!r}: a dead letter is given as PARTITION:OFFSET, for example 0:17")
     return int(partition), int(offset)
-
-
-def shown(data: bytes | None, *, pretty: bool = False) -> str:
-    """Bytes as text for a terminal: what is no UTF-8, and what a terminal would obey, escaped;
-    JSON with line breaks where `pretty`."""
-    if data is None:
-        return "(null)"
-    if pretty:
-        import msgspec
-
-        with suppress(msgspec.DecodeError, RecursionError):
-            data = msgspec.json.format(data, indent=2)
-    text = data.decode("utf-8", "backslashreplace")
-    allowed = "\n\t" if pretty else ""
-    return "".join(
-        c if c.isprintable() or c in allowed else c.encode("unicode_escape").decode() for c in text
-    )
-
-
-def _show_list(settings: Settings, listing: Listing) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from streams.decode.timestamps import format_ms
-
-    if listing.newest:
-        table = Table(title=f"dead letters of {settings.dead_letter_topic}, the newest first")
-        for column in ("letter", "found", "reason", "source", "redriven", "detail"):
-            table.add_column(column, overflow="fold")
-        for letter, _, redriven in listing.newest:
-            info = letter.info
-            table.add_row(
-                letter.position,
-                format_ms(info.time_ms),
-                info.reason,
-                f"{info.partition}:{info.offset}",
-                "" if redriven is None else f"{redriven:%Y-%m-%d %H:%M}",
-                escape(shown(info.detail.encode())),
-            )
-        stdout.print(table)
-    reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(listing.by_reason.items()))
-    total = sum(listing.by_reason.values())
-    print_result(f"{total:,} dead letters" + (f": {reasons}" if reasons else ""))
-    if listing.repeats:
-        print_result(f"{listing.repeats:,} repeats of them are in the topic, and not shown")
-
-
-def _as_document(settings: Settings, listing: Listing) -> dict[str, Any]:
-    from streams.decode.timestamps import format_ms
-
-    return {
-        "topic": settings.dead_letter_topic,
-        "total": sum(listing.by_reason.values()),
-        "byReason": dict(sorted(listing.by_reason.items())),
-        "repeats": listing.repeats,
-        "letters": [
-            {
-                "partition": letter.partition,
-                "offset": letter.offset,
-                "reason": letter.info.reason,
-                "detail": letter.info.detail,
-                "found": format_ms(letter.info.time_ms),
-                "source": {
-                    "topic": letter.info.topic,
-                    "log": letter.info.topic_id,
-                    "partition": letter.info.partition,
-                    "offset": letter.info.offset,
-                },
-                "key": None if letter.key is None else shown(letter.key),
-                "repeats": repeats,
-                "redriven": None if redriven is None else f"{redriven:%Y-%m-%dT%H:%M:%SZ}",
-            }
-            for letter, repeats, redriven in listing.newest
-        ],
-    }

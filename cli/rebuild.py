@@ -74,7 +74,7 @@ class RebuildBar:
             console=stderr,
             transient=True,
         )
-        self._tenant: str | None = None
+        self._tenant: str | None = None  # whose bar is shown
         self._task = self._bar.add_task("")
 
     def __enter__(self) -> Self:
@@ -84,6 +84,8 @@ class RebuildBar:
         self.hide()
 
     def __call__(self, tenant: str, done: int, total: int) -> None:
+        if not stderr.is_terminal:
+            return
         if tenant != self._tenant:
             self._tenant = tenant
             self._bar.reset(self._task, description=f"tenant {tenant}", total=total)
@@ -91,8 +93,9 @@ class RebuildBar:
         self._bar.update(self._task, completed=done)
 
     def hide(self) -> None:
-        self._tenant = None
-        self._bar.stop()
+        if self._tenant is not None:
+            self._tenant = None
+            self._bar.stop()
 
 
 async def _rebuild(settings: Settings, tenant: str | None, *, dry_run: bool) -> None:

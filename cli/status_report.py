@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from cli.status_document import (
     LogChangeStatus,
@@ -21,10 +21,12 @@ from store.clock import system_clock_ms
 from store.counters import Incidents, PartitionProgress, TenantOverview
 from store.postgres.catalog import DEFAULT_TIMEZONE, timezones
 from store.postgres.history import HistoryWriter
-from store.postgres.pool import Pool, make_pool, transaction
+from store.postgres.pool import Pool, make_pool
+from store.postgres.sizes import history_bytes
 from store.records import StoreUnavailable
-from store.redis.client import Client, make_client, redis_errors
+from store.redis.client import Client, make_client
 from store.redis.counters import RedisCounters
+from store.redis.sizes import memory_bytes
 from store.settings import Settings
 from store.windows import PERIODS, date_of, window_of
 from streams.decode.timestamps import format_ms
@@ -37,13 +39,6 @@ T = TypeVar("T")
 #: A healthy broker answers in a fraction of this.
 BROKER_TIMEOUT_S: Final = 10.0
 STORE_TIMEOUT_S: Final = 5.0
-
-_HISTORY_BYTES: Final = """
-SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
-WHERE oid IN (SELECT inhrelid FROM pg_inherits
-              WHERE inhparent = to_regclass('interaction_history'))
-   OR oid = to_regclass('interaction_ids')
-"""
 
 
 async def gather_status(
@@ -76,13 +71,13 @@ async def _gather(
             errors.setdefault(store, str(error))
             return None
 
-    topic, progress, tenants, timezone_of, redis_bytes, history_bytes = await asyncio.gather(
+    topic, progress, tenants, timezone_of, redis_size, history_size = await asyncio.gather(
         answer_of("kafka", _describe(settings)),
         answer_of("redis", counters.reports.progress()),
         answer_of("redis", counters.overview()),
         answer_of("postgres", timezones(pool)),
-        answer_of("redis", _redis_bytes(client)),
-        answer_of("postgres", _history_bytes(pool)),
+        answer_of("redis", memory_bytes(client)),
+        answer_of("postgres", history_bytes(pool, timeout_s=STORE_TIMEOUT_S)),
     )
     incidents = await answer_of("redis", counters.reports.incidents())
     partitions: list[PartitionStatus] = []
@@ -105,7 +100,7 @@ async def _gather(
         lost_offsets=incidents.lost_offsets if incidents else None,
         log_changes=_log_changes(incidents),
         tenants=[_tenant(overview, timezone_of) for overview in tenants or ()],
-        sizes=Sizes(redis_bytes, history_bytes),
+        sizes=Sizes(redis_bytes=redis_size, history_bytes=history_size),
         errors=errors,
     )
 
@@ -194,7 +189,7 @@ def _worst(visible: Sequence[VisibleStatus]) -> VisibleStatus | None:
     )
 
 
-# --- tenants, incidents, sizes
+# --- tenants and incidents
 
 
 def _tenant(overview: TenantOverview, timezone_of: Mapping[str, str] | None) -> TenantStatus:
@@ -224,18 +219,3 @@ def _tenant(overview: TenantOverview, timezone_of: Mapping[str, str] | None) -> 
 def _log_changes(incidents: Incidents | None) -> list[LogChangeStatus]:
     changes = incidents.log_changes if incidents else ()
     return [LogChangeStatus(c.kind, c.topic_id, format_ms(c.at_ms)) for c in changes]
-
-
-async def _redis_bytes(client: Client) -> int:
-    async with redis_errors():
-        info: Any = await client.info("memory")
-    # A cluster answers by node.
-    nodes = [info] if "used_memory" in info else info.values()
-    return sum(node["used_memory"] for node in nodes)
-
-
-async def _history_bytes(pool: Pool) -> int:
-    async with transaction(pool, read_only=True, timeout_s=STORE_TIMEOUT_S) as connection:
-        row = await (await connection.execute(_HISTORY_BYTES)).fetchone()
-    assert row is not None
-    return int(row[0])

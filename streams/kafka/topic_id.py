@@ -56,5 +56,5 @@ def _describe_topic(settings: Settings, topic: str) -> TopicDescription:
     finally:
         admin.close()
     if found["error_code"] != 0 or not found["partitions"]:
-        raise StoreUnavailable(f"Kafka: topic {topic!r} is not there (run `migrate` first)")
+        raise StoreUnavailable(f"Kafka: topic {topic!r} does not exist (run `migrate` first)")
     return TopicDescription(str(found["topic_id"]), len(found["partitions"]))

@@ -1,1 +1,1 @@
-"""Tests of the running program: commands, workers and APIs on real servers, with faults."""
+"""End-to-end tests: worker, API and CLI as processes on real servers, with faults."""

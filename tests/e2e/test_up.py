@@ -1,4 +1,4 @@
-"""`up --demo`: everything on one machine, from nothing, stopped, killed, and started again."""
+"""`up --demo`: a first start, a stop, a kill, and a start after each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.answers import Bodies, all_answers, all_pages
 from tests.support.program import PROGRAM, Api, Process, read_topic
 from tests.support.waiting import eventually
 
-#: By contract.
+#: Limits of the contract.
 READY_S = 60.0
 STOPPED_S = 30.0
 TENANT = "default"
@@ -34,7 +34,7 @@ CATALOG = demo_catalog(TENANT)
 
 
 class Machine:
-    """One data folder, and `up` on it."""
+    """A data folder and the `up` process that uses it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,13 +44,13 @@ class Machine:
         self.all_pids: set[int] = set()
 
     def start(self) -> None:
-        """Returns when it says that it is up."""
+        """Start `up` and return when it prints that it is up."""
         arguments = ["up", "--demo", "--port", str(self.port), "--data-dir", str(self.data)]
         self.up = Process(arguments, dict(os.environ), self.folder / "up.log")
         eventually(self._is_up, timeout_s=READY_S, message="up")
-        self._look()
+        self._update_pids()
 
-    def _look(self) -> None:
+    def _update_pids(self) -> None:
         self.pids = descendants(self.up.pid)
         self.all_pids |= self.pids
 
@@ -60,23 +60,23 @@ class Machine:
         return "Interaction Summary is up" in self.up.log()
 
     def env(self) -> dict[str, str]:
-        """What it says that other commands need."""
+        """Return the environment that `up` writes for other commands."""
         words = shlex.split((self.data / "env").read_text())
         return dict(word.split("=", 1) for word in words if word != "export")
 
     def child(self, command: str) -> int:
-        """The process that runs this command of ours."""
+        """Return the pid of the child process that runs `command`."""
         found = [p for p in self.pids if f"cli.main\0{command}\0" in command_line(p) + "\0"]
         assert len(found) == 1, f"{command}: {found}"
         return found[0]
 
     def kill_worker(self) -> None:
-        """Returns when another one runs."""
+        """Kill the worker and return when `up` has started another one."""
         killed = self.child("worker")
         os.kill(killed, signal.SIGKILL)
 
         def another_runs() -> bool:
-            self._look()
+            self._update_pids()
             return self.child("worker") != killed
 
         eventually(another_runs, timeout_s=20, message="another worker")
@@ -90,8 +90,8 @@ class Machine:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def rest(self) -> None:
-        """Holds the live traffic; returns when all of it is counted and in history."""
+    def pause_traffic(self) -> None:
+        """Pause the live traffic; return when all events are counted and in history."""
         os.kill(self.child("load"), signal.SIGSTOP)
 
         def all_done() -> bool:
@@ -101,7 +101,7 @@ class Machine:
 
         eventually(all_done, timeout_s=30, message="all counted")
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         for pid in self.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -110,7 +110,7 @@ class Machine:
         return Api(self.up, httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30))
 
     def history(self) -> Bodies:
-        """What history says: asked of a reader that finds no Redis."""
+        """Return the answers from history, through an API that has no Redis."""
         port = free_port()
         env = os.environ | self.env() | {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
         reader = Process(["api", "--port", str(port)], env, self.folder / "history.log")
@@ -122,22 +122,22 @@ class Machine:
             reader.terminate()
 
     def left(self) -> dict[int, str]:
-        """What still runs of all that it ever started."""
+        """Return the processes that still run, of all that `up` has started."""
         return {pid: command_line(pid) for pid in self.all_pids if runs(pid)}
 
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    # Not pytest's own folder: PostgreSQL runs as another user there, when we are root.
+    # Not pytest's tmp_path: as root, PostgreSQL runs as another user, without access to it.
     folder = Path(tempfile.mkdtemp(prefix="interaction-summary-up-"))
     folder.chmod(0o755)
     started = Machine(folder)
     try:
         yield started
     finally:
-        print(started.up.tail(60))  # noqa: T201 - shown where the test fails
+        print(started.up.tail(60))  # noqa: T201 - shown if the test fails
         started.up.kill()
-        started.go_on()  # a process that is held does not end
+        started.resume()  # a paused process does not end
         try:
             eventually(lambda: not started.left(), timeout_s=STOPPED_S, message="all gone")
         finally:
@@ -162,18 +162,18 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
     before = totals(machine.api())
     eventually(lambda: totals(machine.api()) != before, message="live traffic")
 
-    # A worker that crashes is replaced. At rest the counters, history and a plain count of the
-    # topic are one.
+    # A crashed worker is replaced. Without traffic, counters, history and the expected counts of
+    # the topic are equal.
     machine.kill_worker()
-    machine.rest()
+    machine.pause_traffic()
     settings = Settings(kafka_bootstrap_servers=machine.env()["KAFKA_BOOTSTRAP_SERVERS"])
     events = expected.distinct(r.value for r in read_topic(settings, settings.interactions_topic))
     assert machine.history() == all_answers(machine.api(), "materialized", TENANT, events, CATALOG)
     first = totals(machine.api())
     assert sum(first.values()) == len(events)
 
-    # Ctrl-C ends everything; starting again keeps the numbers, and the traffic goes on.
-    machine.go_on()
+    # Ctrl-C stops everything; the next start keeps the numbers, and the traffic continues.
+    machine.resume()
     machine.up.interrupt()
     assert machine.up.wait(STOPPED_S) == 0
     assert machine.up.log().endswith("stopped\n")
@@ -181,8 +181,8 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
     machine.start()
     second = same_from_both_and_never_less(machine, first)
 
-    # The same after a kill. The log is new each time: its offsets start again.
-    machine.go_on()
+    # The same after a kill. The topic is new at each start: its offsets begin at 0.
+    machine.resume()
     machine.up.kill()
     eventually(lambda: not machine.left(), timeout_s=STOPPED_S, message="its children ended")
     machine.start()
@@ -191,7 +191,7 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
 
 def same_from_both_and_never_less(machine: Machine, before: dict[str, int]) -> dict[str, int]:
     eventually(lambda: more(totals(machine.api()), before), message="live traffic")
-    machine.rest()
+    machine.pause_traffic()
     assert machine.history() == all_pages(machine.api(), "materialized", TENANT)
     now = totals(machine.api())
     assert all(now[action] >= n for action, n in before.items()), (before, now)
@@ -203,7 +203,7 @@ def more(now: dict[str, int], before: dict[str, int]) -> bool:
 
 
 def totals(api: Api) -> dict[str, int]:
-    """Action -> its interactions of all time."""
+    """Return action -> number of interactions of all time."""
     rows = api.summary(TENANT, groupBy="action", days=3650).json()["summary"]
     return {row["id"]: row["total"] for row in rows}
 
@@ -216,7 +216,7 @@ def answers(client: httpx.Client) -> bool:
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes that it started, and those that they started."""
+    """Return the pids of all descendants of a process."""
     found: set[int] = set()
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in map(int, task.read_text().split()):
@@ -228,7 +228,7 @@ def command_line(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
-        return ""  # ended meanwhile
+        return ""  # has ended
 
 
 def runs(pid: int) -> bool:
@@ -236,4 +236,4 @@ def runs(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state != "Z"  # ended, and not yet collected by its new parent
+    return state != "Z"  # a zombie has ended

@@ -1,1 +1,1 @@
-"""Tests of modules together with real servers."""
+"""Integration tests: modules on real servers of Kafka, Redis and PostgreSQL (`--services`)."""

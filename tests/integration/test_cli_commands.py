@@ -1,4 +1,4 @@
-"""The commands on real servers: what they print, and what they leave behind."""
+"""The commands on real servers: their output and their effects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def command(settings: Settings) -> Command:
-    """Runs a command on this test's own servers and topics."""
+    """Return a function that runs a command on the servers and topics of this test."""
 
     def run(
         *arguments: str, stdin: str = "", **environment: str
@@ -65,7 +65,7 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> str:
 
 
 async def read_all(settings: Settings, events: int) -> list[tuple[bytes | None, bytes]]:
-    """The first `events` records of the topic, keys and values."""
+    """Return key and value of the first `events` records of the topic."""
     consumer = AIOKafkaConsumer(
         settings.interactions_topic,
         bootstrap_servers=settings.brokers,
@@ -180,7 +180,7 @@ async def test_load_sends_the_lines_of_a_file(
 def test_load_says_when_there_is_no_topic(command: Command) -> None:
     done = command("load", INTERACTIONS_TOPIC="never-made")
     assert done.returncode == 1
-    assert "'never-made' is not there (run `migrate` first)" in done.stderr.splitlines()[-1]
+    assert "'never-made' does not exist (run `migrate` first)" in done.stderr.splitlines()[-1]
 
 
 def test_status_shows_what_is_there(command: Command) -> None:
@@ -209,7 +209,7 @@ def test_status_shows_what_is_there(command: Command) -> None:
 async def test_status_shows_how_soon_events_are_visible(
     command: Command, settings: Settings
 ) -> None:
-    """As workers reported it last: of all partitions the worst."""
+    """The worst partition counts, as reported by the workers last."""
     topic = await describe_topic(settings, settings.interactions_topic)
     now_ms = time.time_ns() // 1_000_000
     client = make_client(settings, timeout_s=5, retries=0)

@@ -1,5 +1,7 @@
-"""What a worker believes of the counters, where generations change and tenants appear under it: no
-event is left out, whichever partition finds out first."""
+"""Commit protocol of the counters when generations change and tenants appear during a session.
+
+No event is skipped, whichever partition notices the change first.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +28,8 @@ def committer_of(stores: Stores) -> CounterCommitter:
 
 
 def with_stores(redis_url: str, database_url: str, go: Callable[[Stores], Awaitable[None]]) -> None:
+    """Run the scenario `go` on empty stores."""
+
     async def run() -> None:
         async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
             await go(stores)
@@ -33,19 +37,20 @@ def with_stores(redis_url: str, database_url: str, go: Callable[[Stores], Awaita
     asyncio.run(run())
 
 
-async def begin(committer: CounterCommitter, first: Mapping[int, int]) -> None:
-    """As a worker does that was given all partitions."""
-    committer.start_session(LOG, await committer.counted(LOG, first), first)
+async def start_session(committer: CounterCommitter, earliest_offsets: Mapping[int, int]) -> None:
+    """Start a session as a worker does after all partitions are assigned to it."""
+    starts = await committer.counted(LOG, earliest_offsets)
+    committer.start_session(LOG, starts, earliest_offsets)
 
 
 async def total_of(stores: Stores, tenant: str) -> int:
-    asked = question("action", "alltime")._replace(tenant=tenant)
-    found = await stores.counters.read(asked)
-    assert isinstance(found, CounterPage)
-    return sum(group.total for group in found.page.groups)
+    answer = await stores.counters.read(question("action", "alltime")._replace(tenant=tenant))
+    assert isinstance(answer, CounterPage)
+    return sum(group.total for group in answer.page.groups)
 
 
 async def store(stores: Stores, partition: int, batch: Sequence[Event], first: int | None) -> None:
+    """Write the batch to history, from offset `first`, or from 0 if it is the first batch."""
     begin = first or 0
     await stores.history.write(
         topic="t",
@@ -57,10 +62,10 @@ async def store(stores: Stores, partition: int, batch: Sequence[Event], first: i
     )
 
 
-def test_a_generation_that_is_behind_in_one_partition_is_noticed_by_another(
+def test_a_generation_behind_in_one_partition_is_noticed_in_another(
     redis_url: str, database_url: str
 ) -> None:
-    """History was even with the counters in partition 0, and behind them in partition 1."""
+    """History has all of partition 0, but less of partition 1 than the counters had."""
 
     async def go(stores: Stores) -> None:
         zero, one, more = some_events(10), some_events(30), some_events(2)
@@ -82,11 +87,13 @@ def test_a_generation_that_is_behind_in_one_partition_is_noticed_by_another(
     with_stores(redis_url, database_url, go)
 
 
-def test_a_generation_from_before_what_was_read_is_noticed_by_a_tenant_that_was_quiet(
+def test_a_rollback_behind_the_session_is_noticed_for_a_tenant_without_events_before(
     redis_url: str, database_url: str
 ) -> None:
-    """The worker began after all was counted, and has not met the tenant when its counters go back
-    to a generation that has less."""
+    """The session starts after all is counted, and has seen no event of the tenant.
+
+    Then the tenant's counters are rolled back to a generation that has fewer events.
+    """
 
     async def go(stores: Stores) -> None:
         batch, more = some_events(20), some_events(1)
@@ -106,10 +113,10 @@ def test_a_generation_from_before_what_was_read_is_noticed_by_a_tenant_that_was_
     with_stores(redis_url, database_url, go)
 
 
-def test_a_generation_that_has_no_offset_of_a_partition_is_behind_there(
+def test_a_generation_without_a_watermark_of_a_partition_is_behind_there(
     redis_url: str, database_url: str
 ) -> None:
-    """History had nothing of partition 1 when it was read for the rebuild."""
+    """History has nothing of partition 1 when the rebuild reads it."""
 
     async def go(stores: Stores) -> None:
         zero, one, more = some_events(10), some_events(30), some_events(2)
@@ -126,11 +133,14 @@ def test_a_generation_that_has_no_offset_of_a_partition_is_behind_there(
     with_stores(redis_url, database_url, go)
 
 
-def test_all_tenants_of_a_slice_have_counters_before_one_of_them_is_counted(
+def test_all_tenants_of_a_commit_batch_have_counters_before_one_is_counted(
     redis_url: str, database_url: str
 ) -> None:
-    """Else a crash in between leaves a tenant that nobody knows, whose events are below the offset
-    that all known tenants are counted up to; and there its counters would begin."""
+    """A crash between the commits of two tenants must not skip the second one's events.
+
+    Without counters the second tenant is unknown at the next start; its counters would start at the
+    lowest watermark of the known tenants, which is above its first event.
+    """
 
     async def go(stores: Stores) -> None:
         acme, umbrella = sourced(*some_events(5)), sourced(make_event(tenant="umbrella"), first=5)
@@ -138,9 +148,9 @@ def test_all_tenants_of_a_slice_have_counters_before_one_of_them_is_counted(
         committer.start_session(LOG, {0: 0})
         assert await committer.tenants.refuse_excess(["acme", "umbrella"]) == set()
         await committer.commit("acme", 0, acme, 6)
-        # Here the worker dies.
+        # The worker crashes here.
         committer = committer_of(stores)
-        await begin(committer, {0: 0})
+        await start_session(committer, {0: 0})
         assert await committer.tenants.refuse_excess(["acme", "umbrella"]) == set()
         await committer.commit("acme", 0, acme, 6)
         await committer.commit("umbrella", 0, umbrella, 6)
@@ -149,10 +159,10 @@ def test_all_tenants_of_a_slice_have_counters_before_one_of_them_is_counted(
     with_stores(redis_url, database_url, go)
 
 
-def test_reading_begins_at_the_first_offset_where_a_tenant_has_none(
+def test_reading_starts_at_the_earliest_offset_if_a_tenant_has_no_watermark(
     redis_url: str, database_url: str
 ) -> None:
-    """Partition 1 was added, and a worker died when it had counted one tenant of two there."""
+    """Partition 1 was added, and a worker crashed after it counted one of two tenants there."""
 
     async def go(stores: Stores) -> None:
         committer = committer_of(stores)
@@ -166,7 +176,7 @@ def test_reading_begins_at_the_first_offset_where_a_tenant_has_none(
 
 
 def test_a_rollback_is_noticed_without_an_event(redis_url: str, database_url: str) -> None:
-    """As nothing else would read again what the generation before lacks."""
+    """No later event would make the worker read again what the older generation lacks."""
 
     async def go(stores: Stores) -> None:
         batch = some_events(20)
@@ -181,15 +191,17 @@ def test_a_rollback_is_noticed_without_an_event(redis_url: str, database_url: st
         assert active is not None
         with pytest.raises(RewindRequired):
             await committer.tenants.adopt_generation(active)
-        await begin(committer, {0: 0})
+        await start_session(committer, {0: 0})
         await committer.commit("acme", 0, sourced(*batch[15:], first=15), 20)
         await assert_counts(stores.counters, batch, TODAY)
 
     with_stores(redis_url, database_url, go)
 
 
-def test_what_is_not_complete_waits_for_a_log(redis_url: str, database_url: str) -> None:
-    """A worker looks after tenants before it knows which log it reads."""
+def test_counters_are_not_marked_complete_before_a_session_starts(
+    redis_url: str, database_url: str
+) -> None:
+    """A worker checks tenants before it knows the id of the topic."""
 
     async def go(stores: Stores) -> None:
         await store(stores, 0, some_events(5), None)
@@ -202,9 +214,13 @@ def test_what_is_not_complete_waits_for_a_log(redis_url: str, database_url: str)
     with_stores(redis_url, database_url, go)
 
 
-def test_a_copy_is_known_after_days_without_a_worker(redis_url: str, database_url: str) -> None:
-    """It arrived an hour after its original; both before a worker was away for three days. What is
-    forgotten when the windows roll goes by what was read, not by the clock."""
+def test_a_duplicate_is_recognized_after_days_without_a_worker(
+    redis_url: str, database_url: str
+) -> None:
+    """Event and duplicate arrived an hour apart, before three days without a worker.
+
+    The roll forgets identities by the arrival watermark, not by the clock.
+    """
 
     async def go(stores: Stores) -> None:
         event, then = make_event(), NOW_MS
@@ -217,21 +233,21 @@ def test_a_copy_is_known_after_days_without_a_worker(redis_url: str, database_ur
         arrived_ms = min((await stores.counters.reports.arrivals(LOG)).values())
         await stores.counters.roll(generation, TODAY + 3, now_ms=arrived_ms, records_max=100)
         committer.start_session(LOG, {0: 1})
-        copy = sourced(event, first=1, recorded_ms=then + 3_600_000)
-        await committer.commit("acme", 0, copy, 2)
+        duplicate = sourced(event, first=1, recorded_ms=then + 3_600_000)
+        await committer.commit("acme", 0, duplicate, 2)
         await assert_counts(stores.counters, [event], TODAY + 3)
 
     with_stores(redis_url, database_url, go)
 
 
-def test_tenants_that_are_behind_come_in_the_order_of_how_far(
+def test_tenants_that_are_behind_are_returned_lowest_watermark_first(
     redis_url: str, database_url: str
 ) -> None:
     """The lowest watermark is where the next start begins to read, so it is moved first."""
 
     async def go(stores: Stores) -> None:
         committer = committer_of(stores)
-        await begin(committer, {0: 0, 1: 0})
+        await start_session(committer, {0: 0, 1: 0})
         for tenant, offset in (("a", 20), ("b", 5), ("c", 10)):
             event = make_event(tenant=tenant)
             await committer.commit(tenant, 0, sourced(event, first=offset - 1), offset)

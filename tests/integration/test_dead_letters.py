@@ -395,7 +395,7 @@ def test_dead_letters_are_listed_while_postgres_is_unavailable(program: Program)
 def test_the_commands_report_a_missing_topic_and_an_unavailable_broker(program: Program) -> None:
     done = command(program, "dlq", "list", DEAD_LETTER_TOPIC="never-made")
     assert done.returncode == 1
-    assert b"'never-made' is not there (run `migrate` first)" in done.stderr
+    assert b"'never-made' does not exist (run `migrate` first)" in done.stderr
     for arguments in (("list",), ("show", "0", "0"), ("redrive",)):
         done = command(program, "dlq", *arguments, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
         assert done.returncode == 1

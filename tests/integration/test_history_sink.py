@@ -1,4 +1,4 @@
-"""When the sink writes to history: at once, then in steps, sooner where enough waits."""
+"""History sink: it writes at once, then in rounds, and sooner when a transaction is full."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from store.postgres.history import HistoryWriter
 from store.postgres.pool import make_pool
 from store.records import SourcedEvent
 from store.settings import Settings
-from streams import history_sink as history
+from streams import history_sink
 from streams.history_sink import HistoryBatch, HistorySink
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms
@@ -24,8 +24,8 @@ CHUNK = 10
 BATCH_EVENTS = 50
 
 
-class Sink:
-    """A sink on a real Postgres, and how many of its batches are stored."""
+class SinkFixture:
+    """History sink on a real PostgreSQL, with the number of its stored batches."""
 
     def __init__(self, settings: Settings, writer: HistoryWriter) -> None:
         self.sink = HistorySink(
@@ -52,17 +52,17 @@ class Sink:
         self.stored += 1
 
     async def wait_stored(self, batches: int) -> None:
-        async def are() -> bool:
+        async def all_stored() -> bool:
             assert self.stored == batches, f"{self.stored} batches stored"
             return True
 
-        await eventually_async(are, message=f"{batches} batches stored")
+        await eventually_async(all_stored, message=f"{batches} batches stored")
 
 
 @pytest.fixture
-async def sink(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sink]:
-    """Its step is an hour: what is stored within a test is not stored because time passed."""
-    monkeypatch.setattr(history, "GATHER_S", 3_600.0)
+async def sink(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SinkFixture]:
+    """Yield a sink whose rounds are an hour apart, so that no batch is stored by time alone."""
+    monkeypatch.setattr(history_sink, "GATHER_S", 3_600.0)
     async with make_pool(settings, max_size=2) as pool, _running(settings, pool) as sink:
         # The loop's clock may begin at the machine's start, which may be less than an hour ago.
         sink.sink._round_started_s = asyncio.get_running_loop().time() - 3_600.0
@@ -72,8 +72,8 @@ async def sink(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 
 @asynccontextmanager
-async def _running(settings: Settings, pool: Any) -> AsyncIterator[Sink]:
-    sink = Sink(settings, HistoryWriter(pool))
+async def _running(settings: Settings, pool: Any) -> AsyncIterator[SinkFixture]:
+    sink = SinkFixture(settings, HistoryWriter(pool))
     await sink.sink.start_session(sink.topic_id, {0: None})
     writing = asyncio.create_task(sink.sink.run())
     try:
@@ -82,26 +82,28 @@ async def _running(settings: Settings, pool: Any) -> AsyncIterator[Sink]:
         writing.cancel()
 
 
-async def test_what_fills_a_transaction_does_not_wait(sink: Sink) -> None:
+async def test_a_full_transaction_is_written_at_once(sink: SinkFixture) -> None:
     await sink.put(BATCH_EVENTS // CHUNK)
     await sink.wait_stored(1 + BATCH_EVENTS // CHUNK)
 
 
-async def test_less_waits_and_a_stop_does_not_wait_for_it(sink: Sink) -> None:
+async def test_a_smaller_one_waits_for_the_round_but_drain_writes_it_at_once(
+    sink: SinkFixture,
+) -> None:
     await sink.put(2)
     assert sink.stored == 1
     async with asyncio.timeout(30):
         await sink.sink.drain()
     assert sink.stored == 3
-    # And then steps count again: what comes now waits for another stop.
+    # Then rounds count again: the next batch waits for the next drain.
     await sink.put(1)
     async with asyncio.timeout(30):
         await sink.sink.drain()
     assert sink.stored == 4
 
 
-async def test_what_is_forgotten_while_it_waits_is_not_written(sink: Sink) -> None:
-    """Reading began anew: what comes for the new log is all that is stored."""
+async def test_batches_of_the_session_before_are_not_written(sink: SinkFixture) -> None:
+    """After a new session starts, only batches of its topic id are stored."""
     await sink.put(2)
     await sink.sink.start_session(str(uuid.uuid4()), {0: None})
     sink._next = 0

@@ -1,4 +1,4 @@
-"""Everything has a limit, and at each one the program says so and loses nothing."""
+"""Limits: at each one the program reports it and loses no event."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ class Record(NamedTuple):
     timestamp_type: int = LOG_APPEND_TIME
 
 
-class KeptLetters:
-    """Keeps what it is sent."""
+class FakeDeadLetterSink:
+    """Dead-letter sink that keeps the records in memory."""
 
     def __init__(self) -> None:
-        self.letters: list[RejectedRecord] = []
+        self.records: list[RejectedRecord] = []
 
-    async def send(self, letters: Sequence[RejectedRecord]) -> None:
-        self.letters += letters
+    async def send(self, records: Sequence[RejectedRecord]) -> None:
+        self.records += records
 
 
-class Bench:
-    """A pipeline on real stores, and one partition's batches handed to it as Kafka's are."""
+class PipelineFixture:
+    """Pipeline on real stores that is given batches of one partition, as Kafka delivers them."""
 
     def __init__(self, settings: Settings, pool: Pool, client: Any) -> None:
-        self.letters = KeptLetters()
+        self.dead_letters = FakeDeadLetterSink()
         self.acknowledged = 0
         writer = HistoryWriter(pool)
         counters = RedisCounters(client, settings.redis_prefix)
@@ -96,7 +96,7 @@ class Bench:
             builder=self.builder,
             committer=self.committer,
             history=self.history,
-            dead_letters=self.letters,
+            dead_letters=self.dead_letters,
             commit_events_max=settings.commit_batch_events,
             queue_bytes=settings.fetch_bytes_max,
             queue_batches=settings.queue_batches,
@@ -112,13 +112,13 @@ class Bench:
         await self.pipeline.assign({0: 0})
 
     def submit(self, number: int, values: Sequence[bytes]) -> None:
-        """The batch `number` of batches of this length."""
+        """Submit `values` as batch `number` of batches of this length."""
         first = number * len(values)
         records = [Record(first + i, value, now_ms()) for i, value in enumerate(values)]
         self.pipeline.submit(Batch(0, first, records, None, 0), self._acknowledge)
 
     async def process(self, number: int, values: Sequence[bytes]) -> None:
-        """Returns when the batch is counted and stored."""
+        """Submit the batch and wait until it is counted and stored."""
         before = self.acknowledged
         self.submit(number, values)
         await eventually_async(lambda: _is(self.acknowledged > before), message="a batch stored")
@@ -134,17 +134,17 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench_of(settings: Settings, **changes: Any) -> AsyncIterator[Bench]:
+async def open_pipeline(settings: Settings, **changes: Any) -> AsyncIterator[PipelineFixture]:
     settings = settings.model_copy(update=changes)
     client: Any = make_client(settings, timeout_s=5, retries=0)
     async with make_pool(settings, max_size=3) as pool:
-        bench = Bench(settings, pool, client)
-        await bench.open()
-        writing = asyncio.create_task(bench.history.run())
+        fixture = PipelineFixture(settings, pool, client)
+        await fixture.open()
+        writing = asyncio.create_task(fixture.history.run())
         try:
-            yield bench
+            yield fixture
         finally:
-            await bench.pipeline.abandon()
+            await fixture.pipeline.abandon()
             writing.cancel()
             await client.aclose()
 
@@ -158,8 +158,8 @@ def values_of(events: Sequence[Event], padding: int = 0) -> list[bytes]:
 
 
 @asynccontextmanager
-async def history_held(settings: Settings) -> AsyncIterator[None]:
-    """Nothing can be stored, though everything can be read."""
+async def history_locked(settings: Settings) -> AsyncIterator[None]:
+    """Lock history so that nothing can be written to it while it can still be read."""
     async with await psycopg.AsyncConnection.connect(settings.database_url) as holder:
         await holder.execute("LOCK TABLE history_watermarks IN SHARE ROW EXCLUSIVE MODE")
         yield
@@ -168,12 +168,14 @@ async def history_held(settings: Settings) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("limit", ["events", "bytes"])
 @pytest.mark.parametrize("queue_batches", [1, 3])
-async def test_what_waits_for_history_and_in_front_of_it_is_bounded(
+async def test_the_history_buffer_and_the_partition_queue_are_bounded(
     settings: Settings, limit: str, queue_batches: int
 ) -> None:
-    """With Postgres held, counting stops at the buffer's limit, and reading the partition at the
-    queue's; all goes on, and nothing is missing, when it is let go."""
-    # Either makes room for five batches of ten events: the fifth one reaches the limit.
+    """While history is locked, counting stops at the buffer's limit and reading at the queue's.
+
+    After the lock is released both continue, and no event is missing.
+    """
+    # Either limit has room for five batches of ten events: the fifth one reaches it.
     padding = 0 if limit == "events" else 3_000
     values = values_of(make_events(BATCH_EVENTS), padding)
     size = sum(map(len, fresh(values, 0)))
@@ -182,32 +184,32 @@ async def test_what_waits_for_history_and_in_front_of_it_is_bounded(
         "bytes": {"history_buffer_bytes": 5 * size},
     }[limit]
     changes |= {"queue_batches": queue_batches, "fetch_bytes_max": size}
-    async with bench_of(settings, **changes) as bench:
-        # In the buffer; one more, counted, which waits to be put there; the queue.
-        most = 5 + 1 + queue_batches
+    async with open_pipeline(settings, **changes) as fixture:
+        # Five in the buffer, one that is counted and waits for room there, and the queue.
+        batches_max = 5 + 1 + queue_batches
         numbers = itertools.count()
 
-        async def no_more_is_read() -> bool:
-            while not bench.pipeline.full_partitions():
+        async def reading_stops() -> bool:
+            while not fixture.pipeline.full_partitions():
                 n = next(numbers)
-                bench.submit(n, fresh(values, n))
-            assert bench.pipeline.positions[0] == 6 * BATCH_EVENTS
+                fixture.submit(n, fresh(values, n))
+            assert fixture.pipeline.positions[0] == 6 * BATCH_EVENTS
             return True
 
-        async with history_held(settings):
-            await eventually_async(no_more_is_read, message="six batches counted, the queue full")
+        async with history_locked(settings):
+            await eventually_async(reading_stops, message="six batches counted, the queue full")
             await round_trips(settings)
-            assert bench.pipeline.full_partitions() == {0}
-            assert bench.pipeline.positions[0] == 6 * BATCH_EVENTS, "counted past the buffer"
-            assert bench.acknowledged == 0
-            assert next(numbers) == most
+            assert fixture.pipeline.full_partitions() == {0}
+            assert fixture.pipeline.positions[0] == 6 * BATCH_EVENTS, "counted past the buffer"
+            assert fixture.acknowledged == 0
+            assert next(numbers) == batches_max
         await eventually_async(
-            lambda: _is(not bench.pipeline.full_partitions()), message="there is room again"
+            lambda: _is(not fixture.pipeline.full_partitions()), message="there is room again"
         )
-        bench.submit(most, fresh(values, most))
-        await bench.pipeline.close()
-        assert bench.acknowledged == most + 1
-    stored = (most + 1) * BATCH_EVENTS
+        fixture.submit(batches_max, fresh(values, batches_max))
+        await fixture.pipeline.close()
+        assert fixture.acknowledged == batches_max + 1
+    stored = (batches_max + 1) * BATCH_EVENTS
     async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:
         rows = await (
             await connection.execute("SELECT count(*) FROM interaction_history")
@@ -216,7 +218,7 @@ async def test_what_waits_for_history_and_in_front_of_it_is_bounded(
 
 
 def fresh(values: Sequence[bytes], number: int) -> list[bytes]:
-    """The same events as others, for a batch of their own."""
+    """Return the events with ids that are unique to batch `number`."""
     return [
         re.sub(rb'"interactionId": "\w+"', b'"interactionId": "b%d-%d"' % (number, i), value)
         for i, value in enumerate(values)
@@ -224,7 +226,7 @@ def fresh(values: Sequence[bytes], number: int) -> list[bytes]:
 
 
 async def round_trips(settings: Settings) -> None:
-    """Time enough for whatever can go on to go on: more than it takes to count a batch."""
+    """Wait for 200 round trips to Redis: longer than it takes to count a batch."""
     client: Any = make_client(settings, timeout_s=5, retries=0)
     for _ in range(200):
         await client.ping()
@@ -236,33 +238,33 @@ async def _is(fact: bool) -> bool:
 
 
 async def test_tenants_beyond_the_limit_are_dead_letters(settings: Settings) -> None:
-    """Those that were there go on; the letters say what to do. With a higher limit they count."""
-    async with bench_of(settings, tenants_max=2) as bench:
+    """Known tenants are still counted; the dead letters say what to do; a higher limit helps."""
+    async with open_pipeline(settings, tenants_max=2) as fixture:
         names = ["a", "b", "c", "a", "d", "b", "c", "a"]
-        await bench.process(
+        await fixture.process(
             0, values_of([make_event(tenant=t, occurred_ms=now_ms()) for t in names])
         )
         refused = [
             (x.record.offset, x.rejection.reason, x.rejection.detail.split()[1])
-            for x in bench.letters.letters
+            for x in fixture.dead_letters.records
         ]
         assert refused == [
             (2, "too_many_tenants", "c"),
             (4, "too_many_tenants", "d"),
             (6, "too_many_tenants", "c"),
         ]
-        assert "TENANTS_MAX" in bench.letters.letters[0].rejection.detail
-        assert sorted(bench.committer.tenants.names) == ["a", "b"]
-        bench.committer.tenants.tenants_max = 3
-        await bench.process(
+        assert "TENANTS_MAX" in fixture.dead_letters.records[0].rejection.detail
+        assert sorted(fixture.committer.tenants.names) == ["a", "b"]
+        fixture.committer.tenants.tenants_max = 3
+        await fixture.process(
             1, values_of([make_event(tenant=t, occurred_ms=now_ms()) for t in names])
         )
-        assert [x.record.offset for x in bench.letters.letters[3:]] == [8 + 4]
-        assert sorted(bench.committer.tenants.names) == ["a", "b", "c"]
+        assert [x.record.offset for x in fixture.dead_letters.records[3:]] == [8 + 4]
+        assert sorted(fixture.committer.tenants.names) == ["a", "b", "c"]
 
 
-async def test_workers_together_take_no_more_tenants_than_one(settings: Settings) -> None:
-    """Many ask at once, each for names of its own and for the same: the room is taken once."""
+async def test_the_limit_of_tenants_holds_for_all_workers_together(settings: Settings) -> None:
+    """Concurrent requests for own and shared names reserve each slot once."""
     clients: list[Any] = [make_client(settings, timeout_s=5, retries=0) for _ in range(4)]
     stores = [RedisCounters(client, settings.redis_prefix) for client in clients]
     answers = await asyncio.gather(
@@ -277,40 +279,44 @@ async def test_workers_together_take_no_more_tenants_than_one(settings: Settings
     refused = {name for answer in answers for name in answer}
     assert refused.isdisjoint(tenants)
     assert len(refused) == 5 * 25 - 20
-    assert await stores[1].refused(tenants, 1) == [], "those that are in stay in"
+    assert await stores[1].refused(tenants, 1) == [], "known tenants are never refused"
     for client in clients:
         await client.aclose()
 
 
-async def test_the_alarm_is_told_once_when_it_starts_and_once_when_it_ends(
+async def test_the_alarm_is_logged_once_when_it_starts_and_once_when_it_ends(
     settings: Settings,
 ) -> None:
     def alarm() -> float | None:
         value: float = metrics.DEAD_LETTER_ALARM._value.get()
         return value
 
-    def told() -> list[str]:
+    def logged() -> list[str]:
         return [line["event"] for line in lines if "dead-letter ratio" in line["event"]]
 
     with capture_logs() as lines:
-        async with bench_of(settings) as bench:
+        async with open_pipeline(settings) as fixture:
             good = values_of(make_events(20))
-            await bench.process(0, fresh(good, 0))
+            await fixture.process(0, fresh(good, 0))
             assert alarm() == 0
-            await bench.process(1, [*fresh(good[:8], 1), *(b"no json %d" % i for i in range(12))])
+            await fixture.process(1, [*fresh(good[:8], 1), *(b"no json %d" % i for i in range(12))])
             assert alarm() == 1
-            await bench.process(2, [b"no json again"] * 20)
-            assert (alarm(), len(told())) == (1, 1)
+            await fixture.process(2, [b"no json again"] * 20)
+            assert (alarm(), len(logged())) == (1, 1)
             for n in range(3, 9):
-                await bench.process(n, fresh(good, n))
+                await fixture.process(n, fresh(good, n))
             assert alarm() == 0
-    assert told() == ["dead-letter ratio too high", "dead-letter ratio back to normal"]
-    assert len(bench.letters.letters) == 32
+    assert logged() == ["dead-letter ratio too high", "dead-letter ratio back to normal"]
+    assert len(fixture.dead_letters.records) == 32
 
 
-async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) -> None:
-    """Groups beyond the limit are counted as one and reported; history answers, exactly. A tenant
-    too many is a dead letter, and many of these are an alarm. Fetches of a few bytes carry all."""
+async def test_a_worker_enforces_the_limits_of_its_settings(settings: Settings) -> None:
+    """Groups, tenants and fetched bytes have limits in one worker.
+
+    Groups beyond the limit are counted as one and reported, and history answers exactly. Events of
+    a tenant beyond the limit are dead letters, and many of them raise the alarm. Fetches of 2,048
+    bytes deliver all events.
+    """
     port = free_port()
     async with open_worker_fixture(
         settings,
@@ -331,42 +337,45 @@ async def test_a_worker_keeps_to_the_limits_of_its_settings(settings: Settings) 
         def alarmed() -> bool:
             text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
             assert "interaction_summary_dead_letter_alarm 1.0" in text
-            over = re.search(r'over_limit_total\{grouping="customer"\} (\S+)', text)
-            assert over is not None and float(over[1]) > 100
+            overflow = re.search(r'over_limit_total\{grouping="customer"\} (\S+)', text)
+            assert overflow is not None and float(overflow[1]) > 100
             return True
 
         await asyncio.to_thread(eventually, alarmed, 30, "the alarm")
         await fixture.wait_counted(200)
-        asked = fixture.question()._replace(group_by="customer")
-        assert await fixture.counters.read(asked) == Incomplete("capped")
-        page = await fixture.history.read(asked)
+        question = fixture.question()._replace(group_by="customer")
+        assert await fixture.counters.read(question) == Incomplete("capped")
+        page = await fixture.history.read(question)
         assert (page.total, sum(group.total for group in page.groups)) == (50, 200)
-        (state,) = (await gather_status(fixture.settings)).tenants
-        assert (state.groups["customer"], list(state.over)) == (11, ["customer"])
+        (tenant,) = (await gather_status(fixture.settings)).tenants
+        assert (tenant.groups["customer"], list(tenant.over)) == (11, ["customer"])
         assert "too many groups" in fixture.worker.log_tail(400)
-    there = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
-    reasons = [dead_letters.parse(letter.headers) for letter in there]
+    messages = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
+    reasons = [dead_letters.parse(message.headers) for message in messages]
     assert [r.reason for r in reasons if r] == ["too_many_tenants"] * 60
-    assert {json.loads(letter.value)["payload"]["tenantId"] for letter in there} == {"other"}
+    assert {json.loads(message.value)["payload"]["tenantId"] for message in messages} == {"other"}
 
 
-async def test_a_dead_letter_stays_one_when_it_is_read_again(settings: Settings) -> None:
-    """It was ahead of the clock, and would not be any more when the log is read again from where
-    history was. Then history would have what the counters, which are past it, do not have."""
+async def test_a_rejected_record_is_rejected_again_after_a_crash(settings: Settings) -> None:
+    """A record ahead of the clock is rejected, though it is not ahead when it is read again.
+
+    After the crash the log is read again from history's watermark. If the record was accepted then,
+    history would have an event that the counters, whose watermark is past it, do not have.
+    """
     values = values_of([*make_events(1), make_event(occurred_ms=now_ms() + 310_000)])
-    async with history_held(settings), bench_of(settings) as dying:
-        dying.submit(0, values)
+    async with history_locked(settings), open_pipeline(settings) as crashed:
+        crashed.submit(0, values)
         await eventually_async(
-            lambda: _is(dying.pipeline.positions[0] == 2), message="a batch counted"
+            lambda: _is(crashed.pipeline.positions[0] == 2), message="a batch counted"
         )
-        assert len(dying.letters.letters) == 1
-    async with bench_of(settings) as bench:  # a minute later
-        bench.committer.start_session(dying.topic_id, {0: 2})
-        await bench.history.start_session(dying.topic_id, {0: None})
-        bench.builder._now_ms = lambda: now_ms() + 60_000
-        await bench.process(0, values)
+        assert len(crashed.dead_letters.records) == 1
+    async with open_pipeline(settings) as fixture:  # a minute later
+        fixture.committer.start_session(crashed.topic_id, {0: 2})
+        await fixture.history.start_session(crashed.topic_id, {0: None})
+        fixture.builder._now_ms = lambda: now_ms() + 60_000
+        await fixture.process(0, values)
     async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:
         rows = await (
             await connection.execute("SELECT count(*) FROM interaction_history")
         ).fetchone()
-    assert rows == (1,), "history has what the counters do not have"
+    assert rows == (1,), "history has an event that the counters do not have"

@@ -1,4 +1,4 @@
-"""Arrays made by hand are what PostgreSQL takes them for."""
+"""Arrays that we encode ourselves are read by PostgreSQL with the same elements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 5_000])
-async def test_an_array_comes_back_as_it_was(settings: Settings, n: int) -> None:
+async def test_postgres_returns_the_elements_of_an_encoded_array(
+    settings: Settings, n: int
+) -> None:
     texts = [("acme", "Größe", "", "日本", "a'\"\\{},")[i % 5] for i in range(n)]
     ids = [uuid.uuid4() for _ in range(n)]
     async with make_pool(settings, max_size=1) as pool, transaction(pool) as connection:

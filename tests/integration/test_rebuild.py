@@ -1,4 +1,4 @@
-"""A rebuild from history gives the counters that counting gave, while a worker counts."""
+"""Rebuild from history: the same counters as counting gave, also while a worker counts."""
 
 from __future__ import annotations
 
@@ -100,8 +100,10 @@ def test_the_rebuilt_generation_answers_as_the_live_one_did(
 def test_a_live_writer_is_sent_back_to_where_history_was_and_counts_nothing_twice(
     redis_url: str, database_url: str
 ) -> None:
-    """Counters were ahead of history when it was read; the rest is counted again from the log, and
-    an event that a producer repeats is known by its identity."""
+    """The counters were ahead of history at the snapshot; the rest is read again from the topic.
+
+    An event that a producer repeats is recognised by its identity.
+    """
 
     async def go() -> None:
         async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
@@ -175,7 +177,7 @@ def test_whether_counters_and_history_are_even(redis_url: str, database_url: str
 
 
 def test_a_rebuild_that_cannot_go_on_leaves_nothing(redis_url: str, database_url: str) -> None:
-    """Here the build is swapped away under it."""
+    """The generation under construction is taken over by another rebuild."""
 
     async def go() -> None:
         async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
@@ -184,7 +186,7 @@ def test_a_rebuild_that_cannot_go_on_leaves_nothing(redis_url: str, database_url
 
             def interfere(done: int, total: int) -> None:
                 asyncio.get_running_loop().create_task(
-                    stores.client.hset("is:{acme/0}:2:meta", "building", "somebody else")
+                    stores.client.hset("is:{acme/0}:2:meta", "building", "another token")
                 )
 
             with pytest.raises(RebuildError):
@@ -202,7 +204,7 @@ async def generations_of(stores: Stores) -> set[int]:
 
 
 def test_only_the_generation_before_stays(redis_url: str, database_url: str) -> None:
-    """Also where a rollback left a newer one, and where dry runs have used up numbers."""
+    """Also after a rollback left a newer one, and after dry runs have used up numbers."""
 
     async def go() -> None:
         async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
@@ -223,7 +225,7 @@ def test_only_the_generation_before_stays(redis_url: str, database_url: str) -> 
 def test_counters_that_only_a_rebuild_made_are_rolled_and_shown(
     redis_url: str, database_url: str
 ) -> None:
-    """After a flush, of a tenant whose events the topic no longer has."""
+    """After a flush, for a tenant whose events are no longer in the topic."""
 
     async def go() -> None:
         async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
@@ -237,8 +239,10 @@ def test_counters_that_only_a_rebuild_made_are_rolled_and_shown(
 def test_the_largest_batch_is_counted_whole_whatever_is_in_it(
     redis_url: str, database_url: str
 ) -> None:
-    """Of one customer and as many offers: a script that fails half-way would leave the identities
-    without their counts."""
+    """The batch has one customer and as many offers as events.
+
+    A script that failed half-way would keep the identities without their counts.
+    """
     largest = next(
         bound.le
         for bound in Settings.model_fields["commit_batch_events"].metadata

@@ -1,4 +1,4 @@
-"""The servers that all other tests stand on: they work, keep their data, and take faults."""
+"""Servers of the tests: they start, keep their data, and can be killed and paused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
-def mended(services: Services) -> Iterator[None]:
+def revived(services: Services) -> Iterator[None]:
     yield
     for server in services[1:]:
         revive(server)
@@ -46,13 +46,13 @@ def produce(bootstrap: str, topic: str, values: list[bytes]) -> None:
         producer.close()
 
 
-def test_kafka_gives_back_what_it_took(kafka: str, topics: Topics) -> None:
+def test_kafka_returns_the_values_that_were_produced(kafka: str, topics: Topics) -> None:
     values = [str(n).encode() for n in range(100)]
     produce(kafka, topics.interactions, values)
     assert consume(kafka, topics.interactions, 100) == values
 
 
-def test_topics_have_their_partitions_and_an_id(kafka: str, topics: Topics) -> None:
+def test_topics_have_their_partitions_and_an_id_each(kafka: str, topics: Topics) -> None:
     admin = KafkaAdminClient(bootstrap_servers=kafka)
     try:
         described = {t["name"]: t for t in admin.describe_topics([topics.interactions, topics.dlq])}
@@ -63,7 +63,7 @@ def test_topics_have_their_partitions_and_an_id(kafka: str, topics: Topics) -> N
     assert described[topics.interactions]["topic_id"] != described[topics.dlq]["topic_id"]
 
 
-def test_a_killed_kafka_comes_back_with_its_log_where_it_keeps_one(
+def test_a_killed_kafka_restarts_with_its_log_if_it_has_one_on_disk(
     services: Services, kafka: str, topics: Topics
 ) -> None:
     produce(kafka, topics.interactions, [b"kept"])
@@ -75,13 +75,13 @@ def test_a_killed_kafka_comes_back_with_its_log_where_it_keeps_one(
         known = admin.list_topics()
     finally:
         admin.close()
-    if services.kind == "wheels":  # its log is in memory: a restart is a new, empty one
+    if services.kind == "wheels":  # its log is in memory: empty after a restart
         assert topics.interactions not in known
     else:
         assert consume(kafka, topics.interactions, 1) == [b"kept"]
 
 
-def test_redis_is_given_empty_and_keeps_its_data_over_a_restart(
+def test_redis_is_empty_at_first_and_keeps_its_data_over_a_restart(
     services: Services, redis_url: str
 ) -> None:
     with redis.Redis.from_url(redis_url) as client:

@@ -1,4 +1,4 @@
-"""The embedded stack: starts from nothing, keeps data, is alone in its folder, leaves nothing."""
+"""The embedded stack: first start, data over a restart, locks, and no process left behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ signal.pause()
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """One that the database's user can reach: pytest's own it cannot, when we are root."""
+    """Folder that the user of PostgreSQL can access; as root it cannot access tmp_path."""
     made = Path(tempfile.mkdtemp(prefix="interaction-summary-"))
     made.chmod(0o755)
     yield made
@@ -43,7 +43,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that runs a stack in `folder`; its first line tells pids and Valkey's URL."""
+    """Process that runs a stack in `folder`; its first line has the pids and Valkey's URL."""
     command = [sys.executable, "-c", _RUNS_A_STACK, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         yield process
@@ -121,7 +121,7 @@ def test_postgres_starts_over_what_a_killed_one_left(folder: Path) -> None:
     first.start()
     left_behind = (folder / "postgres" / "cluster" / "postmaster.pid").read_text()
     first.stop()
-    # The number that it left is another process' by now: ours, which is alive.
+    # The pid in the file belongs to another process, which is alive: our parent.
     stale = left_behind.replace(left_behind.split("\n", 1)[0], str(os.getppid()), 1)
     (folder / "postgres" / "cluster" / "postmaster.pid").write_text(stale)
     again = Postgres(folder, None, durable=False)
@@ -164,7 +164,7 @@ def test_a_stack_that_cannot_start_leaves_nothing_running(folder: Path) -> None:
             stack.start(lambda server: started.append(server.pid))
     assert len(started) == 2
     assert not [pid for pid in started if pid and runs(pid)]
-    with Stack(folder):  # and the folder is free again
+    with Stack(folder):  # the folder is free again
         pass
 
 
@@ -186,7 +186,7 @@ def test_a_frozen_server_is_ended_all_the_same(folder: Path) -> None:
     assert not runs(pid)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root runs PostgreSQL as themselves")
+@pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL gets a user of its own only as root")
 def test_as_root_postgres_runs_as_its_own_user_even_from_a_folder_out_of_its_reach(
     folder: Path,
 ) -> None:
@@ -200,7 +200,7 @@ def test_as_root_postgres_runs_as_its_own_user_even_from_a_folder_out_of_its_rea
         assert user is not None
         assert Path(f"/proc/{postgres.pid}").stat().st_uid == user.uid
         assert where.parent == postgres_home.HOME
-        assert closed.stat().st_mode & 0o777 == 0o700  # not opened for it
+        assert closed.stat().st_mode & 0o777 == 0o700  # its permissions are unchanged
         postgres.stop()
         postgres.start()  # finds its data again
         assert (closed / "data" / "postgres").resolve() == where
@@ -209,7 +209,7 @@ def test_as_root_postgres_runs_as_its_own_user_even_from_a_folder_out_of_its_rea
         shutil.rmtree(where)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root runs PostgreSQL as themselves")
+@pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL gets a user of its own only as root")
 def test_as_root_programs_out_of_reach_are_copied_to_where_the_user_can_run_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

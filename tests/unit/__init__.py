@@ -1,1 +1,1 @@
-"""Tests of single modules, without servers."""
+"""Unit tests: one module in memory, stores replaced by doubles; no server is started."""

@@ -1,4 +1,4 @@
-"""The command line: what it offers, and how it says no. Nothing here starts or needs a server."""
+"""The command line: help, usage errors and failures, without any server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import cli
 
 COMMANDS = ("up", "migrate", "worker", "api", "catalog", "load", "status")
 ROOT = Path(cli.__file__).parent.parent
-#: Nothing listens there.
+#: Addresses where nothing listens.
 NOWHERE = {
     "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     "REDIS_URL": "redis://127.0.0.1:1/0",
@@ -40,6 +40,7 @@ def run(
 
 
 def refused(*arguments: str, stdin: bytes = b"", **environment: str) -> str:
+    """Run a command that must be refused as bad usage; return its standard error."""
     done = run(*arguments, stdin=stdin, cwd=ROOT, **environment)
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert done.stdout == ""
@@ -48,7 +49,7 @@ def refused(*arguments: str, stdin: bytes = b"", **environment: str) -> str:
 
 
 def failed(*arguments: str, stdin: bytes = b"", **environment: str) -> str:
-    """The one line that says why."""
+    """Run a command that must fail; return its one line of error."""
     done = run(*arguments, stdin=stdin, cwd=ROOT, **environment)
     assert done.returncode == 1, (done.returncode, done.stderr)
     (line,) = done.stderr.splitlines()

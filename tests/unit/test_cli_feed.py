@@ -1,4 +1,4 @@
-"""Where `load` takes its records from, and how it moves their times."""
+"""Sources of `load`, and the shift of event times."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_made_up_events_can_be_spread_over_days() -> None:
 
 
 def test_events_of_a_rate_leave_together() -> None:
-    """Twenty at a time, but no rate makes anybody wait for more than a second's events."""
+    """Twenty at a time, but at least one burst per second."""
     assert [due_s(n, 20) for n in (0, 19, 20, 39, 40)] == [0, 0, 1, 1, 2]
     assert [due_s(n, 2_000) for n in (19, 20, 2_000)] == [0, 0.01, 1]
     assert [due_s(n, 5) for n in (4, 5, 9, 10)] == [0, 1, 1, 2]

@@ -1,7 +1,8 @@
-"""The documentation says what the code does: every setting, command, endpoint, metric and reason is
-in it, its tables are those that the code gives, and its links lead somewhere.
+"""Documentation and code agree.
 
-`python -m tests.unit.test_docs` writes the tables anew."""
+Every setting, command, endpoint, metric and reason is documented, tables equal those generated from
+the code, and links have a target. `python -m tests.unit.test_docs` rewrites the tables.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ import typer.main
 from api.app import create_app
 from cli.main import app as cli_app
 from store.metrics import METRICS
-from store.records import GROUPINGS, Catalog, GroupCounts
+from store.records import GROUPINGS, SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts
 from store.settings import Settings
 from store.summary import percent, row
 from streams.decode.rejection import Reason
@@ -27,11 +28,16 @@ from streams.decode.rejection import Reason
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs/operations.md"
+API = ROOT / "docs/api.md"
+COMMANDS = ROOT / "docs/commands.md"
+EVENTS = ROOT / "docs/events.md"
 ADRS = sorted((ROOT / "docs/adr").glob("*.md"))
-DOCS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CHANGELOG = ROOT / "CHANGELOG.md"
+DOCS = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README_LINES_MAX = 200
 
 
-# --- tables that the code gives -------------------------------------------------------------------
+# --- generated tables -----------------------------------------------------------------------------
 
 
 def settings_table() -> str:
@@ -63,7 +69,7 @@ def commands_table() -> str:
 
 
 def commands() -> dict[str, Any]:
-    """Command, as it is typed after `interaction-summary`, -> click's command."""
+    """Return the commands: words typed after `interaction-summary` -> click's command."""
     found: dict[str, Any] = {}
     group: Any = typer.main.get_command(cli_app)
     for name, command in group.commands.items():
@@ -97,7 +103,7 @@ def _cell(text: str) -> str:
 
 TABLES: Final[dict[tuple[Path, str], Callable[[], str]]] = {
     (README, "settings"): settings_table,
-    (README, "commands"): commands_table,
+    (COMMANDS, "commands"): commands_table,
     (OPERATIONS, "metrics"): metrics_table,
 }
 
@@ -109,21 +115,29 @@ def _between(text: str, mark: str) -> re.Match[str]:
 
 
 @pytest.mark.parametrize(("path", "mark"), TABLES, ids=[mark for _, mark in TABLES])
-def test_a_table_is_what_the_code_gives(path: Path, mark: str) -> None:
+def test_a_table_equals_the_one_generated_from_the_code(path: Path, mark: str) -> None:
     written = _between(path.read_text(), mark)[2]
     assert written == TABLES[path, mark](), "run: python -m tests.unit.test_docs"
 
 
-# --- what must be mentioned -----------------------------------------------------------------------
+# --- completeness ---------------------------------------------------------------------------------
 
 
-def test_every_endpoint_is_in_the_readme() -> None:
+def test_every_endpoint_is_in_the_api_guide() -> None:
     stores: Any = object()
     app = create_app(Settings(), counters=stores, history=stores, catalogs=stores, now_ms=int)
     paths = {*app.openapi()["paths"], app.docs_url, app.openapi_url}
     assert {"/api/v1/interaction-summary", "/healthz", "/readyz", "/metrics"} <= paths
-    text = README.read_text()
+    text = API.read_text()
     assert [path for path in sorted(paths) if f"`{path}`" not in text] == []
+
+
+def test_the_outcome_types_of_the_system_are_listed_by_their_class() -> None:
+    text = EVENTS.read_text()
+    for classification in ("positive", "negative", "neutral"):
+        keys = [t.key for t in SYSTEM_OUTCOME_TYPES.values() if t.classification == classification]
+        listed = re.findall(rf"^\| {classification} \| (.*) \|$", text, re.MULTILINE)
+        assert sorted(re.findall(r"`(\w+)`", listed[0])) == sorted(keys)
 
 
 def test_every_reason_of_a_dead_letter_is_explained() -> None:
@@ -131,18 +145,20 @@ def test_every_reason_of_a_dead_letter_is_explained() -> None:
     assert [reason for reason in Reason if f"| `{reason}` |" not in text] == []
 
 
-def test_every_reason_for_history_to_answer_is_explained() -> None:
-    """Those that a store gives, and those that the reader adds."""
-    given = set(re.findall(r"return \{'(\w+)'\}", (ROOT / "store/redis/lua/read.lua").read_text()))
+def test_every_reason_of_a_fallback_to_history_is_explained() -> None:
+    """Reasons of the counter store, and those that the reader adds."""
+    reasons = set(
+        re.findall(r"return \{'(\w+)'\}", (ROOT / "store/redis/lua/read.lua").read_text())
+    )
     for module in ("api/reader.py", "store/redis/counters.py"):
-        given |= set(re.findall(r'Incomplete\("(\w+)"\)', (ROOT / module).read_text()))
-    assert {"no_generation", "timeout", "no_period"} <= given
+        reasons |= set(re.findall(r'Incomplete\("(\w+)"\)', (ROOT / module).read_text()))
+    assert {"no_generation", "timeout", "no_period"} <= reasons
     text = OPERATIONS.read_text()
-    assert [why for why in sorted(given) if f"`{why}`" not in text] == []
+    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in text] == []
 
 
-def test_log_lines_that_ask_for_attention_are_in_the_operations_guide() -> None:
-    """Warnings and errors of the worker. By their beginning: some are long."""
+def test_warnings_and_errors_of_the_worker_are_in_the_operations_guide() -> None:
+    """The first 40 characters are enough: some texts are long."""
     lines = set(_log_lines("streams", {"warning", "error"}))
     assert len(lines) > 10
     text = OPERATIONS.read_text()
@@ -155,12 +171,12 @@ def test_log_lines_of_the_operations_guide_exist() -> None:
     assert len(quoted) > 10
     levels = {"debug", "info", "warning", "error", "exception"}
     known = [line for part in ("streams", "api") for line in _log_lines(part, levels)]
-    gone = [q for q in quoted if not any(line.startswith(q.removesuffix("…")) for line in known)]
-    assert gone == []
+    unknown = [q for q in quoted if not any(line.startswith(q.removesuffix("…")) for line in known)]
+    assert unknown == []
 
 
 def _log_lines(package: str, levels: set[str]) -> Iterator[str]:
-    """The texts of all calls logger.LEVEL("text", …) in a package."""
+    """Yield the texts of all calls `logger.LEVEL("text", …)` in a package."""
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
@@ -174,12 +190,14 @@ def _log_lines(package: str, levels: set[str]) -> Iterator[str]:
                 yield str(node.args[0].value)
 
 
-# --- answers that are shown -----------------------------------------------------------------------
+# --- examples -------------------------------------------------------------------------------------
 
 
-def test_the_readme_shows_an_answer_of_every_grouping_with_the_fields_there_are() -> None:
-    answers = [json.loads(block) for block in _blocks(README, "json") if '"groupBy"' in block]
+def test_the_api_guide_shows_an_answer_of_every_grouping_with_the_fields_there_are() -> None:
+    answers = [json.loads(block) for block in _blocks(API, "json") if '"groupBy"' in block]
     assert {answer["groupBy"] for answer in answers} == set(GROUPINGS)
+    answers += [json.loads(block) for block in _blocks(README, "json") if '"groupBy"' in block]
+    assert len(answers) == len(GROUPINGS) + 1
     empty = GroupCounts("", {}, 0)
     for answer in answers:
         assert list(answer) == ["groupBy", "days", "summary", "total", "limit", "offset"]
@@ -198,7 +216,7 @@ def _blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_commands_that_are_shown_exist() -> None:
+def test_commands_in_the_documentation_exist() -> None:
     known = commands()
     groups = {name.partition(" ")[0] for name in known if " " in name}
     wrong = []
@@ -210,7 +228,7 @@ def test_commands_that_are_shown_exist() -> None:
     assert wrong == []
 
 
-def test_options_that_are_shown_exist() -> None:
+def test_options_in_the_documentation_exist() -> None:
     known = {option for command in commands().values() for p in command.params for option in p.opts}
     wrong = []
     for path in DOCS:
@@ -230,7 +248,7 @@ def test_options_that_are_shown_exist() -> None:
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_relative_link_leads_somewhere(path: Path) -> None:
+def test_every_relative_link_has_a_target(path: Path) -> None:
     wrong = []
     for target in re.findall(r"\]\(([^)\s]+)\)", _without_code(path.read_text())):
         if re.match(r"[a-z]+:", target):
@@ -242,25 +260,41 @@ def test_every_relative_link_leads_somewhere(path: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    [path for path in DOCS if path != CHANGELOG],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_every_file_that_is_named_exists(path: Path) -> None:
+    named = re.findall(
+        r"`((?:api|bench|cli|docs|store|streams|tests)/[\w./-]*|\.ci/run)`", path.read_text()
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) < README_LINES_MAX
+
+
 def _without_code(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def _anchors(path: Path) -> set[str]:
-    """The anchors that a heading gets, as GitHub makes them."""
+    """Return the anchors of a page's headings, by GitHub's rule."""
     headings = re.findall(r"^#+ (.+)$", _without_code(path.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_decisions_are_numbered_without_a_gap_and_each_has_its_parts() -> None:
+def test_decisions_are_numbered_without_gaps_and_have_all_sections() -> None:
     assert [int(path.name[:4]) for path in ADRS] == list(range(1, len(ADRS) + 1))
     for path in ADRS:
         text = path.read_text()
-        for part in ("## Context", "## Decision", "## Consequences"):
-            assert part in text, (path.name, part)
+        for section in ("## Context", "## Decision", "## Consequences"):
+            assert section in text, (path.name, section)
 
 
-def test_the_picture_is_shown_and_asks_nobody_for_anything() -> None:
+def test_the_picture_is_shown_and_loads_nothing_from_the_network() -> None:
     assert "](docs/picture.svg)" in README.read_text()
     picture = (ROOT / "docs/picture.svg").read_text()
     assert re.findall(r"(?:href|src|url\()[^>]*//", picture) == []

@@ -1,4 +1,4 @@
-"""Small batches that pile up in front of a busy task are taken as one."""
+"""Queue of one partition: small batches that wait for a busy task are taken as one."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def batch(base: int, n: int, *, first: int | None = None, lost: int = 0) -> Batc
 
 
 def filled(*batches: Batch, batch_bytes: int = 1_000, acknowledged: Any = None) -> PartitionQueue:
-    inbox = PartitionQueue(batch_bytes=batch_bytes, batches=2)
-    for i, each in enumerate(batches):
-        inbox.put(each, lambda i=i: acknowledged.append(i))  # type: ignore[misc]
-    return inbox
+    queue = PartitionQueue(batch_bytes=batch_bytes, batches=2)
+    for i, waiting in enumerate(batches):
+        queue.put(waiting, lambda i=i: acknowledged.append(i))  # type: ignore[misc]
+    return queue
 
 
-async def taken(inbox: PartitionQueue) -> tuple[int, int]:
-    got, _ = await inbox.take()
-    inbox.done()
+async def taken(queue: PartitionQueue) -> tuple[int, int]:
+    got, _ = await queue.take()
+    queue.done()
     assert [record.offset for record in got.records] == sorted({r.offset for r in got.records})
     return got.base, got.next_offset
 
 
-async def test_what_waits_is_taken_as_one_and_acknowledged_together() -> None:
+async def test_batches_that_wait_are_taken_as_one_and_acknowledged_together() -> None:
     acknowledged: list[int] = []
-    inbox = filled(batch(10, 3), batch(13, 1), batch(14, 6), acknowledged=acknowledged)
-    got, acknowledge = await inbox.take()
+    queue = filled(batch(10, 3), batch(13, 1), batch(14, 6), acknowledged=acknowledged)
+    got, acknowledge = await queue.take()
     assert (got.base, got.next_offset) == (10, 20)
     assert [record.offset for record in got.records] == list(range(10, 20))
     assert acknowledged == []
@@ -48,58 +48,58 @@ async def test_what_waits_is_taken_as_one_and_acknowledged_together() -> None:
     assert acknowledged == [0, 1, 2]
 
 
-async def test_what_was_fetched_again_after_going_back_is_a_batch_of_its_own() -> None:
-    inbox = filled(batch(10, 3), batch(5, 2), batch(7, 3))
-    assert [await taken(inbox), await taken(inbox)] == [(10, 13), (5, 10)]
+async def test_a_batch_fetched_after_a_rewind_is_not_joined_with_the_ones_before() -> None:
+    queue = filled(batch(10, 3), batch(5, 2), batch(7, 3))
+    assert [await taken(queue), await taken(queue)] == [(10, 13), (5, 10)]
 
 
-async def test_a_batch_that_lacks_offsets_is_taken_alone_so_that_it_can_say_so() -> None:
-    inbox = filled(batch(10, 3), batch(13, 2, first=20, lost=7), batch(22, 1))
-    assert await taken(inbox) == (10, 13)
-    got, _ = await inbox.take()
+async def test_a_batch_with_lost_offsets_is_first_in_what_is_taken() -> None:
+    queue = filled(batch(10, 3), batch(13, 2, first=20, lost=7), batch(22, 1))
+    assert await taken(queue) == (10, 13)
+    got, _ = await queue.take()
     assert (got.base, got.lost, got.next_offset) == (13, 7, 23)
 
 
-async def test_no_more_is_taken_at_once_than_a_batch_may_have() -> None:
-    inbox = filled(batch(0, 3), batch(3, 3), batch(6, 100), batch(106, 1), batch_bytes=30)
-    assert [await taken(inbox) for _ in range(3)] == [(0, 6), (6, 106), (106, 107)]
+async def test_no_more_than_batch_bytes_are_taken_at_once() -> None:
+    queue = filled(batch(0, 3), batch(3, 3), batch(6, 100), batch(106, 1), batch_bytes=30)
+    assert [await taken(queue) for _ in range(3)] == [(0, 6), (6, 106), (106, 107)]
 
 
-async def test_it_is_full_by_bytes_and_has_room_when_they_are_taken() -> None:
-    inbox = filled(batch(0, 3), batch_bytes=10)
-    assert not inbox.is_full
-    inbox.put(batch(3, 1), lambda: None)
-    assert inbox.is_full
-    await taken(inbox)
-    assert not inbox.is_full
+async def test_the_queue_is_full_by_bytes_and_has_room_when_they_are_taken() -> None:
+    queue = filled(batch(0, 3), batch_bytes=10)
+    assert not queue.is_full
+    queue.put(batch(3, 1), lambda: None)
+    assert queue.is_full
+    await taken(queue)
+    assert not queue.is_full
 
 
 async def test_tombstones_have_no_bytes() -> None:
-    inbox = PartitionQueue(batch_bytes=1, batches=1)
-    inbox.put(Batch(0, 0, [Record(0, None)], None, 0), lambda: None)
-    assert not inbox.is_full
-    assert await taken(inbox) == (0, 1)
+    queue = PartitionQueue(batch_bytes=1, batches=1)
+    queue.put(Batch(0, 0, [Record(0, None)], None, 0), lambda: None)
+    assert not queue.is_full
+    assert await taken(queue) == (0, 1)
 
 
-async def test_joining_waits_for_what_is_in_hand_and_what_came_meanwhile() -> None:
-    inbox = filled(batch(0, 1))
-    joined = asyncio.create_task(inbox.join())
-    await inbox.take()
-    inbox.put(batch(1, 1), lambda: None)
-    inbox.done()
+async def test_join_waits_for_the_batch_in_hand_and_for_batches_put_meanwhile() -> None:
+    queue = filled(batch(0, 1))
+    joined = asyncio.create_task(queue.join())
+    await queue.take()
+    queue.put(batch(1, 1), lambda: None)
+    queue.done()
     await asyncio.sleep(0)
-    assert not joined.done(), "one waits"
-    await inbox.take()
+    assert not joined.done(), "a batch waits"
+    await queue.take()
     await asyncio.sleep(0)
-    assert not joined.done(), "one is in hand"
-    inbox.done()
+    assert not joined.done(), "a batch is in hand"
+    queue.done()
     await joined
 
 
-async def test_taking_waits_for_something_to_come() -> None:
-    inbox = filled()
-    taking = asyncio.create_task(taken(inbox))
+async def test_take_waits_for_a_batch() -> None:
+    queue = filled()
+    taking = asyncio.create_task(taken(queue))
     await asyncio.sleep(0)
     assert not taking.done()
-    inbox.put(batch(4, 2), lambda: None)
+    queue.put(batch(4, 2), lambda: None)
     assert await taking == (4, 6)

@@ -1,4 +1,4 @@
-"""Synthetic traffic: repeatable, plausible, and as broken as it is asked to be."""
+"""Synthetic traffic: repeatable, plausible, with the requested fraction of bad records."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_malformed_records_are_broken_in_many_ways() -> None:
     answers = decoded(take(Traffic(seed=8, customers=100, malformed=1.0, late=1.0), 800))
     reasons = Counter(answer.reason for answer in answers if isinstance(answer, Rejected))
     assert set(reasons) == {Reason.MALFORMED, Reason.BAD_FIELD, Reason.FUTURE_TIMESTAMP}
-    # The decoder does not know which types are registered.
+    # The decoder does not know which outcome types are registered.
     others = [answer for answer in answers if not isinstance(answer, Rejected)]
     assert {isinstance(e, Event) and e.outcome for e in others} == {"never_registered"}
 
