@@ -1,4 +1,4 @@
-"""Wiring: the application from its parts, and the parts from the settings."""
+"""Wiring: builds the application from its parts, and the parts from the settings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api import routes as summary
-from api import system
+from api import routes, system
 from api.access import check_startup
 from api.errors import ApiError, error_response
 from api.lag import LagWatch
@@ -31,7 +30,7 @@ from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 
-#: Connections beyond those of the fallback: for the catalog and for `/readyz`.
+#: Connections in addition to those of the fallback: one for the catalog, one for `/readyz`.
 CATALOG_CONNECTIONS: Final = 2
 CLOSE_TIMEOUT_S: Final = 1.0
 
@@ -47,10 +46,12 @@ def create_app(
     checks: Mapping[str, system.Check] | None = None,
     resources: AbstractAsyncContextManager[object] | None = None,
 ) -> FastAPI:
-    """The application, from parts that exist already.
+    """Return the application, built from parts that exist already.
 
-    `lag` is asked in the background; `checks` are what `/readyz` looks at; `resources` is entered
-    at start and left at the end.
+    `now_ms`: clock that decides the current day of a tenant, in Unix milliseconds.
+    `lag`: returns the number of events not yet counted; called in the background.
+    `checks`: what `/readyz` checks, by store name.
+    `resources`: entered when the application starts, and exited when it stops.
     """
     watch = LagWatch(lag) if lag else None
 
@@ -73,7 +74,7 @@ def create_app(
         redirect_slashes=False,
     )
     reader = SummaryReader(settings, counters=counters, history=history, catalogs=catalogs)
-    app.include_router(summary.router(reader, watch, now_ms))
+    app.include_router(routes.router(reader, watch, now_ms))
     app.include_router(system.router(checks or {}))
     app.add_middleware(RequestMiddleware)
     _handle_errors(app)
@@ -81,16 +82,16 @@ def create_app(
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Give the errors that FastAPI and Starlette raise our shape."""
+    """Give all errors the shape of `errors`, those of FastAPI and Starlette included."""
 
-    async def ours(request: Request, error: Exception) -> Response:
+    async def api_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, ApiError):
             raise error
         return error_response(
             error.status, error.message, request_id_of(request.scope), error.headers
         )
 
-    async def theirs(request: Request, error: Exception) -> Response:
+    async def http_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         message = error.detail
@@ -102,22 +103,25 @@ def _handle_errors(app: FastAPI) -> None:
             error.status_code, message, request_id_of(request.scope), error.headers
         )
 
-    async def invalid(request: Request, error: Exception) -> Response:
+    async def validation_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):
             raise error
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return error_response(400, f"{where}: {first['msg']}", request_id_of(request.scope))
+        location = ".".join(str(part) for part in first["loc"])
+        return error_response(400, f"{location}: {first['msg']}", request_id_of(request.scope))
 
-    app.add_exception_handler(ApiError, ours)
-    app.add_exception_handler(HTTPException, theirs)
-    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
 
 
 def build(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) -> FastAPI:
-    """The application with its real stores. Nothing is connected before it starts, and it starts
-    whether or not they answer. Raises StartupRefused where the settings do not allow it, and
-    ValueError for an address of a store that is none."""
+    """Return the application with Redis and PostgreSQL as its stores.
+
+    Connections are opened when the application starts, and it starts even if a store is
+    unavailable. Raises StartupRefused if the settings do not allow it, and ValueError if the
+    address of a store is invalid.
+    """
     check_startup(settings, settings.api_host)
     redis = make_client(settings, timeout_s=settings.read_budget_ms / 1_000, retries=0)
     counters = RedisCounters(redis, settings.redis_prefix)
@@ -133,7 +137,7 @@ def build(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) ->
         try:
             yield
         finally:
-            # In turn and each on its own: one that hangs must not keep the other open.
+            # Each with its own timeout: a close that hangs must not prevent the other.
             for close in (redis.aclose, pool.close):
                 with suppress(Exception):
                     async with asyncio.timeout(CLOSE_TIMEOUT_S):

@@ -1,5 +1,8 @@
-"""A circuit breaker: after enough failures in a row a store is left alone for a while, then tried
-with a single call. Pure: the time, in seconds of any steadily growing clock, is an argument."""
+"""Circuit breaker: consecutive failures stop the calls to a store for a while.
+
+After that time a single call, the probe, decides whether calls are allowed again. Pure: the time,
+in seconds of any monotonic clock, is an argument.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,23 @@ State = Literal["closed", "open", "half_open"]
 
 
 class Permit(NamedTuple):
-    """Leave to make one call; hand it back with `Breaker.leave`."""
+    """Permission for one call; returned with `Breaker.leave`."""
 
     epoch: int
 
 
 class Breaker:
-    """Closed: calls pass. Open: none does. Half-open: one probe is out, and its result decides.
+    """Circuit breaker with the states closed, open and half-open.
 
-    Every change of state begins a new epoch, and results of calls from an earlier one are ignored:
-    a call begun long ago says nothing about the store of now.
+    Closed: all calls are permitted. Open: none is. Half-open: one probe is running, and its result
+    decides the next state.
+
+    Every change of state starts a new epoch. Results of calls from an earlier epoch are ignored: a
+    call that started long ago says nothing about the current state of the store.
     """
 
     def __init__(self, *, failures_max: int, open_s: float) -> None:
-        """`failures_max`: failures in a row that open it; `open_s`: how long it stays open."""
+        """Open after `failures_max` consecutive failures, for `open_s` seconds."""
         self._failures_max = failures_max
         self._open_s = open_s
         self._state: State = "closed"
@@ -35,7 +41,7 @@ class Breaker:
         return self._state
 
     def enter(self, now_s: float) -> Permit | None:
-        """Leave to call, or None: do not call. Every permit must be handed back."""
+        """Return a permit for one call, or None if no call is allowed. Each must be returned."""
         if self._state == "closed":
             return Permit(self._epoch)
         if self._state == "open" and now_s >= self._probe_at_s:
@@ -46,7 +52,7 @@ class Breaker:
     def leave(
         self, permit: Permit, result: Literal["ok", "failed", "unknown"], now_s: float
     ) -> None:
-        """Hands `permit` back. `unknown`: the call was given up for a reason not the store's."""
+        """Return `permit`. `unknown`: the call was cancelled for a reason outside the store."""
         if permit.epoch != self._epoch:
             return
         if self._state == "half_open":
@@ -63,7 +69,7 @@ class Breaker:
             self._failures = 0
             self._become("closed")
         else:
-            # A probe that was given up learned nothing: the next caller may probe at once.
+            # A cancelled probe has no result: the next call may be a probe immediately.
             self._open(now_s + self._open_s if result == "failed" else now_s)
 
     def _open(self, probe_at_s: float) -> None:

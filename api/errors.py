@@ -1,4 +1,4 @@
-"""The one shape of every error, and the exception that carries one to it."""
+"""The JSON shape of all errors, and the exception that ends a request with one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from starlette.responses import Response
 
-#: Status -> the stable code that programs may match on.
+#: HTTP status -> stable code that clients may match on.
 CODES: Final[Mapping[int, str]] = {
     400: "BAD_REQUEST",
     401: "UNAUTHORIZED",
@@ -23,7 +23,7 @@ CODES: Final[Mapping[int, str]] = {
 
 
 class ApiError(Exception):
-    """Ends a request with `status` (one of CODES), a message for its sender, and headers."""
+    """Error response: a status that is a key of CODES, a message for the client, and headers."""
 
     def __init__(
         self, status: int, message: str, *, headers: Mapping[str, str] | None = None
@@ -45,7 +45,7 @@ def unavailable(message: str, *, retry_after_s: int) -> ApiError:
 def error_response(
     status: int, message: str, request_id: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The response for an error. A status without a code of its own gets its class's."""
+    """Return the response of an error; a status outside CODES gets the code of 400 or 500."""
     code = CODES.get(status) or CODES[400 if status < 500 else 500]
     body = {"error": {"code": code, "message": message, "status": status, "requestId": request_id}}
     return Response(

@@ -1,4 +1,4 @@
-"""The lag of the counters, watched beside the requests: a request never waits for it."""
+"""Lag of the counters, refreshed in the background so that no request waits for it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from store.logs import get_logger
 logger = get_logger("api")
 
 INTERVAL_S: Final = 0.5
-#: An answer later than this describes another moment, and Redis has other work.
+#: A later result would be out of date, and the query would keep loading Redis.
 TIMEOUT_S: Final = 1.0
 
 
 class LagWatch:
-    """Asks `lag` again and again; `events` is what it said last, None = unknown."""
+    """Periodic query of `lag`; `events` is its last result, None if unknown."""
 
     def __init__(self, lag: Callable[[], Awaitable[int | None]]) -> None:
         self._lag = lag
         self.events: int | None = None
 
     async def refresh(self) -> None:
-        """Asks once. Whatever goes wrong makes the lag unknown, never an error."""
+        """Query the lag once. A failure makes the lag unknown and is not raised."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 self.events = await self._lag()
@@ -34,7 +34,7 @@ class LagWatch:
         metrics.API_LAG.set(-1 if self.events is None else self.events)
 
     async def run(self) -> None:
-        """Refreshes until cancelled."""
+        """Refresh every INTERVAL_S seconds until cancelled."""
         while True:
             await self.refresh()
             await asyncio.sleep(INTERVAL_S)

@@ -1,5 +1,7 @@
-"""The outermost layer of the API, around every request: its id, limits, log line and metrics, and
-the last resort for errors that nothing inside has turned into a response."""
+"""Outermost ASGI layer: request id, limits, log line and metrics of every request.
+
+It also turns exceptions that no inner handler caught into a 500 response.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +23,27 @@ from store.logs import get_logger
 logger = get_logger("api")
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
-#: No endpoint takes a body; this much is read and thrown away, so that a stray one does no harm.
+#: No endpoint uses a body; a body up to this size is read and discarded, a larger one refused.
 BODY_BYTES_MAX: Final = 65_536
 BODY_WAIT_S: Final = 5.0
-#: Requests in the house at once; more wait for nothing but each other.
+#: Maximum number of concurrent requests; more would only wait for each other.
 REQUESTS_MAX: Final = 1_000
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 
 
 def request_id_of(scope: Scope) -> str:
-    """The id that `RequestMiddleware` gave the request."""
+    """Return the id that `RequestMiddleware` gave the request."""
     request_id: str = scope["state"]["request_id"]
     return request_id
 
 
 class RequestMiddleware:
-    """ASGI middleware. One log line and one count per request, whatever becomes of it."""
+    """ASGI middleware with one log line and one count per request, whatever its outcome."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._inside = 0
+        self._concurrent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,40 +54,42 @@ class RequestMiddleware:
         given = headers.get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         state["request_id"] = request_id
-        exchange = _ResponseRecorder(request_id, send)
-        self._inside += 1
+        recorder = _ResponseRecorder(request_id, send)
+        self._concurrent += 1
         try:
             with structlog.contextvars.bound_contextvars(request_id=request_id):
-                await self._guarded(scope, headers, receive, exchange)
+                await self._respond(scope, headers, receive, recorder)
         finally:
-            self._inside -= 1
-            _record(scope, state, exchange)
+            self._concurrent -= 1
+            _record(scope, state, recorder)
 
-    async def _guarded(
-        self, scope: Scope, headers: Headers, receive: Receive, exchange: _ResponseRecorder
+    async def _respond(
+        self, scope: Scope, headers: Headers, receive: Receive, recorder: _ResponseRecorder
     ) -> None:
         try:
-            refusal = await self._refusal(headers, receive, exchange.request_id)
+            refusal = await self._check_limits(headers, receive, recorder.request_id)
             if refusal is not None:
-                await refusal(scope, receive, exchange.send)
+                await refusal(scope, receive, recorder.send)
             else:
-                await self._app(scope, receive, exchange.send)
+                await self._app(scope, receive, recorder.send)
         except Exception:
             logger.exception("request failed", method=scope["method"], path=scope["path"])
-            if exchange.status:
-                raise  # half an answer is out: the server can only cut the connection
+            if recorder.status:
+                raise  # part of the response was sent: the server can only close the connection
             response = error_response(
-                500, "internal error; the log has more under this request id", exchange.request_id
+                500,
+                "internal error; the log has the details under this request id",
+                recorder.request_id,
             )
-            await response(scope, receive, exchange.send)
+            await response(scope, receive, recorder.send)
 
-    async def _refusal(
+    async def _check_limits(
         self, headers: Headers, receive: Receive, request_id: str
     ) -> Response | None:
-        """The answer for a request that is turned away at the door; None: come in."""
-        if self._inside > REQUESTS_MAX:
+        """Return an error response if the request is refused, else None."""
+        if self._concurrent > REQUESTS_MAX:
             return error_response(
-                503, "too many requests at once; try again", request_id, {"Retry-After": "1"}
+                503, "too many concurrent requests; try again", request_id, {"Retry-After": "1"}
             )
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit():
@@ -102,7 +106,7 @@ class RequestMiddleware:
 
 
 class _ResponseRecorder:
-    """Passes the messages of one response on, and notes what they were."""
+    """Send function of one response that adds the request id and records the status."""
 
     def __init__(self, request_id: str, send: Send) -> None:
         self.request_id = request_id
@@ -118,24 +122,24 @@ class _ResponseRecorder:
 
 
 async def _fits(receive: Receive) -> bool:
-    """Whether a body of unknown length ends within BODY_BYTES_MAX and BODY_WAIT_S."""
-    got_bytes = 0
+    """Return whether a body of unknown length ends within BODY_BYTES_MAX and BODY_WAIT_S."""
+    received_bytes = 0
     try:
         async with asyncio.timeout(BODY_WAIT_S):
-            while got_bytes <= BODY_BYTES_MAX:
+            while received_bytes <= BODY_BYTES_MAX:
                 message = await receive()
-                got_bytes += len(message.get("body", b""))
+                received_bytes += len(message.get("body", b""))
                 if not message.get("more_body", False):
-                    return got_bytes <= BODY_BYTES_MAX
+                    return received_bytes <= BODY_BYTES_MAX
     except TimeoutError:
         pass
     return False
 
 
-def _record(scope: Scope, state: dict[str, Any], exchange: _ResponseRecorder) -> None:
-    seconds = perf_counter() - exchange.start_s
-    status = exchange.status or 500
-    # The template of a known route, so that invented paths do not become metrics.
+def _record(scope: Scope, state: dict[str, Any], recorder: _ResponseRecorder) -> None:
+    seconds = perf_counter() - recorder.start_s
+    status = recorder.status or 500
+    # The template of a known route, so that unknown paths do not become label values.
     route = getattr(scope.get("route"), "path", "other")
     metrics.API_REQUESTS.labels(route, str(status)).inc()
     metrics.API_REQUEST_SECONDS.labels(route).observe(seconds)
@@ -147,5 +151,5 @@ def _record(scope: Scope, state: dict[str, Any], exchange: _ResponseRecorder) ->
         duration_ms=round(seconds * 1_000, 2),
         source=state.get("source"),
         tenant=state.get("tenant"),
-        request_id=exchange.request_id,
+        request_id=recorder.request_id,
     )

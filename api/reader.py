@@ -1,5 +1,8 @@
-"""The answer to a question: from the counters when they can give it whole and in time, else from
-history; never a mix of both."""
+"""The answer to a question: from the counters, or from history if the counters cannot answer.
+
+The counters answer if they have all of the window and respond within the read budget. An answer is
+never a mix of both stores.
+"""
 
 from __future__ import annotations
 
@@ -36,27 +39,27 @@ from store.windows import (
 
 logger = get_logger("api")
 
-#: Counter reads in flight at once. Redis runs one script at a time, so more gains nothing; but a
-#: burst of thousands would share this process' event loop, each would see its budget pass while
-#: the others are served, and all would fall back though Redis is well. So they queue here first,
-#: and the budget is spent on Redis alone.
+#: Maximum number of concurrent counter reads. Redis runs one script at a time, so more gains
+#: nothing. In a burst of thousands, which share the event loop of this process, each read would
+#: exceed its budget while the others are served, and all would fall back although Redis is
+#: available. So reads wait here first, and the budget covers Redis alone.
 COUNTER_READS_MAX: Final = 32
-#: How long a question waits for its turn at history before it is refused: long enough for a burst
+#: How long a question waits for a free history query before it is refused: long enough for a burst
 #: of short queries, too short for a queue to build up behind long ones.
 FALLBACK_WAIT_S: Final = 0.1
-#: A tenant's first question waits this long for its catalog; later ones have it at hand.
+#: How long a tenant's first question waits for its catalog; for later ones it is cached.
 CATALOG_TIMEOUT_S: Final = 5.0
-#: Beyond the statement timeout, history gets this much for the pool and the way there and back.
+#: Time for the pool and the network round trip, in addition to the statement timeout.
 HISTORY_GRACE_S: Final = 1.0
-#: An offset past any number of groups gives the same empty page; the stores never see one larger,
-#: because Lua prints integers of 15 digits and more in scientific notation.
+#: Maximum offset sent to a store: Lua prints integers of 15 digits and more in scientific notation.
+#: The page is the same, empty, for every offset beyond the number of groups.
 STORE_OFFSET_MAX: Final = 10**12
 
 Source = Literal["materialized", "history"]
 
 
 class CatalogSource(Protocol):
-    """The tenants' catalogs, cached. Raises StoreUnavailable when none can be had."""
+    """Cache of the tenants' catalogs. Raises StoreUnavailable if it has none and cannot load it."""
 
     async def get(self, tenant: str, *, at_least_version: int = 0) -> Catalog: ...
 
@@ -64,7 +67,7 @@ class CatalogSource(Protocol):
 
 
 class Answer(NamedTuple):
-    """A page, the question it answers, and the catalog its rows are made with."""
+    """Page, the question that it answers, and the catalog for its rows."""
 
     page: Page
     question: Question
@@ -73,7 +76,7 @@ class Answer(NamedTuple):
 
 
 class SummaryReader:
-    """Answers questions. For one event loop; `monotonic_s` is the breaker's clock."""
+    """Reader of summaries, for one event loop; `monotonic_s` is the clock of the breaker."""
 
     def __init__(
         self,
@@ -90,25 +93,28 @@ class SummaryReader:
         self._monotonic_s = monotonic_s
         self._budget_s = settings.read_budget_ms / 1_000
         self._history_timeout_s = settings.fallback_timeout_ms / 1_000 + HISTORY_GRACE_S
-        self._reading = asyncio.Semaphore(COUNTER_READS_MAX)
-        self._falling_back = asyncio.Semaphore(settings.fallback_concurrency)
+        self._counter_reads = asyncio.Semaphore(COUNTER_READS_MAX)
+        self._history_reads = asyncio.Semaphore(settings.fallback_concurrency)
         self._calendars: dict[str, Calendar] = {}
         self.breaker = Breaker(
             failures_max=settings.breaker_failures, open_s=settings.breaker_open_s
         )
 
     async def answer(self, tenant: str, params: Params, now_ms: int) -> Answer:
-        """The answer for `tenant` as of `now_ms`. Raises ApiError 503 when no store can give it."""
+        """Return the answer for `tenant` as of `now_ms`.
+
+        Raises ApiError 503 if no store can answer.
+        """
         catalog = await self._catalog(tenant)
         question = self._question(tenant, catalog, params, now_ms)
-        why = "no_period"
+        reason = "no_period"
         if question.period is not None or from_tiles(question.window, question.today):
             found, question, catalog = await self._from_counters(question, catalog, params, now_ms)
             if isinstance(found, CounterPage):
                 metrics.API_ANSWERS.labels("materialized").inc()
                 return Answer(found.page, question, catalog, "materialized")
-            why = found.why
-        metrics.API_FALLBACKS.labels(why).inc()
+            reason = found.reason
+        metrics.API_FALLBACKS.labels(reason).inc()
         page = await self._from_history(question)
         metrics.API_ANSWERS.labels("history").inc()
         return Answer(page, question, catalog, "history")
@@ -146,21 +152,23 @@ class SummaryReader:
     async def _from_counters(
         self, question: Question, catalog: Catalog, params: Params, now_ms: int
     ) -> tuple[CounterPage | Incomplete, Question, Catalog]:
-        """What the counters say, and to which question, with the newest catalog they know of.
-        Where that moves the tenant's midnight, the question is another one and is asked again,
-        once."""
+        """Return the counters' result, the question that it answers, and the newest catalog.
+
+        The counters may know a newer catalog version than the cache. If that catalog has another
+        time zone, the window changes, and the counters are read a second time with a new question.
+        """
         for _ in range(2):
-            found = await self._ask_counters(question)
-            catalog = await self._renewed(question.tenant, catalog, found)
+            found = await self._read_counters(question)
+            catalog = await self._newer_catalog(question.tenant, catalog, found)
             if catalog.timezone == question.timezone:
                 return found, question, catalog
             question = self._question(question.tenant, catalog, params, now_ms)
         return Incomplete("other_timezone"), question, catalog
 
-    async def _renewed(
+    async def _newer_catalog(
         self, tenant: str, catalog: Catalog, found: CounterPage | Incomplete
     ) -> Catalog:
-        """The catalog that `found` shows to be needed: the one at hand, as a rule."""
+        """Return the catalog that `found` requires: in most cases `catalog` itself."""
         try:
             async with asyncio.timeout(self._budget_s):
                 if isinstance(found, CounterPage):
@@ -168,15 +176,15 @@ class SummaryReader:
                         return await self._catalogs.get(
                             tenant, at_least_version=found.catalog_version
                         )
-                elif found.why == "other_timezone":
+                elif found.reason == "other_timezone":
                     return await self._catalogs.fresh(tenant)
         except (StoreUnavailable, TimeoutError) as error:
-            # Old names beside exact counts are better than no answer.
+            # Exact counts with outdated names are better than no answer.
             logger.warning("catalog may be behind", cause=str(error) or "timeout")
         return catalog
 
-    async def _ask_counters(self, question: Question) -> CounterPage | Incomplete:
-        async with self._reading:
+    async def _read_counters(self, question: Question) -> CounterPage | Incomplete:
+        async with self._counter_reads:
             permit = self.breaker.enter(self._monotonic_s())
             if permit is None:
                 return Incomplete("breaker_open")
@@ -196,7 +204,7 @@ class SummaryReader:
                 logger.warning("counters unavailable", cause=str(error))
                 return Incomplete("unreachable")
             except Exception:
-                # History has the right answer all the same; the traceback is for us.
+                # History can still answer; the traceback is logged because this is a bug.
                 result = "failed"
                 logger.exception("counter read failed")
                 return Incomplete("error")
@@ -209,7 +217,7 @@ class SummaryReader:
     async def _from_history(self, question: Question) -> Page:
         try:
             async with asyncio.timeout(FALLBACK_WAIT_S):
-                await self._falling_back.acquire()
+                await self._history_reads.acquire()
         except TimeoutError:
             metrics.API_FALLBACK_REFUSED.labels("busy").inc()
             raise unavailable(
@@ -228,11 +236,11 @@ class SummaryReader:
                 "neither the counters nor history can answer now; try again", retry_after_s=2
             ) from error
         finally:
-            self._falling_back.release()
+            self._history_reads.release()
 
 
 def materialized_period(params: Params) -> Period | None:
-    """The period whose window `params` asks for; None when no period has that window."""
+    """Return the period whose window `params` requests, or None if no period has that window."""
     period = period_for(params.days)
     if params.window == "exact" and PERIOD_DAYS.get(period) != params.days:
         return None

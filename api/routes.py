@@ -1,4 +1,4 @@
-"""`GET /api/v1/interaction-summary`: the answer as HTTP."""
+"""`GET /api/v1/interaction-summary`: the endpoint, its body and its headers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 def router(reader: SummaryReader, lag: LagWatch | None, now_ms: Callable[[], int]) -> APIRouter:
-    """The endpoint, answered by `reader`; `now_ms` is the clock that decides what today is."""
+    """Return the endpoint, answered by `reader`; `now_ms` is the clock for the current day."""
     routes = APIRouter()
 
     @routes.get(
@@ -43,7 +43,7 @@ def router(reader: SummaryReader, lag: LagWatch | None, now_ms: Callable[[], int
         request.state.source = answer.source
         body = encode(answer, params)
         headers = _headers(answer, body, lag)
-        if _unchanged(request.headers, headers["ETag"]):
+        if _has_current(request.headers, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type="application/json")
 
@@ -51,7 +51,7 @@ def router(reader: SummaryReader, lag: LagWatch | None, now_ms: Callable[[], int
 
 
 def encode(answer: Answer, params: Params) -> bytes:
-    """The body: JSON with its fields in the contract's order."""
+    """Return the JSON body, its fields in the order of the API contract."""
     group_by = params.group_by
     return _encoder.encode(
         {
@@ -71,20 +71,20 @@ def _headers(answer: Answer, body: bytes, lag: LagWatch | None) -> dict[str, str
         "X-Summary-Source": answer.source,
         "X-Summary-Period": question.period or "exact",
         "ETag": f'"{blake2b(body, digest_size=16).hexdigest()}"',
-        # A client may keep the answer, and must ask each time whether it still holds.
+        # A client may store the response, and must revalidate it before each use.
         "Cache-Control": "private, no-cache",
     }
     if question.window.start_day is not None:
         headers["X-Summary-Window-Start"] = date_of(question.window.start_day).isoformat()
-    # The lag is that of the counters; how far history is behind them is not known here.
+    # The lag is that of the counters; the lag of history is not known here.
     if lag is not None and lag.events is not None and answer.source == "materialized":
         headers["X-Summary-Lag"] = str(lag.events)
     return headers
 
 
-def _unchanged(headers: Headers, etag: str) -> bool:
-    """Whether the client has `etag`: If-None-Match lists it, weak or strong, or is `*`."""
+def _has_current(headers: Headers, etag: str) -> bool:
+    """Return whether If-None-Match lists `etag`, weak or strong, or is `*`."""
     if "if-none-match" not in headers:
         return False
-    wanted = ",".join(headers.getlist("if-none-match"))
-    return wanted.strip() == "*" or etag in _ETAG.findall(wanted)
+    listed = ",".join(headers.getlist("if-none-match"))
+    return listed.strip() == "*" or etag in _ETAG.findall(listed)

@@ -1,4 +1,4 @@
-"""The HTTP server around the application: one process, or several that share one socket."""
+"""HTTP server of the application: one process, or several that share one socket."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ from api.app import build
 from store import logs
 from store.settings import Settings
 
-#: Requests in hand at SIGTERM get this long; with the closing of the stores that is under 10 s.
+#: Time for running requests after SIGTERM; with closing the stores that is less than 10 s.
 DRAIN_TIMEOUT_S: Final = 7
-#: Idle connections are kept longer than a dashboard's polling interval.
+#: Idle connections stay open longer than the polling interval of a dashboard.
 KEEP_ALIVE_S: Final = 30
 BACKLOG: Final = 2_048
-NOT_STARTED: Final = "the API did not start; the log says why"
+NOT_STARTED: Final = "the API did not start; the log has the reason"
 
 
 def serve(settings: Settings, host: str, port: int, workers: int) -> None:
-    """Serves until SIGTERM or SIGINT, then finishes the requests in hand and returns.
+    """Serve until SIGTERM or SIGINT, then finish the running requests and return.
 
-    With several `workers` each is a process that reads its settings from the environment.
-    Raises StartupRefused when the settings, or the address, do not allow it.
+    With more than one of `workers`, each is a process that reads its settings from the environment.
+    Raises StartupRefused if the settings or the address do not allow it.
     """
     settings = settings.model_copy(update={"api_host": host, "api_port": port})
     check_startup(settings, host)
     logs.configure(settings.log_level)
-    with _bind(host, port) as bound:
+    with _bind(host, port) as listener:
         if workers == 1:
-            _serve_here(settings, bound)
+            _serve_here(settings, listener)
         else:
-            _serve_in_processes(settings, bound, workers)
+            _serve_in_processes(settings, listener, workers)
 
 
 def app_of_environment() -> FastAPI:
-    """The application as a worker process makes it."""
+    """Return the application of a worker process."""
     Thread(target=_end_with_parent, name="parent", daemon=True).start()
     settings = Settings()
     logs.configure(settings.log_level)
     return build(settings)
 
 
-def _serve_here(settings: Settings, bound: socket.socket) -> None:
+def _serve_here(settings: Settings, listener: socket.socket) -> None:
     server = uvicorn.Server(_config(lambda: build(settings), workers=1))
-    # uvicorn raises the signal that ended it once more when it is done; the exit was orderly.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    # After an orderly stop uvicorn raises the signal that stopped it again: ignore that one.
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         with suppress(KeyboardInterrupt):
-            server.run(sockets=[bound])
+            server.run(sockets=[listener])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
     if not server.started:
         raise StartupRefused(NOT_STARTED)
 
 
-def _serve_in_processes(settings: Settings, bound: socket.socket, workers: int) -> None:
+def _serve_in_processes(settings: Settings, listener: socket.socket, workers: int) -> None:
     with tempfile.TemporaryDirectory(prefix="interaction-summary-metrics-") as shared:
-        # Inherited by the processes: their metrics live in files there, and /metrics adds them up.
+        # Inherited by the processes: their metrics are files there, and /metrics adds them up.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
         os.environ["API_HOST"] = settings.api_host  # may come from the command line
         try:
             config = _config("api.server:app_of_environment", workers=workers)
-            supervisor = Multiprocess(config, sockets=[bound])
+            supervisor = Multiprocess(config, sockets=[listener])
             supervisor.run()
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
@@ -82,7 +82,10 @@ def _serve_in_processes(settings: Settings, bound: socket.socket, workers: int) 
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed cannot stop its processes, and they would hold the address."""
+    """Stop this process when its parent ends.
+
+    A parent that was killed cannot stop its processes, and they would keep the address in use.
+    """
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -98,10 +101,10 @@ def _config(app: object, workers: int) -> uvicorn.Config:
         http="httptools",
         ws="none",
         lifespan="on",
-        log_config=None,  # ours is in place
-        access_log=False,  # so is the line per request
+        log_config=None,  # logging is configured already
+        access_log=False,  # the middleware logs each request
         server_header=False,
-        proxy_headers=False,  # nothing here depends on who the peer is
+        proxy_headers=False,  # no code depends on the address of the client
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
@@ -109,7 +112,7 @@ def _config(app: object, workers: int) -> uvicorn.Config:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the first address of `host` that lets itself be bound."""
+    """Return a listening socket on the first address that `host` resolves to."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]

@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/metrics`: the endpoints of whoever runs the reader."""
+"""`/healthz`, `/readyz` and `/metrics`: the endpoints for operating the reader."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ CHECK_TIMEOUT_S: Final = 1.0
 
 
 def router(checks: Mapping[str, Check]) -> APIRouter:
-    """The endpoints; `checks`: store name -> a call that raises when the store cannot answer."""
+    """Return the endpoints.
+
+    `checks`: store name -> a call that raises if the store cannot answer.
+    """
     routes = APIRouter(tags=["system"])
 
-    @routes.get("/healthz", summary="Whether the process is alive")
+    @routes.get("/healthz", summary="Liveness of the process")
     async def healthz() -> Response:
         return _json(200, {"status": "ok"})
 
     @routes.get(
         "/readyz",
-        summary="Which stores answer",
+        summary="Availability of the stores",
         responses={503: {"description": "No store answers."}},
     )
     async def readyz() -> Response:
@@ -47,7 +50,7 @@ def router(checks: Mapping[str, Check]) -> APIRouter:
 
 
 async def _result(check: Check) -> str:
-    """`ok`, or `error: ` and the cause in one line."""
+    """Return `ok`, or `error: ` and the cause in one line."""
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
             await check()

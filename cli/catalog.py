@@ -84,27 +84,18 @@ async def import_document(settings: Settings, document: CatalogDocument) -> Impo
 
 
 async def _announce(settings: Settings, report: ImportReport) -> None:
-    from store.redis.client import make_client
-    from store.redis.counters import RedisCounters
+    from store.redis.counters import open_counters
 
-    client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=3)
-    try:
-        counters = RedisCounters(client, settings.redis_prefix)
+    async with open_counters(settings, retries=3) as counters:
         await counters.announce_catalog(report.tenant, report.version)
-    finally:
-        await client.aclose()
 
 
 async def with_pool(settings: Settings, work: Callable[[Pool], Awaitable[T]]) -> T:
     """Return the result of `work`, called with a pool of one connection."""
-    from store.postgres.pool import make_pool
+    from store.postgres.pool import open_pool
 
-    pool = make_pool(settings, max_size=1)
-    await pool.open()
-    try:
+    async with open_pool(settings, max_size=1) as pool:
         return await work(pool)
-    finally:
-        await pool.close()
 
 
 def _content(file: Path) -> bytes:

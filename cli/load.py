@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import typer
 
 from cli.console import UsageError, load_settings, print_note, print_result, run_async, stderr
 from store.clock import system_clock_ms
-from store.records import DEFAULT_TENANT
+from store.records import DEFAULT_TENANT, is_tenant
 
 if TYPE_CHECKING:
     from cli.traffic.source import Record
@@ -28,7 +27,8 @@ TURN_RECORDS: Final = 100
 #: a broker is per batch, whether of one event or of twenty.
 BURST_RECORDS: Final = 20
 
-_TENANT: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+#: Shorter than a tenant id may be: `--tenants` appends a number.
+_TENANT_CHARS_MAX: Final = 60
 
 
 class SyntheticOptions(NamedTuple):
@@ -154,7 +154,9 @@ def _check(
         raise UsageError("--days needs --events of at least 1")
     if (options.duplicates or 0) + (options.malformed or 0) > 1:
         raise UsageError("--duplicates plus --malformed must be at most 1")
-    if options.tenant is not None and not _TENANT.fullmatch(options.tenant):
+    if options.tenant is not None and not (
+        is_tenant(options.tenant) and len(options.tenant) <= _TENANT_CHARS_MAX
+    ):
         raise UsageError("--tenant must be 1 to 60 of the characters A-Z a-z 0-9 _ . -")
 
 

@@ -20,13 +20,11 @@ from cli.status_document import (
 from store.clock import system_clock_ms
 from store.counters import Incidents, PartitionProgress, TenantOverview
 from store.postgres.catalog import DEFAULT_TIMEZONE, timezones
-from store.postgres.history import HistoryWriter
-from store.postgres.pool import Pool, make_pool
-from store.postgres.sizes import history_bytes
+from store.postgres.history import HistoryWriter, history_bytes
+from store.postgres.pool import Pool, open_pool
 from store.records import StoreUnavailable
-from store.redis.client import Client, make_client
+from store.redis.client import Client, memory_bytes, open_client
 from store.redis.counters import RedisCounters
-from store.redis.sizes import memory_bytes
 from store.settings import Settings
 from store.windows import PERIODS, date_of, window_of
 from streams.decode.timestamps import format_ms
@@ -48,14 +46,11 @@ async def gather_status(
 
     A store that is unavailable does not raise: it is named in `errors`, and its values are None.
     """
-    client = make_client(settings, timeout_s=STORE_TIMEOUT_S, retries=1)
-    pool = make_pool(settings, max_size=2)
-    try:
-        await pool.open()
+    async with (
+        open_client(settings, timeout_s=STORE_TIMEOUT_S, retries=1) as client,
+        open_pool(settings, max_size=2) as pool,
+    ):
         return await _gather(settings, client, pool, now_ms)
-    finally:
-        await pool.close()
-        await client.aclose()
 
 
 async def _gather(
@@ -212,7 +207,7 @@ def _tenant(overview: TenantOverview, timezone_of: Mapping[str, str] | None) -> 
         rolled=date_of(overview.rolled).isoformat(),
         windows=windows,
         groups={str(grouping): groups for grouping, groups in overview.groups.items()},
-        over={str(grouping): interactions for grouping, interactions in overview.over.items()},
+        over={str(grouping): interactions for grouping, interactions in overview.overflow.items()},
     )
 
 

@@ -1,4 +1,13 @@
-"""What is kept: windows, counters (Redis), history and catalog (Postgres).
+"""Data model and stores: counters (Redis), history and catalog (PostgreSQL).
 
-This package imports neither `streams` nor `api`; they both build on it.
+- `windows`: calendar days, periods and windows. `records`: events, catalogs, questions, pages.
+- `counters`: the contract of a counter store. `redis`: its implementation, in Lua scripts.
+- `postgres`: raw history, catalog, migrations.
+- `catalog_document`: the JSON document of a catalog. `catalog`: the cache of loaded catalogs.
+- `summary`: from counts and catalog to the rows of a response.
+- `settings`, `metrics`, `logs`, `clock`, `cancellation`: shared by all commands.
+
+Data flow: `streams` writes a commit batch to `redis`, then its events to `postgres`; `api` reads a
+page from `redis`, or from `postgres` if the counters cannot answer, and turns it into rows with
+`summary`. This package imports neither `streams` nor `api`; both import it.
 """

@@ -1,4 +1,4 @@
-"""A cancellation that must not get lost."""
+"""Protection of a task's cancellation from being lost."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def cancellable() -> Iterator[None]:
-    """Ends with CancelledError where the task was cancelled inside and nobody noticed.
+    """Raise CancelledError at the end if a cancellation inside the block was dropped.
 
-    Python 3.11's `asyncio.wait_for`, which the drivers use, drops a cancellation that comes just
-    when what it waits for is done. A task that goes on for ever would then never end, and whoever
-    cancelled it and waits for it would neither."""
+    Python 3.11's `asyncio.wait_for`, which the drivers use, drops a cancellation that arrives at
+    the moment when the awaited call completes. A task with an endless loop would then never end,
+    and the code that cancelled it and awaits it would wait forever.
+    """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
     try:

@@ -1,4 +1,4 @@
-"""The catalogs of tenants, kept for a while, so that no request or event costs a query."""
+"""Cache of the tenants' catalogs, so that no request or event costs a query."""
 
 from __future__ import annotations
 
@@ -10,35 +10,40 @@ from typing import Final, NamedTuple
 
 from store.records import Catalog, StoreUnavailable
 
-#: How often, at most, the source is asked again for what it did not have, or did not answer.
+#: Minimum time between two loads of a version that the source lacks, or after a failed load.
 RETRY_S: Final = 1.0
-#: Who has an older catalog in hand waits this long for the newer one: a slow source must not slow
-#: down those who can do without.
-PATIENCE_S: Final = 0.25
+#: How long a caller waits for a newer catalog if an older one is cached: a slow source must not
+#: slow down callers that can use the cached one.
+MAX_WAIT_S: Final = 0.25
 
 
 class _Entry(NamedTuple):
+    """A cached catalog."""
+
     catalog: Catalog
     checked_s: float
-    """When the load began, or last failed: what was registered later may be missing."""
+    """Start of the load, or last failure: later changes may be missing."""
     asked: float
-    """The version that was wanted then; infinite = the newest."""
+    """The version that the load was started for; infinite = the newest."""
     stale: bool = False
-    """The load after it failed."""
+    """Whether the load after this one failed."""
 
 
 class _Load(NamedTuple):
+    """A load in flight."""
+
     task: asyncio.Task[Catalog]
     started_s: float
     asked: float
 
 
 class CatalogCache:
-    """Catalogs by tenant, loaded when asked for, one load of a tenant at a time.
+    """Cache of catalogs by tenant, loaded on demand, with one load per tenant at a time.
 
-    A catalog older than `refresh_s` is loaded again. While the source is away the old one is
-    served; StoreUnavailable comes only to who asks for a tenant that is not here. At most
-    `tenants_max` are kept, those asked for last. For one event loop."""
+    A catalog older than `refresh_s` is loaded again. While the source is unavailable the old one
+    is returned; StoreUnavailable is raised only for a tenant that is not cached. The cache keeps
+    the `tenants_max` most recently used tenants. For one event loop.
+    """
 
     def __init__(
         self,
@@ -57,19 +62,24 @@ class CatalogCache:
         self._forced_s: OrderedDict[str, float] = OrderedDict()
 
     async def get(self, tenant: str, *, at_least_version: int = 0) -> Catalog:
-        """The tenant's catalog. One below `at_least_version` is loaded again, at once for a version
-        not wanted before, else once in RETRY_S; what the source then has is accepted."""
+        """Return the tenant's catalog.
+
+        A cached one below `at_least_version` is loaded again: at once for a version that was not
+        requested before, else once per RETRY_S. The version that the source then has is accepted.
+        """
         entry = self._entries.get(tenant)
         if entry is None:
             return await self._loaded(tenant, at_least_version)
         self._entries.move_to_end(tenant)
         if not self._is_due(entry, at_least_version):
             return entry.catalog
-        return await self._renewed(tenant, entry, at_least_version, PATIENCE_S)
+        return await self._renewed(tenant, entry, at_least_version, MAX_WAIT_S)
 
     async def fresh(self, tenant: str) -> Catalog:
-        """The tenant's catalog as it is now: loaded again, but at most once in RETRY_S. With the
-        source away, the one in hand."""
+        """Return the tenant's current catalog, loaded again at most once per RETRY_S.
+
+        If the source is unavailable, return the cached one.
+        """
         now_s = self._monotonic()
         entry = self._entries.get(tenant)
         if entry is None:
@@ -91,27 +101,27 @@ class CatalogCache:
         return age_s >= self._refresh_s
 
     async def _renewed(
-        self, tenant: str, entry: _Entry, asked: float, patience_s: float | None
+        self, tenant: str, entry: _Entry, asked: float, wait_s: float | None
     ) -> Catalog:
-        """A newer catalog than `entry`'s; its own when the source is away or too slow."""
+        """Return a newer catalog, or that of `entry` if the source is unavailable or slow."""
         load = self._loads.get(tenant)
-        if patience_s is not None and load is not None:
-            patience_s -= self._monotonic() - load.started_s  # others have waited for it already
-            if patience_s <= 0:
+        if wait_s is not None and load is not None:
+            wait_s -= self._monotonic() - load.started_s  # time that the load has already taken
+            if wait_s <= 0:
                 return entry.catalog
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(wait_s):
                 return await self._loaded(tenant, asked)
         except (StoreUnavailable, TimeoutError):
             return entry.catalog
 
     async def _loaded(self, tenant: str, asked: float) -> Catalog:
-        """What a load brings that began no earlier than somebody wanted `asked`."""
+        """Return the result of a load that was started for version `asked` or later."""
         while (load := self._loads.get(tenant)) is not None and load.asked < asked:
-            await asyncio.wait([load.task])  # it may have read before there was such a version
+            await asyncio.wait([load.task])  # it may have read before that version existed
         if load is None:
             load = self._start_load(tenant, asked)
-        # Shielded: who gives up waiting must not take the load from the others.
+        # Shielded: a caller that stops waiting must not cancel the load of the others.
         return await asyncio.shield(load.task)
 
     def _start_load(self, tenant: str, asked: float) -> _Load:
@@ -138,6 +148,6 @@ class CatalogCache:
 
 
 def _retrieved(task: asyncio.Task[Catalog]) -> None:
-    """Nobody may be left to see a failure; asyncio would complain about it."""
+    """Retrieve a failure that no caller waits for, or asyncio would log it."""
     if not task.cancelled():
         task.exception()

@@ -1,7 +1,8 @@
-"""The catalog document: what `catalog import` reads and `catalog export` writes. Pure.
+"""The catalog document that `catalog import` reads and `catalog export` writes. Pure.
 
-Strict: a value of the wrong kind, a field we do not know (a misspelt `isue` would otherwise empty
-`issue`), an id given twice are errors that say where and what is allowed."""
+Strict: a value of the wrong type, an unknown field (a misspelt `isue` would otherwise clear
+`issue`) and a repeated id are errors. The message says where, and what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from store.records import (
     DEFAULT_TENANT,
     SYSTEM_OUTCOME_TYPES,
+    TENANT_PATTERN,
     Channel,
     Creative,
     Offer,
@@ -23,12 +25,11 @@ from store.records import (
 from store.windows import is_zone
 
 OUTCOME_TYPES_MAX: Final = 1_000
-"""Most outcome types of a document. How many a tenant may have is a setting."""
+"""Maximum outcome types of a document. The maximum of a tenant is a setting."""
 ITEMS_MAX: Final = 200_000
-"""Most items of one part of a document."""
+"""Maximum items of one part of a document."""
 
-TENANT_PATTERN: Final = r"\A[A-Za-z0-9_.-]{1,64}\Z"
-_NO_NUL: Final = r"\A[^\x00]*\Z"  # PostgreSQL's text cannot hold it
+_NO_NUL: Final = r"\A[^\x00]*\Z"  # PostgreSQL's text type cannot hold NUL
 
 Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_NUL)]
 Text = Annotated[str, Meta(max_length=1_000, pattern=_NO_NUL)]
@@ -36,7 +37,7 @@ Integer = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 
 
 class CatalogError(ValueError):
-    """The document cannot be taken. The message says where, and what is allowed."""
+    """The document is invalid. The message says where, and what is allowed."""
 
 
 class _Item(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -74,7 +75,7 @@ class OutcomeTypeItem(_Item, frozen=True):
     key: Id
     classification: Literal["positive", "negative", "neutral"]
     name: Text | None = None
-    """Absent: the key."""
+    """Default: the key."""
     category: Text = "response"
 
 
@@ -85,9 +86,9 @@ OutcomeTypes = Annotated[list[OutcomeTypeItem], Meta(max_length=OUTCOME_TYPES_MA
 
 
 class CatalogDocument(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """One tenant's catalog, or the parts of it that are given; UNSET parts are left as they are."""
+    """A tenant's catalog or some parts of it; parts that are UNSET stay unchanged."""
 
-    tenant: Annotated[str, Meta(pattern=TENANT_PATTERN)] = DEFAULT_TENANT
+    tenant: Annotated[str, Meta(pattern=rf"\A{TENANT_PATTERN}\Z")] = DEFAULT_TENANT
     timezone: str | UnsetType = UNSET
     offers: Offers | UnsetType = UNSET
     treatments: Treatments | UnsetType = UNSET
@@ -95,15 +96,19 @@ class CatalogDocument(Struct, frozen=True, forbid_unknown_fields=True, rename="c
     outcome_types: OutcomeTypes | UnsetType = UNSET
 
     def offer_records(self) -> dict[str, Offer]:
+        """Return the offers by id."""
         return {i.id: Offer(**msgspec.structs.asdict(i)) for i in self.offers or ()}
 
     def creative_records(self) -> dict[str, Creative]:
+        """Return the treatments by id."""
         return {i.id: Creative(**msgspec.structs.asdict(i)) for i in self.treatments or ()}
 
     def channel_records(self) -> dict[str, Channel]:
+        """Return the channels by id."""
         return {i.id: Channel(**msgspec.structs.asdict(i)) for i in self.channels or ()}
 
     def outcome_type_records(self) -> dict[str, OutcomeType]:
+        """Return the outcome types by key; a type without a name has its key as name."""
         return {
             i.key: OutcomeType(
                 i.key, i.key if i.name is None else i.name, i.classification, i.category
@@ -122,9 +127,9 @@ _decoder: Final = msgspec.json.Decoder(CatalogDocument)
 
 
 def parse_document(data: bytes | str) -> CatalogDocument:
-    """The document in `data` (JSON, UTF-8), checked. Raises CatalogError."""
+    """Parse and check the document in `data` (JSON, UTF-8). Raises CatalogError."""
     if isinstance(data, bytes):
-        data = data.removeprefix(b"\xef\xbb\xbf")  # as some editors write it
+        data = data.removeprefix(b"\xef\xbb\xbf")  # some editors write a BOM
     try:
         document = _decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -136,7 +141,7 @@ def parse_document(data: bytes | str) -> CatalogDocument:
 
 
 def check_document(document: CatalogDocument) -> None:
-    """What the types alone do not say. Raises CatalogError."""
+    """Check the rules that the types do not express. Raises CatalogError."""
     if document.timezone is not UNSET and not is_zone(document.timezone):
         raise CatalogError(
             f"timezone: {document.timezone!r} is not an IANA time zone name, such as Europe/Berlin"
@@ -146,30 +151,30 @@ def check_document(document: CatalogDocument) -> None:
     _check_unique("channels", "id", (item.id for item in document.channels or ()))
     keys = [item.key for item in document.outcome_types or ()]
     _check_unique("outcomeTypes", "key", keys)
-    for place, key in enumerate(keys):
+    for index, key in enumerate(keys):
         if key in SYSTEM_OUTCOME_TYPES:
             raise CatalogError(
-                f"outcomeTypes[{place}].key: {key!r} is a system type, which every tenant has and "
-                f"none can redefine (system types: {', '.join(SYSTEM_OUTCOME_TYPES)})"
+                f"outcomeTypes[{index}].key: {key!r} is a system type; every tenant has it "
+                f"and none can redefine it (system types: {', '.join(SYSTEM_OUTCOME_TYPES)})"
             )
 
 
 def dump_document(document: CatalogDocument) -> bytes:
-    """The document as indented JSON with a final newline; `parse_document` gives it back."""
+    """Return the document as indented JSON with a final newline; inverse of `parse_document`."""
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
 
 def _check_unique(part: str, field: str, ids: Iterable[str]) -> None:
     seen: dict[str, int] = {}
-    for place, id_ in enumerate(ids):
-        if (first := seen.setdefault(id_, place)) != place:
+    for index, id_ in enumerate(ids):
+        if (first := seen.setdefault(id_, index)) != index:
             raise CatalogError(
-                f"{part}[{place}].{field}: {id_!r} is given already in {part}[{first}]"
+                f"{part}[{index}].{field}: {id_!r} is given already in {part}[{first}]"
             )
 
 
 def _explained(message: str) -> str:
-    """msgspec's message with the place in front, and what it leaves out about what is allowed."""
+    """Return msgspec's message with the path first, and with the allowed values added."""
     what, _, where = message.partition(" - at `$.")
     where = where.rstrip("`")
     if unknown := re.search(r"unknown field `(.*)`", what):

@@ -1,4 +1,4 @@
-"""The machine's clock, for the places where parts are wired; everything else is told the time."""
+"""The system clock, for the code that wires parts; all other code takes the time as input."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import time
 
 
 def system_clock_ms() -> int:
-    """Milliseconds since the Unix epoch."""
+    """Return the milliseconds since the Unix epoch."""
     return time.time_ns() // 1_000_000

@@ -1,8 +1,8 @@
-"""What any counter store must offer: the shapes of a commit, and the protocol.
+"""Contract of a counter store: the deltas of a commit, its answers, and the protocol.
 
-The rules that every implementation keeps, and that the contract suite holds it to: deltas and the
-watermark they bring change together or not at all; a writer whose generation, window day or
-watermark is not the store's is refused with the true ones; an identity counts once.
+Rules that every implementation keeps, checked by the contract suite: deltas and the watermark they
+bring change together or not at all; a writer whose generation, window day or watermark differs from
+the store's is refused and gets the stored values; an identity counts once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from store.records import CounterReader, Grouping
 
 
 class Deltas(NamedTuple):
-    """The sums of a batch, in the form that a commit sends. All lists are flat, to be cheap."""
+    """Sums of a commit batch in the form that a commit sends; all lists are flat, for speed."""
 
     types: Sequence[str] = ()
-    """Outcome type keys; the deltas below name them by place."""
+    """Outcome type keys; the deltas below name them by index."""
     identities: Sequence[Any] = ()
-    """slot, identities end to end as bytes, slot, ...: see `streams.aggregate.identity_of`."""
+    """slot, concatenated identities as bytes, slot, ...: see `streams.aggregate.identity_of`."""
     actions: Sequence[Any] = ()
     """id, [day, type, count, ...] in order of day, id, ..."""
     treatments: Sequence[Any] = ()
@@ -29,7 +29,7 @@ class Deltas(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A place in the log: the next offset of one partition, of one log (topic id)."""
+    """The next offset of one partition of one topic id."""
 
     topic_id: str
     partition: int
@@ -37,36 +37,39 @@ class Position(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """What a writer must know, and believe rightly, of a tenant's generation."""
+    """State of a tenant's generation that a writer caches and sends with each commit."""
 
     tenant: str
     number: int
     day: int
-    """The window day: the day that the windows end with."""
+    """The window day: the last day of all windows."""
     timezone: str
     complete: bool
-    """Whether it counted everything there is; only then it answers questions."""
+    """Whether every event is counted; only a complete generation answers questions."""
     rolled: int | None = None
-    """The last day whose due records are all rolled; behind `day` while a roll is under way."""
+    """The last day whose due records are all rolled; less than `day` during a roll."""
     build_token: str = ""
-    """Set where this is a generation being built beside the active one."""
+    """Set while this generation is built beside the active one."""
 
 
 class Committed(NamedTuple):
     """The batch is counted."""
 
-    over: Sequence[tuple[Grouping, int]] = ()
+    overflow: Sequence[tuple[Grouping, int]] = ()
     """Interactions of groups beyond the limit of their grouping, which count as one group."""
 
 
 class Duplicates(NamedTuple):
-    """Nothing changed: these identities (by place in the batch) are counted already."""
+    """Nothing changed: the identities at these indexes of the batch are already counted."""
 
-    places: Sequence[int]
+    indexes: Sequence[int]
 
 
 class Refused(NamedTuple):
-    """Nothing changed: the store's true values. `generation` None: the tenant has none."""
+    """Nothing changed: the stored values differ from the writer's and are returned here.
+
+    `generation` None: the tenant has no generation.
+    """
 
     generation: int | None
     day: int | None
@@ -74,28 +77,31 @@ class Refused(NamedTuple):
 
 
 class Rolled(NamedTuple):
+    """Result of one step of a roll: the window day, and the number of records rolled."""
+
     day: int
     finished: bool
     records: int
 
 
 class TenantOverview(NamedTuple):
+    """State of a tenant's active generation, for `status`."""
+
     tenant: str
     generation: int
     complete: bool
     day: int
     rolled: int
-    """The last day whose due records are all rolled; behind `day` while a roll runs."""
+    """The last day whose due records are all rolled; less than `day` during a roll."""
     timezone: str
     groups: Mapping[Grouping, int]
-    """Groups ever seen, per grouping."""
-    over: Mapping[Grouping, int] = {}
-    """Interactions of groups beyond the limit, per grouping that has some: history answers it."""
+    """Number of groups ever seen, per grouping."""
+    overflow: Mapping[Grouping, int] = {}
+    """Interactions of groups beyond the limit, per grouping with any: history answers for it."""
 
 
 class Visible(NamedTuple):
-    """From arrival in Kafka to count, of the events counted last: half of them took no longer than
-    `p50_ms`, and so on."""
+    """Percentiles in ms of the time from arrival in Kafka to count, of the last counted events."""
 
     p50_ms: int
     p99_ms: int
@@ -103,16 +109,20 @@ class Visible(NamedTuple):
 
 
 class PartitionProgress(NamedTuple):
+    """A worker's report on one partition."""
+
     topic_id: str
     partition: int
     next_offset: int
     end_offset: int | None
     at_ms: int
     visible: Visible | None = None
-    """None = no event arrived and was counted lately."""
+    """None = no event arrived and was counted recently."""
 
 
 class LogChange(NamedTuple):
+    """A topic was recreated or truncated."""
+
     kind: str
     """recreated | cut"""
     topic_id: str
@@ -120,19 +130,26 @@ class LogChange(NamedTuple):
 
 
 class Incidents(NamedTuple):
+    """Incidents of the topic that workers recorded."""
+
     lost_offsets: int
-    """Offsets that retention took before they were counted."""
+    """Offsets that retention deleted before they were counted."""
     log_changes: Sequence[LogChange]
 
 
 class CounterStore(CounterReader, Protocol):
-    async def generation(self, tenant: str) -> Generation | None: ...
+    """Counters of all tenants. Every method raises StoreUnavailable."""
 
-    async def tenants(self) -> Sequence[str]: ...
+    async def generation(self, tenant: str) -> Generation | None:
+        """Return the tenant's active generation, or None if it has none."""
+        ...
+
+    async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have a generation, sorted."""
+        ...
 
     async def refused(self, tenants: Sequence[str], tenants_max: int) -> Sequence[str]:
-        """Of these tenants those that shall have no counters, as there are `tenants_max` others.
-        The room for those that are not refused is theirs from now on."""
+        """Return the new tenants beyond `tenants_max`; reserve a slot for the others."""
         ...
 
     async def create(
@@ -144,7 +161,7 @@ class CounterStore(CounterReader, Protocol):
         complete: bool,
         watermarks: Sequence[Position],
     ) -> Generation:
-        """Creates the tenant's first generation; where one exists, answers with that one."""
+        """Create the tenant's first generation, or return the one that exists."""
         ...
 
     async def build(
@@ -156,40 +173,47 @@ class CounterStore(CounterReader, Protocol):
         token: str,
         watermarks: Sequence[Position],
     ) -> Generation:
-        """A new generation beside the active one. Only a writer with its token can change it, and
-        no reader sees it before `swap`."""
+        """Create a generation beside the active one.
+
+        Only a writer with its token can change it, and no reader sees it before `swap`.
+        """
         ...
 
     async def swap(self, building: Generation) -> bool:
-        """Makes a generation that was being built the active one, complete, in one step; the one
-        before stays for `rollback`. False: it is not being built (any more)."""
+        """Make a generation under construction the active one, complete, in one step.
+
+        The previous one stays for `rollback`. Return False if it is not under construction.
+        """
         ...
 
     async def rollback(self, tenant: str) -> int | None:
-        """Makes the generation before the active one active again; its number, or None where
-        there is none."""
+        """Activate the previous generation; return its number, or None if there is none."""
         ...
 
     async def drop(self, generation: Generation) -> None:
-        """Deletes a generation that is not active, in bounded steps."""
+        """Delete a generation that is not active, in bounded steps."""
         ...
 
-    async def mark_complete(self, generation: Generation) -> None: ...
+    async def mark_complete(self, generation: Generation) -> None:
+        """Allow the generation to answer questions."""
+        ...
 
     async def watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
-        """Partition -> next offset to count."""
+        """Return partition -> next offset to count."""
         ...
 
     async def first_watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
-        """Partition -> the watermark that the generation was created with."""
+        """Return partition -> the watermark that the generation was created with."""
         ...
 
-    async def note_lost(self, topic_id: str, partition: int, first: int, offsets: int) -> None:
-        """Remembers that `offsets` offsets from `first` on were gone before they were counted."""
+    async def note_lost(
+        self, topic_id: str, partition: int, first_offset: int, offsets: int
+    ) -> None:
+        """Record that `offsets` offsets from `first_offset` on were deleted before counting."""
         ...
 
     async def last_lost(self, topic_id: str) -> Mapping[int, int]:
-        """Partition -> the highest `first` that was noted of it; those without a loss left out."""
+        """Return partition -> highest first offset of a loss; only partitions with a loss."""
         ...
 
     async def commit(
@@ -201,12 +225,16 @@ class CounterStore(CounterReader, Protocol):
         expected_offset: int | None,
         next_offset: int,
         deltas: Deltas,
-    ) -> Committed | Duplicates | Refused: ...
+    ) -> Committed | Duplicates | Refused:
+        """Count one batch and move the watermark from `expected_offset` to `next_offset`."""
+        ...
 
     async def roll(
         self, generation: Generation, target_day: int, *, now_ms: int, records_max: int
-    ) -> Rolled | Refused: ...
+    ) -> Rolled | Refused:
+        """Move the window day to `target_day` and roll up to `records_max` due records."""
+        ...
 
     async def overview(self) -> Sequence[TenantOverview]:
-        """Every tenant's generation at a glance."""
+        """Return the state of every tenant's generation."""
         ...

@@ -1,4 +1,4 @@
-"""JSON logs: one object per line on standard error, with the request id where there is one."""
+"""JSON logs: one object per line on standard error, with the request id if there is one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-#: Names under which a secret could travel; their values never reach a log.
+#: Names of fields that may hold a secret; their values are never logged.
 SECRET_NAMES: Final = frozenset(
     {"x-api-key", "authorization", "api_key", "api_key_pepper", "password", "redis_url"}
     | {"database_url"}
 )
 
 
-#: Libraries whose every connection is news to them; their warnings are heard.
+#: Libraries that log every connection; only their warnings and errors are kept.
 _CHATTY: Final = ("aiokafka", "faust", "kafka", "mode", "abc")
 
 
@@ -32,7 +32,7 @@ def _as_json(event: Any, **_: Any) -> str:
     try:
         return msgspec.json.encode(event, enc_hook=repr).decode()
     except (TypeError, ValueError, UnicodeError, RecursionError):
-        # A value that JSON cannot hold (a lone surrogate, say) must not lose the line.
+        # A value that JSON cannot hold (such as a lone surrogate) must not lose the line.
         return msgspec.json.encode({_text(k): _text(v) for k, v in event.items()}).decode()
 
 
@@ -41,7 +41,7 @@ def _text(value: object) -> str:
 
 
 def configure(level: str) -> None:
-    """Sends our logs and those of the libraries to standard error, from `level` (`INFO`…) up."""
+    """Send our logs and those of the libraries to standard error, from `level` (`INFO`…) up."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -72,6 +72,9 @@ def configure(level: str) -> None:
 
 
 def get_logger(part: str) -> structlog.typing.FilteringBoundLogger:
-    """A logger whose lines carry `part` (`api`, `worker`…). Safe to make before `configure`."""
+    """Return a logger whose lines carry `part` (`api`, `worker`…).
+
+    Safe to call before `configure`.
+    """
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(part=part)
     return logger

@@ -1,10 +1,10 @@
-"""Every Prometheus metric of the program: its name, type, labels, meaning, and what to do about it.
+"""All Prometheus metrics of the program: name, type, labels, meaning and remedy.
 
-Nothing else creates a metric, so that this module is the whole list: `METRICS` describes each one,
-and the documentation is held against it. The help text that Prometheus shows is meaning + remedy.
+No other module creates a metric. `METRICS` describes each one, and a test compares the
+documentation with it. The help text that Prometheus shows is meaning + remedy.
 
-To add one: a module constant made by `_counter`, `_gauge` or `_histogram`. Label values come from
-small closed sets, never from users (a tenant id is not a label).
+To add one, define a module constant with `_counter`, `_gauge` or `_histogram`. Label values come
+from small closed sets, never from users (a tenant id is not a label).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Described(NamedTuple):
-    """What a metric says, and what to do when it looks wrong."""
+    """Description of a metric: its meaning, and what to do about a bad value."""
 
     type: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
@@ -35,7 +35,7 @@ class Described(NamedTuple):
     remedy: str
 
 
-#: Metric name, as Prometheus shows it -> its description.
+#: Metric name in Prometheus -> description.
 METRICS: Final[dict[str, Described]] = {}
 
 
@@ -46,7 +46,7 @@ def _counter(name: str, meaning: str, remedy: str, labels: Sequence[str] = ()) -
 
 def _gauge(name: str, meaning: str, remedy: str, labels: Sequence[str] = ()) -> Gauge:
     METRICS[name] = Described("gauge", tuple(labels), meaning, remedy)
-    # Of several API processes the value set last speaks for all: they watch the same stores.
+    # With several API processes the last value set is used: they watch the same stores.
     return Gauge(name, f"{meaning} {remedy}", labels, multiprocess_mode="mostrecent")
 
 
@@ -58,7 +58,7 @@ def _histogram(
 
 
 def exposition() -> bytes:
-    """All metrics in Prometheus' text format; of all processes when several serve together."""
+    """Return all metrics in Prometheus' text format, of all processes if there are several."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
@@ -70,7 +70,7 @@ LATENCY_BUCKETS_S: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 
-#: Up to an hour: a worker may have been away.
+#: Up to an hour: a worker may have been stopped.
 VISIBLE_BUCKETS_S: Final = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0,
     3_600.0,
@@ -86,21 +86,21 @@ API_REQUESTS: Final = _counter(
 )
 API_REQUEST_SECONDS: Final = _histogram(
     "interaction_summary_api_request_seconds",
-    "Seconds from a request's head to the end of its answer, by route.",
-    "Slow while history answers: repair the counters. Slow else: add API processes, look at Redis.",
+    "Seconds from the head of a request to the end of its response, by route.",
+    "Slow while history answers: repair the counters. Otherwise: add API processes, check Redis.",
     LATENCY_BUCKETS_S,
     ("route",),
 )
 API_ANSWERS: Final = _counter(
     "interaction_summary_api_answers_total",
     "Summaries answered, by source (materialized or history).",
-    "History should be rare: the fallback reasons say why it answers.",
+    "History should be rare: see the fallback reasons.",
     ("source",),
 )
 API_FALLBACKS: Final = _counter(
     "interaction_summary_api_fallbacks_total",
-    "Questions that the counters did not answer, by reason.",
-    "timeout, unreachable, breaker_open, error: look at Redis. no_generation, not_complete, "
+    "Questions that the counters could not answer, by reason.",
+    "timeout, unreachable, breaker_open, error: check Redis. no_generation, not_complete, "
     "rolling, other_day, other_timezone: is a worker running? no_period, too_many_groups (both "
     "window=exact) are normal.",
     ("reason",),
@@ -109,20 +109,20 @@ API_FALLBACK_REFUSED: Final = _counter(
     "interaction_summary_api_fallback_refused_total",
     "Questions refused with 503, by reason: busy (FALLBACK_CONCURRENCY history queries already "
     "run), history (Postgres did not answer), catalog (no catalog could be read).",
-    "busy: repair the counters, or raise FALLBACK_CONCURRENCY if Postgres has room. Else: look at "
-    "Postgres.",
+    "busy: repair the counters, or raise FALLBACK_CONCURRENCY if Postgres has spare capacity. "
+    "Otherwise: check Postgres.",
     ("reason",),
 )
 API_COUNTER_SECONDS: Final = _histogram(
     "interaction_summary_api_counter_read_seconds",
-    "Seconds of one counter read that got an answer.",
-    "Near READ_BUDGET_MS, reads begin to fall back: look at the load of Redis and of the API.",
+    "Seconds of one successful counter read.",
+    "Near READ_BUDGET_MS, reads begin to fall back: check the load of Redis and of the API.",
     LATENCY_BUCKETS_S,
 )
 API_HISTORY_SECONDS: Final = _histogram(
     "interaction_summary_api_history_read_seconds",
-    "Seconds of one history query that got an answer.",
-    "Near FALLBACK_TIMEOUT_MS, queries begin to fail: look at the load of Postgres.",
+    "Seconds of one successful history query.",
+    "Near FALLBACK_TIMEOUT_MS, queries begin to fail: check the load of Postgres.",
     LATENCY_BUCKETS_S,
 )
 API_BREAKER_OPEN: Final = _gauge(
@@ -132,25 +132,27 @@ API_BREAKER_OPEN: Final = _gauge(
 )
 API_LAG: Final = _gauge(
     "interaction_summary_api_lag_events",
-    "Events not yet counted, as the API saw it last; -1 = unknown.",
-    "Growing: add workers, up to one per partition. -1: no worker runs, or Redis does not answer.",
+    "Events not yet counted, as last seen by the API; -1 = unknown.",
+    "Growing: add workers, up to one per partition. -1: no worker is running, or Redis does not "
+    "answer.",
 )
 
 # --- worker ---------------------------------------------------------------------------------------
 
 COUNTED: Final = _counter(
     "interaction_summary_counted_total",
-    "Events counted by this worker, duplicates left out.",
+    "Events counted by this worker, without duplicates.",
     "Flat while lag grows: see the retries and the log.",
 )
 VISIBLE: Final = _histogram(
     "interaction_summary_visible_seconds",
-    "Seconds from an event's arrival in Kafka (its record's time stamp) until it was counted, and "
-    "so visible; one observation for each event counted. reading=live: it arrived while this "
-    "worker had the partition. reading=catch_up: it was there before, and waited for a worker, or "
+    "Seconds from an event's arrival in Kafka (the time stamp of its record) until it is counted "
+    "and visible; one observation per counted event. reading=live: the event arrived while this "
+    "worker had the partition. reading=catch_up: it arrived earlier and waited for a worker, or it "
     "is read again.",
-    "live over 0.25 s: see docs/performance.md. catch_up is large after a pause: that is the "
-    "pause. Absurd: producers' clocks are wrong, or they write the event's time into the record.",
+    "live over 0.25 s: see docs/performance.md. catch_up includes the time that no worker ran. "
+    "Implausible values: producers' clocks are wrong, or they set the record's time stamp to the "
+    "event's time.",
     VISIBLE_BUCKETS_S,
     ("reading",),
 )
@@ -158,13 +160,13 @@ VISIBLE_LIVE: Final = VISIBLE.labels("live")
 VISIBLE_CATCH_UP: Final = VISIBLE.labels("catch_up")
 DUPLICATES: Final = _counter(
     "interaction_summary_duplicates_total",
-    "Events whose identity was counted already, within the dedup horizon.",
-    "A few are normal: producers deliver at least once. Many: look at the producer's retries.",
+    "Events whose identity was already counted within the dedup horizon.",
+    "A few are normal: producers deliver at least once. Many: check the producer's retries.",
 )
 DEAD_LETTERS: Final = _counter(
     "interaction_summary_dead_letters_total",
     "Events sent to the dead-letter topic, by reason.",
-    "`interaction-summary dlq list` shows them; mend the producer or the catalog, then redrive.",
+    "`interaction-summary dlq list` shows them; fix the producer or the catalog, then redrive.",
     ("reason",),
 )
 DEAD_LETTER_ALARM: Final = _gauge(
@@ -176,39 +178,39 @@ OVER_LIMIT: Final = _counter(
     "interaction_summary_over_limit_total",
     "Interactions of groups beyond KEYS_PER_GROUPING_MAX, counted as one group, by grouping.",
     "History answers for that grouping, exactly but slowly: raise the limit and rebuild, or find "
-    "out who makes up so many ids.",
+    "the producer of so many ids.",
     ("grouping",),
 )
 SKIPPED: Final = _counter(
     "interaction_summary_skipped_total",
-    "Events of another type than interaction.recorded.v1, left alone.",
-    "Normal where the topic carries other types too.",
+    "Events of a type other than interaction.recorded.v1, ignored.",
+    "Normal if the topic has other types too.",
 )
 REFUSED: Final = _counter(
     "interaction_summary_commits_refused_total",
-    "Commits that the fence refused; the worker took the store's values and went on.",
+    "Commits that Redis refused; the worker adopted the stored values and continued.",
     "A few come with each rebalance and midnight. Many: two workers fight over a partition.",
 )
 REWINDS: Final = _counter(
     "interaction_summary_seeks_back_total",
-    "Times that a store had less than was read, so that the log was read again.",
-    "Redis or Postgres lost data: look at its persistence and its failovers.",
+    "Rewinds: a store had less than this worker had read, so the topic was read again.",
+    "Redis or Postgres lost data: check its persistence and its failovers.",
 )
 RETRIES: Final = _counter(
     "interaction_summary_retries_total",
-    "Calls to a store that failed and were tried again, by store.",
-    "Look at that store.",
+    "Failed calls to a store that were retried, by store.",
+    "Check that store.",
     ("store",),
 )
 STORED: Final = _counter(
     "interaction_summary_history_rows_total",
-    "Events written to history, duplicates left out.",
-    "Flat while events are counted: look at Postgres.",
+    "Events written to history, without duplicates.",
+    "Flat while events are counted: check Postgres.",
 )
 HISTORY_BUFFER: Final = _gauge(
     "interaction_summary_history_buffer_events",
     "Events counted but not yet in history.",
-    "At HISTORY_BUFFER_EVENTS, counting waits: look at Postgres.",
+    "At HISTORY_BUFFER_EVENTS, counting waits: check Postgres.",
 )
 WORKER_LAG: Final = _gauge(
     "interaction_summary_worker_lag_events",
@@ -218,16 +220,18 @@ WORKER_LAG: Final = _gauge(
 ROLLED: Final = _counter(
     "interaction_summary_rolled_records_total",
     "Records rolled into a new day.",
-    "Rises after each tenant's midnight. Flat then: no worker runs.",
+    "Rises after each tenant's midnight. Flat then: no worker is running.",
 )
 LOST_OFFSETS: Final = _counter(
     "interaction_summary_lost_offsets_total",
-    "Offsets that retention took away before they were counted.",
+    "Offsets that retention deleted before they were counted.",
     "`interaction-summary rebuild --from history`, and give the topic a longer retention.",
 )
 LOG_CHANGES: Final = _counter(
     "interaction_summary_log_changes_total",
-    "Times that the topic was a new log (recreated) or ended before what was counted (cut).",
-    "recreated: somebody deleted the topic. cut: Kafka lost data; look at its replication.",
+    "Times that the topic was recreated (a new topic id) or truncated (cut: it ends before the "
+    "watermark).",
+    "recreated: the topic was deleted and created again. cut: Kafka lost data; check its "
+    "replication.",
     ("kind",),
 )

@@ -1,9 +1,10 @@
-"""The records that packages hand to each other. No I/O, no clock."""
+"""Records that packages exchange. No I/O, no clock."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -13,12 +14,17 @@ Grouping = Literal["action", "treatment", "channel", "customer"]
 GROUPINGS: Final[tuple[Grouping, ...]] = ("action", "treatment", "channel", "customer")
 DEFAULT_TENANT: Final = "default"
 
+#: A tenant id, without anchors: match the whole string.
+TENANT_PATTERN: Final = r"[A-Za-z0-9_.-]{1,64}"
+#: Whether a string is a tenant id. A bound method, not a function: called for every event.
+is_tenant: Final[Callable[[str], object]] = re.compile(TENANT_PATTERN, re.ASCII).fullmatch
+
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """One interaction, valid and complete, as `streams.decode.decoder` hands it on."""
+    """A valid, complete interaction, as decoded by `streams.decode.decoder`."""
 
     event_id: bytes
-    """Identity: 16 bytes, of the tenant and the interaction id, or derived (spec: identity)."""
+    """Identity, 16 bytes: from tenant and interaction id, or derived (spec: identity)."""
     tenant: str
     customer: str
     offer: str
@@ -33,19 +39,21 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     recommendation: str | None
     conversion_value: float | None
     context: bytes | None
-    """Fields we do not know, as one JSON object; None when there are none."""
+    """Unknown fields as one JSON object; None if there are none."""
 
 
 class SourcedEvent(NamedTuple):
-    """An event and where it was read."""
+    """An event with its offset and its record's time stamp."""
 
     event: Event
     offset: int
     recorded_ms: int
-    """When the record was appended, by Kafka."""
+    """Time at which the record was appended to Kafka."""
 
 
 class OutcomeType(msgspec.Struct, frozen=True):
+    """A kind of interaction, and how it counts in sentiment columns."""
+
     key: str
     name: str
     classification: Literal["positive", "negative", "neutral"]
@@ -53,6 +61,8 @@ class OutcomeType(msgspec.Struct, frozen=True):
 
 
 class Offer(msgspec.Struct, frozen=True):
+    """An action in the catalog."""
+
     id: str
     name: str | None = None
     issue: str | None = None
@@ -62,7 +72,7 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class Creative(msgspec.Struct, frozen=True):
-    """A treatment. The offer and channel are ids; they need not be in the catalog."""
+    """A treatment. Its offer and channel ids need not be in the catalog."""
 
     id: str
     name: str | None = None
@@ -75,6 +85,8 @@ class Creative(msgspec.Struct, frozen=True):
 
 
 class Channel(msgspec.Struct, frozen=True):
+    """A channel in the catalog."""
+
     id: str
     name: str | None = None
     channel_type: str | None = None
@@ -82,97 +94,96 @@ class Channel(msgspec.Struct, frozen=True):
 
 
 class Catalog(msgspec.Struct, frozen=True):
-    """All that is registered for one tenant; what a tenant never registered is the default."""
+    """Everything registered for one tenant; defaults for what the tenant never registered."""
 
     tenant: str
     timezone: str = "UTC"
     version: int = 0
-    """Grows with every change of this tenant's catalog."""
+    """Increases with every change of this tenant's catalog."""
     offers: Mapping[str, Offer] = {}
     creatives: Mapping[str, Creative] = {}
     channels: Mapping[str, Channel] = {}
     outcome_types: Mapping[str, OutcomeType] = {}
     treatment_counts: Mapping[str, int] = {}
-    """Channel id -> its treatments in the catalog, archived ones left out."""
+    """Channel id -> number of its treatments in the catalog, without archived ones."""
 
 
 class Question(NamedTuple):
-    """What a reader asks, with the tenant's calendar applied."""
+    """A reader's question, with the tenant's calendar applied."""
 
     tenant: str
     group_by: Grouping
     period: Period | None
-    """The materialized period; None = a window that no period has (`window=exact`)."""
+    """The materialized period; None = an exact window (`window=exact`)."""
     window: Window
     today: int
-    """The tenant's day at the time of asking."""
+    """The tenant's current day."""
     timezone: str
     limit: int
     offset: int
 
 
 class GroupCounts(NamedTuple):
-    """The interactions of one group in the window, by outcome type key (all counts > 0)."""
+    """Interactions of one group in the window by outcome type key; all counts > 0."""
 
     id: str
     counts: Mapping[str, int]
     unique_actions: int | None = None
-    """Only where the grouping is `customer`."""
+    """Number of distinct offers; only set for the grouping `customer`."""
 
     @property
     def total(self) -> int:
+        """Number of all interactions of the group."""
         return sum(self.counts.values())
 
 
 class Page(NamedTuple):
-    """One page of groups, sorted by total descending, then id ascending (by code point)."""
+    """A page of groups, sorted by total descending, then id ascending (by code point)."""
 
     groups: Sequence[GroupCounts]
     total: int
-    """Groups with at least one interaction in the window."""
+    """Number of groups with at least one interaction in the window."""
 
 
 class Incomplete(NamedTuple):
-    """The counters cannot answer. `why`: no_generation | not_complete | rolling | other_day |
-    other_timezone | no_period | too_many_groups | capped (of the grouping's groups some are counted
-    as one)."""
+    """Answer of counters that cannot answer a question.
 
-    why: str
+    `reason`: no_generation | not_complete | rolling | other_day | other_timezone | no_period |
+    too_many_groups | capped (some of the grouping's groups are counted as one).
+    """
+
+    reason: str
 
 
 class CounterReader(Protocol):
-    """The counters, asked. Raises `StoreUnavailable` when they cannot be reached in time."""
+    """Reader of the counters. Raises `StoreUnavailable` if they do not answer in time."""
 
-    async def read(self, question: Question) -> CounterPage | Incomplete: ...
+    async def read(self, question: Question) -> CounterPage | Incomplete:
+        """Return one page from one snapshot, or the reason why there is none."""
+        ...
 
 
 class CounterPage(NamedTuple):
+    """A page that the counters answered."""
+
     page: Page
     catalog_version: int
-    """Version of the tenant's catalog, as an import announced it (0 = never)."""
+    """Version of the tenant's catalog that an import announced last (0 = none)."""
 
 
 class HistoryReader(Protocol):
-    """The raw history, asked. Raises `StoreUnavailable`."""
+    """Reader of the raw history. Raises `StoreUnavailable`."""
 
-    async def read(self, question: Question) -> Page: ...
+    async def read(self, question: Question) -> Page:
+        """Return one page from one snapshot."""
+        ...
 
 
 class StoreUnavailable(Exception):
     """A store did not answer in time. The message names the store and the cause."""
 
 
-class Fenced(Exception):
-    """A write was refused: the writer's idea of the store is not the store's.
-
-    `truth` holds the store's values under the same names the writer used."""
-
-    def __init__(self, truth: Mapping[str, Any]) -> None:
-        super().__init__(f"refused by the fence: {dict(truth)}")
-        self.truth = truth
-
-
-#: Ten system outcome types, every tenant has them (key, name, classification, category).
+#: The ten system outcome types, which every tenant has (key, name, classification, category).
 SYSTEM_OUTCOME_TYPES: Final[Mapping[str, OutcomeType]] = {
     key: OutcomeType(key, name, classification, category)  # type: ignore[arg-type]
     for key, name, classification, category in (

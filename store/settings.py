@@ -1,4 +1,4 @@
-"""The one settings class. Every value comes from the environment variable of the field's name."""
+"""The settings class. Every value comes from the environment variable of the field's name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class Settings(BaseSettings):
-    """Settings of every command. The README's table is held against these fields by a test."""
+    """Settings of every command. A test compares the README's table with these fields."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
 
@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     )
     interactions_topic: str = Field("interactions", description="topic the events arrive on")
     dead_letter_topic: str = Field(
-        "interactions.dlq", description="topic that takes the events that cannot be counted"
+        "interactions.dlq", description="topic for events that cannot be counted"
     )
     topic_partitions: int = Field(
         4, ge=1, le=1024, description="partitions of a topic that `migrate` creates"
@@ -68,18 +68,18 @@ class Settings(BaseSettings):
         description="the same, in bytes of their records; whichever is reached first",
     )
     history_batch_events: int = Field(
-        5_000, ge=1, le=100_000, description="most events of one history transaction"
+        5_000, ge=1, le=100_000, description="maximum events of one history transaction"
     )
 
     # --- counting
     commit_batch_events: int = Field(
-        200, ge=1, le=2_000, description="most events of one commit; keeps a script short"
+        200, ge=1, le=2_000, description="maximum events of one commit; keeps the script short"
     )
     dedup_horizon_h: int = Field(
-        48, ge=0, le=24 * 31, description="an identity is remembered at least this long; 0 = off"
+        48, ge=0, le=24 * 31, description="minimum time that an identity is remembered; 0 = off"
     )
     future_tolerance_s: int = Field(
-        300, ge=0, le=3600, description="how far ahead of the clock an event's time may be"
+        300, ge=0, le=3600, description="maximum time of an event ahead of the clock"
     )
     event_bytes_max: int = Field(
         1_048_576, ge=1_024, description="a larger event is dead-lettered unparsed"
@@ -88,15 +88,16 @@ class Settings(BaseSettings):
         128, ge=1, le=128, description="an event with a longer id is a dead letter"
     )
     outcome_types_max: int = Field(
-        64, ge=0, le=1_000, description="outcome types a tenant may register beside the system's"
+        64, ge=0, le=1_000, description="maximum outcome types of a tenant besides the system types"
     )
     catalog_refresh_s: float = Field(
-        5.0, gt=0, le=3600, description="age at which a cached tenant is read again"
+        5.0, gt=0, le=3600, description="age at which a cached catalog is loaded again"
     )
     keys_per_grouping_max: int = Field(
         5_000_000,
         ge=1,
-        description="distinct ids per tenant and grouping; past it, events count under `__other__`",
+        description="maximum ids per tenant and grouping; events of further ids count as "
+        "`__other__`",
     )
     tenants_max: int = Field(
         10_000,
@@ -106,21 +107,21 @@ class Settings(BaseSettings):
     fetch_bytes_max: int = Field(
         4 * 1_048_576,
         ge=1_024,
-        description="bytes of one fetch of one partition, a batch; a larger record comes alone",
+        description="maximum bytes of one fetch of one partition; a larger record is fetched alone",
     )
     fetch_wait_ms: int = Field(
         40,
         ge=1,
         le=1_500,
-        description="how long a fetch waits at the broker while there is nothing to read, and how "
-        "far apart fetches are at least: shorter is fresher, longer costs less",
+        description="how long a fetch waits at the broker for records, and the minimum time "
+        "between fetches: shorter is fresher, longer costs less",
     )
     queue_batches: int = Field(
         2,
         ge=1,
         le=64,
-        description="a partition is not read while so many times `FETCH_BYTES_MAX` of its records "
-        "wait to be counted",
+        description="a partition is not fetched while this many times `FETCH_BYTES_MAX` of its "
+        "records wait to be counted",
     )
     dead_letter_alarm_ratio: float = Field(
         0.05,
@@ -128,14 +129,16 @@ class Settings(BaseSettings):
         lt=1,
         description="share of dead letters among the last events above which the alarm is on",
     )
-    dead_letter_alarm_window: int = Field(10_000, ge=1, description="how many last events that is")
+    dead_letter_alarm_window: int = Field(
+        10_000, ge=1, description="number of last events that the alarm looks at"
+    )
     dead_letter_alarm_min: int = Field(
-        20, ge=1, description="fewer dead letters than this among them are no alarm"
+        20, ge=1, description="minimum dead letters among them for the alarm"
     )
     watchdog_s: float = Field(
         120.0,
         ge=5,
-        description="a worker ends itself if a partition with lag stands still for this long",
+        description="a worker exits if a partition with lag makes no progress for this long",
     )
     worker_metrics_port: int = Field(
         0, ge=0, le=65535, description="port of the worker's own /metrics; 0 = none"
@@ -145,11 +148,11 @@ class Settings(BaseSettings):
     auth_mode: Literal["keys", "open"] = Field(
         "keys", description="`keys`: API keys; `open`: none, loopback only"
     )
-    api_key_pepper: str = Field("", description="secret that API key hashes are made with")
+    api_key_pepper: str = Field("", description="secret key of the API key hashes")
     api_host: str = Field("127.0.0.1", description="address the API binds")
     api_port: int = Field(8000, ge=0, le=65535, description="port the API binds")
     read_budget_ms: int = Field(
-        250, ge=1, le=10_000, description="a counter read slower than this falls back to history"
+        250, ge=1, le=10_000, description="a slower counter read falls back to history"
     )
     breaker_failures: int = Field(
         5, ge=1, description="failed counter reads in a row that open the circuit breaker"
@@ -164,7 +167,7 @@ class Settings(BaseSettings):
         5_000, ge=10, description="statement timeout of a history query"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="least level that is logged"
+        "INFO", description="minimum level of logged events"
     )
 
     @model_validator(mode="after")

@@ -1,24 +1,121 @@
-"""Row arithmetic: from counts and catalog to the rows of a response. Pure, and used by both paths,
-so counters and history cannot differ in a digit."""
+"""Row arithmetic: from the counts of a group and the catalog to a row of the response.
+
+Pure, and used for counters and history alike, so that the two cannot differ in a digit.
+`ROW_FIELDS` describes the rows for OpenAPI and the documentation; a test compares it with the rows
+that are answered.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final, Literal, NamedTuple
 
 from store.records import SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts, Grouping, OutcomeType
 
 Row = dict[str, Any]
 
 
+class RowField(NamedTuple):
+    """Field of a row: its name, JSON type and meaning."""
+
+    name: str
+    type: Literal["string", "integer", "number"]
+    description: str
+    nullable: bool = False
+    minimum: int | None = None
+
+
+def _text(name: str, description: str) -> RowField:
+    return RowField(name, "string", description, nullable=True)
+
+
+def _count(name: str, description: str) -> RowField:
+    return RowField(name, "integer", description, minimum=0)
+
+
+def _rate(name: str, description: str) -> RowField:
+    return RowField(name, "number", description, minimum=0)
+
+
+_ID: Final = RowField("id", "string", "Id that the events carry.")
+_TOTAL: Final = _count("total", "Interactions of all types.")
+_COUNTS: Final = (
+    _count("impression", "Impressions."),
+    _count("click", "Clicks."),
+    _count("dismiss", "Dismissals."),
+    _count("accept", "Acceptances."),
+    _count("convert", "Conversions."),
+)
+_CTR: Final = _rate("ctr", "100 · click / impression, to 2 decimals; 0 without impressions.")
+_CVR: Final = _rate("cvr", "100 · convert / impression, to 2 decimals; 0 without impressions.")
+
+#: The fields of a row per grouping, in the order of the response. A nullable field is an attribute
+#: of the catalog: null if the catalog lacks the id or the attribute.
+ROW_FIELDS: Final[Mapping[Grouping, tuple[RowField, ...]]] = {
+    "action": (
+        _ID,
+        _text("name", "Name of the offer."),
+        _text("issue", "Business issue of the offer."),
+        _text("group", "Group of the offer."),
+        _text("status", "Status of the offer."),
+        RowField("priority", "integer", "Priority of the offer.", nullable=True),
+        *_COUNTS,
+        _TOTAL,
+        _CTR,
+        _CVR,
+        _count("positive", "Interactions of positive types, `convert` excluded."),
+        _count("negative", "Interactions of negative types."),
+        _count("neutral", "max(0, impression - positive - negative): shown without reaction."),
+    ),
+    "treatment": (
+        _ID,
+        _text("name", "Name of the treatment."),
+        _text("offerName", "Name of its offer."),
+        _text("channelType", "Type of its channel."),
+        _text("channelName", "Name of its channel."),
+        _text("templateType", "Type of its template."),
+        _text("abTestVariant", "Variant of the A/B test."),
+        RowField("weight", "number", "Weight of the treatment.", nullable=True),
+        _text("status", "Status of the treatment."),
+        *_COUNTS,
+        _TOTAL,
+        _CTR,
+        _CVR,
+    ),
+    "channel": (
+        _ID,
+        _text("name", "Name of the channel."),
+        _text("channelType", "Type of the channel."),
+        RowField(
+            "treatmentCount",
+            "integer",
+            "Treatments of the channel in the catalog, archived ones excluded.",
+            nullable=True,
+        ),
+        *_COUNTS,
+        _TOTAL,
+        _CTR,
+    ),
+    "customer": (
+        RowField("customerId", "string", "Id of the customer."),
+        _TOTAL,
+        *_COUNTS,
+        _count("uniqueActions", "Distinct offers that the customer interacted with."),
+    ),
+}
+
+
 def percent(part: int, whole: int) -> float:
-    """100·part/whole to 2 decimals, as Python's `round` does it; 0 when whole is 0."""
+    """Return 100·part/whole to 2 decimals, by Python's `round`; 0 when `whole` is 0."""
     return round(100 * part / whole, 2) if whole else 0.0
 
 
 def sentiment(counts: Mapping[str, int], types: Mapping[str, OutcomeType]) -> tuple[int, int, int]:
-    """(positive, negative, neutral). `convert` has its own column and is not in positive; neutral
-    = impressions that got no reaction."""
+    """Return the positive, negative and neutral interactions of a group.
+
+    `convert` has its own column and is excluded from positive. Neutral is the number of impressions
+    without a reaction.
+    """
     positive = negative = 0
     for key, n in counts.items():
         known = types.get(key) or SYSTEM_OUTCOME_TYPES.get(key)
@@ -116,6 +213,8 @@ _ROWS: dict[Grouping, Callable[[GroupCounts, Catalog], Row]] = {
 
 
 def row(group_by: Grouping, group: GroupCounts, catalog: Catalog) -> Row:
-    """One row of the response, its fields in the contract's order. Catalog attributes of an id
-    that the catalog lacks are None."""
+    """Return one row of the response, its fields in the order of ROW_FIELDS.
+
+    Catalog attributes of an id that the catalog lacks are None.
+    """
     return _ROWS[group_by](group, catalog)

@@ -2,9 +2,9 @@
 
 A *day* is the number of days from 1970-01-01 to a calendar date; an instant is milliseconds since
 the Unix epoch (`*_ms`). A tenant's day runs from the first instant whose local date is that date
-(or a later one) to the first instant of the next day, so days of 23 or 25 hours, a midnight that
-does not exist, and a date that a zone skipped all have one meaning, and SQL over a range of
-instants agrees with counting by day.
+(or a later one) to the first instant of the next day. This defines days of 23 or 25 hours, a
+midnight that does not exist, and a date that a zone skipped; and an SQL query over a range of
+instants gives the same result as counting by day.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 Period = Literal["daily", "weekly", "monthly", "alltime"]
 
-#: Calendar days that each rolling period covers, today included. `alltime` has no start.
+#: Calendar days that each rolling period covers, including today. `alltime` has no start.
 PERIOD_DAYS: Final[dict[Period, int]] = {"daily": 1, "weekly": 7, "monthly": 31}
 PERIODS: Final[tuple[Period, ...]] = ("daily", "weekly", "monthly", "alltime")
 TILE_DAYS: Final = 31
@@ -24,13 +24,13 @@ TILE_DAYS: Final = 31
 DAY_MS: Final = 86_400_000
 EPOCH: Final = date(1970, 1, 1)
 _EPOCH_UTC: Final = datetime(1970, 1, 1, tzinfo=UTC)
-#: Instants that an event may have: the calendar arithmetic below is right in between.
+#: Range of valid event times: the calendar arithmetic below is correct within it.
 INSTANT_MIN_MS: Final = 2 * DAY_MS
 INSTANT_MAX_MS: Final = 253_370_000_000_000  # in the year 9998
 
 
 class Window(NamedTuple):
-    """The days `start_day..end_day`, both inside; `None` = without that bound."""
+    """The days `start_day..end_day`, both included; `None` = no bound."""
 
     start_day: int | None
     end_day: int | None
@@ -44,7 +44,7 @@ class Window(NamedTuple):
 
 
 def period_for(days: int) -> Period:
-    """The smallest materialized period that covers `days` (>= 1) calendar days."""
+    """Return the smallest materialized period that covers `days` (>= 1) calendar days."""
     for period, covered in PERIOD_DAYS.items():
         if days <= covered:
             return period
@@ -52,29 +52,30 @@ def period_for(days: int) -> Period:
 
 
 def window_of(period: Period, today: int) -> Window:
-    """The days of `period` when the tenant's day is `today`."""
+    """Return the days of `period` when the tenant's day is `today`."""
     if period == "alltime":
         return Window(None, None)
     return Window(today - PERIOD_DAYS[period] + 1, today)
 
 
 def exact_window(days: int, today: int) -> Window:
-    """Exactly `days` calendar days, today the last."""
+    """Return the window of exactly `days` calendar days that ends with `today`."""
     return Window(today - days + 1, today)
 
 
 def from_tiles(window: Window, today: int) -> bool:
-    """Whether the days of `window` are all among those that tiles are kept of."""
+    """Return whether all days of `window` are covered by tiles."""
     start, end = window
     return start is not None and end == today and start > today - TILE_DAYS
 
 
 def date_of(day: int) -> date:
+    """Return the calendar date of a day number."""
     return EPOCH + timedelta(days=day)
 
 
 def is_zone(name: str) -> bool:
-    """Whether `name` is an IANA time zone known here."""
+    """Return whether `name` is a known IANA time zone."""
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -83,22 +84,22 @@ def is_zone(name: str) -> bool:
 
 
 class Calendar:
-    """The days of one time zone. Keeps the midnights it has worked out; not for many threads."""
+    """Days of one time zone. Caches the midnights that it computed; not thread-safe."""
 
     _KEPT_MAX: Final = 4_096
 
     def __init__(self, zone: str) -> None:
-        """`zone`: IANA name. Raises ValueError when it is unknown."""
+        """Raise ValueError if `zone` is not a known IANA time zone name."""
         if not is_zone(zone):
             raise ValueError(f"timezone: {zone!r} is not an IANA time zone name")
         self.zone = zone
         self._info = ZoneInfo(zone)
         self._midnights: dict[int, int] = {}
         self._day = 0
-        self._start_ms = self._end_ms = 0  # the day asked for last: most events are of one day
+        self._start_ms = self._end_ms = 0  # the last result: most events are of one day
 
     def day_of(self, instant_ms: int) -> int:
-        """The day that contains `instant_ms` (INSTANT_MIN_MS <= instant_ms <= INSTANT_MAX_MS)."""
+        """Return the day of `instant_ms` (INSTANT_MIN_MS <= instant_ms <= INSTANT_MAX_MS)."""
         if self._start_ms <= instant_ms < self._end_ms:
             return self._day
         day = instant_ms // DAY_MS
@@ -114,7 +115,7 @@ class Calendar:
         return day
 
     def midnight_ms(self, day: int) -> int:
-        """The first instant of `day`."""
+        """Return the first instant of `day`, in ms."""
         known = self._midnights.get(day)
         if known is None:
             if len(self._midnights) >= self._KEPT_MAX:
@@ -123,12 +124,12 @@ class Calendar:
         return known
 
     def _first_instant(self, day: int) -> int:
-        # 00:00 on the wall, the first of them where the clock is set back over midnight.
+        # 00:00 local time; the first one if the clock is set back over midnight.
         midnight = datetime.combine(date_of(day), time(), self._info)
         second = (midnight - _EPOCH_UTC) // timedelta(seconds=1)
         if self._local_day(second - 1) >= day:
-            # The clock was set forward over midnight, which so never was: the day begins with
-            # that change, somewhere in the hours before.
+            # The clock was set forward over midnight, so 00:00 did not exist: the day begins with
+            # that change, at some second of the 24 hours before.
             seconds = range(second - 86_400, second)
             second = seconds[bisect_right(seconds, day - 1, key=self._local_day)]
         return second * 1_000

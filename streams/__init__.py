@@ -1,0 +1,18 @@
+"""Events in: the stream processor, from a fetched batch to both stores.
+
+An event passes through these files, in this order:
+
+- `kafka.consumer`: fetches the records of one partition as one `Batch`
+- `partition_queue`: holds the batches that wait for the partition's task
+- `pipeline`: one task per partition; decodes, sends dead letters, commits, stores
+- `commit_batch`, `decode`: turn records into events, and reject what must not be counted
+- `dead_letters`: sends rejected records to the dead-letter topic
+- `aggregate`: sums the events of one tenant
+- `commit`, `tenant_state`: commit the sums to the counters, in one fenced script
+- `history_sink`: writes the events to Postgres, then acknowledges them to Kafka
+
+Around them: `worker` builds all parts, `faust_app` runs them; `assignment` finds where to start
+reading; `log_changes` handles a recreated or truncated topic; `rollover` is the daily roll;
+`progress`, `arrival_watermarks` and `freshness` report; `watchdog` notices stalls; `rebuild` builds
+counters from history.
+"""

@@ -1,4 +1,4 @@
-"""From events to the deltas of one commit. Pure; written for speed, as every event passes here."""
+"""Sums of events: the deltas of one commit. Pure; written for speed, as every event passes here."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ _TYPE_MASK: Final = (1 << _TYPE_BITS) - 1
 
 
 def identity_of(event: Event) -> bytes:
-    """The half of the 128-bit identity that counter stores remember: 8 bytes. Two different
-    interactions share it with probability n/2**64, n the number remembered."""
+    """Return the half of the 128-bit identity that counter stores remember: 8 bytes.
+
+    Two different interactions share it with probability n/2**64, n the number remembered.
+    """
     return event.event_id[:8]
 
 
 def distinct(events: Iterable[SourcedEvent]) -> tuple[list[SourcedEvent], int]:
-    """The events without repeated identities (the first stays), and how many were left out."""
+    """Return the events without repeated identities (the first stays), and the number dropped."""
     seen: set[bytes] = set()
     kept = []
-    left_out = 0
+    dropped = 0
     for sourced in events:
         half = identity_of(sourced.event)
         if half in seen:
-            left_out += 1
+            dropped += 1
         else:
             seen.add(half)
             kept.append(sourced)
-    return kept, left_out
+    return kept, dropped
 
 
 def aggregate(events: Sequence[SourcedEvent], calendar: Calendar) -> Deltas:
-    """The deltas of `events`, all of one tenant, with distinct identities. The places of
-    `identities` follow the order of `events`, which must be grouped by arrival slot: see
-    `by_slot`."""
+    """Return the deltas of `events`, all of one tenant, with distinct identities.
+
+    `identities` has the order of `events`, which must be grouped by arrival slot: see `by_slot`.
+    """
     types: dict[str, int] = {}
     actions: dict[str, dict[int, int]] = {}
     treatments: dict[str, dict[int, int]] = {}
@@ -55,8 +58,8 @@ def aggregate(events: Sequence[SourcedEvent], calendar: Calendar) -> Deltas:
             slot, of_slot = recorded_ms // DAY_MS, []
         of_slot.append(event.event_id[:8])  # identity_of, without the call
         day = day_of(event.occurred_ms)
-        place = types.setdefault(event.outcome, len(types))
-        code = day << _TYPE_BITS | place
+        index = types.setdefault(event.outcome, len(types))
+        code = day << _TYPE_BITS | index
         customer = event.customer
         for groups, id_ in (
             (actions, event.offer),
@@ -92,7 +95,7 @@ def aggregate(events: Sequence[SourcedEvent], calendar: Calendar) -> Deltas:
 
 
 def by_slot(events: Sequence[SourcedEvent]) -> Sequence[SourcedEvent]:
-    """The events, those of one arrival slot together, else in order."""
+    """Return the events grouped by arrival slot, otherwise in their order."""
     first = events[0].recorded_ms // DAY_MS if events else 0
     if all(e.recorded_ms // DAY_MS == first for e in events):
         return events

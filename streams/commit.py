@@ -125,11 +125,11 @@ class CounterCommitter:
                 metrics.COUNTED.inc(len(events))
                 arrived_ms = [e.recorded_ms for e in events]
                 self.freshness.note(partition, arrived_ms, self._now_ms())
-                if answer.over:
-                    self._report_overflow(tenant, answer.over)
+                if answer.overflow:
+                    self._report_overflow(tenant, answer.overflow)
                 return
             if isinstance(answer, Duplicates):
-                duplicates = set(answer.places)
+                duplicates = set(answer.indexes)
                 events = [e for i, e in enumerate(events) if i not in duplicates]
                 metrics.DUPLICATES.inc(len(duplicates))
             else:

@@ -16,8 +16,8 @@ from typing import Final
 
 from store import metrics
 from store.logs import get_logger
-from store.postgres.history import HistoryWriter
-from store.records import Fenced, SourcedEvent
+from store.postgres.history import HistoryRefused, HistoryWriter
+from store.records import SourcedEvent
 from streams.retry import retry
 from streams.tenant_state import RewindRequired
 
@@ -181,30 +181,29 @@ class HistorySink:
                 for event in batch.events
                 if expected_offset is None or event.offset >= expected_offset
             ]
-            try:
-                rows = await retry(
-                    "history",
-                    self._writer.write,
-                    topic=self._topic,
-                    topic_id=self._topic_id,
-                    partition=partition,
-                    first=expected_offset,
-                    next_offset=next_offset,
-                    events=events,
-                )
-            except Fenced as fenced:
-                stored_offset = fenced.truth["next_offset"]
+            answer = await retry(
+                "history",
+                self._writer.write,
+                topic=self._topic,
+                topic_id=self._topic_id,
+                partition=partition,
+                expected_offset=expected_offset,
+                next_offset=next_offset,
+                events=events,
+            )
+            if isinstance(answer, HistoryRefused):
+                stored_offset = answer.watermark
                 if stored_offset is None or (
                     expected_offset is not None and stored_offset < expected_offset
                 ):
                     raise RewindRequired(
                         f"history is at offset {stored_offset} of partition {partition}, "
                         f"not at {expected_offset}"
-                    ) from None
+                    )
                 if self._epoch == epoch:
                     self._positions[partition] = stored_offset
                 continue
-            metrics.STORED.inc(rows)
+            metrics.STORED.inc(answer)
             if self._epoch == epoch:
                 self._positions[partition] = next_offset
             break

@@ -85,15 +85,20 @@ class LogChanges:
         positions = await retry("history", self._writer.positions, found.topic_id)
         stored = positions.get(partition, 0)
         if stored > start:
-            await retry(
+            refused = await retry(
                 "history",
                 self._writer.reset,
                 topic=settings.interactions_topic,
                 topic_id=found.topic_id,
                 partition=partition,
-                first=stored,
+                expected_offset=stored,
                 next_offset=start,
             )
+            if refused is not None:
+                raise RuntimeError(
+                    f"history refused to reset partition {partition} from {stored} to {start}: "
+                    f"its watermark is {refused.watermark}"
+                )
 
     async def on_lost(self, batch: Batch) -> None:
         """Record the offsets before `batch` that retention took before they were counted."""

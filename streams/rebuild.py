@@ -16,11 +16,10 @@ from store.clock import system_clock_ms
 from store.counters import Committed, CounterStore, Deltas, Duplicates, Generation, Position
 from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryWriter
-from store.postgres.pool import Pool, make_pool
+from store.postgres.pool import Pool, open_pool
 from store.postgres.replay import replay
 from store.records import Catalog
-from store.redis.client import make_client
-from store.redis.counters import RedisCounters
+from store.redis.counters import RedisCounters, open_counters
 from store.settings import Settings
 from store.windows import DAY_MS, Calendar
 from streams.aggregate import aggregate, by_slot
@@ -150,20 +149,11 @@ class Rebuilder:
 @asynccontextmanager
 async def open_rebuilder(settings: Settings) -> AsyncIterator[Rebuilder]:
     """Open the stores and yield a Rebuilder on them. No connection is made before it is needed."""
-    client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=3)
-    counters = RedisCounters(
-        client,
-        settings.redis_prefix,
-        dedup_horizon_h=settings.dedup_horizon_h,
-        groups_max=settings.keys_per_grouping_max,
-    )
-    pool = make_pool(settings, max_size=2)
-    try:
-        await pool.open()
+    async with (
+        open_counters(settings, retries=3) as counters,
+        open_pool(settings, max_size=2) as pool,
+    ):
         yield Rebuilder(settings, counters, pool)
-    finally:
-        await pool.close()
-        await client.aclose()
 
 
 async def rebuild_inconsistent(
@@ -252,7 +242,7 @@ async def _commit(
         if not isinstance(answer, Duplicates):
             break
         # History knows that they are distinct events; only the truncated identities are equal.
-        deltas = _without_identities(deltas, set(answer.places))
+        deltas = _without_identities(deltas, set(answer.indexes))
     if not isinstance(answer, Committed):
         raise RebuildError(
             f"tenant {building.tenant}: another rebuild or a daily roll changed the new generation "

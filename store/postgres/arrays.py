@@ -1,6 +1,7 @@
-"""Parameters that are long arrays, in PostgreSQL's binary format.
+"""Encoder of long array parameters in PostgreSQL's binary format.
 
-Made by hand: 0.2 µs an element, where the driver's general way takes some 3 µs."""
+Written for texts and UUIDs alone: 0.2 µs an element; the driver's general encoder takes about 3 µs.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +19,25 @@ _UUID_OID, _UUIDS_OID = 2950, 2951
 
 
 class _Array(bytes):
-    """A whole array of one dimension, without nulls."""
+    """Encoded array of one dimension, without nulls."""
 
     element_oid: ClassVar[int]
 
     @classmethod
     def _of(cls, parts: list[bytes]) -> Self:
-        # dimensions, whether there are nulls, type of the elements; size, number of the first
+        # dimensions, has nulls, element type; size, index of the first element
         head = struct.pack("!iiIii", 1, 0, cls.element_oid, len(parts), 1)
         return cls(head + b"".join(parts))
 
 
 class Texts(_Array):
+    """Encoded `text[]`."""
+
     element_oid = _TEXT_OID
 
     @classmethod
     def of(cls, values: Iterable[str]) -> Self:
-        """`values`: few different ones, many times each."""
+        """Encode `values`. Fast if few distinct values are repeated often."""
         made: dict[str, bytes] = {}
         parts = []
         for value in values:
@@ -47,11 +50,13 @@ class Texts(_Array):
 
 
 class Uuids(_Array):
+    """Encoded `uuid[]`."""
+
     element_oid = _UUID_OID
 
     @classmethod
     def of(cls, values: Iterable[bytes]) -> Self:
-        """`values`: the 16 bytes of each."""
+        """Encode `values`, the 16 bytes of each UUID."""
         length = _length(16)
         return cls._of([length + value for value in values])
 
@@ -61,6 +66,7 @@ class _TextsDumper(Dumper):
     oid = _TEXTS_OID
 
     def dump(self, obj: Texts) -> bytes:
+        """Return the bytes as they are."""
         return obj
 
 
@@ -69,6 +75,7 @@ class _UuidsDumper(Dumper):
     oid = _UUIDS_OID
 
     def dump(self, obj: Uuids) -> bytes:
+        """Return the bytes as they are."""
         return obj
 
 

@@ -1,7 +1,8 @@
 """The catalog in PostgreSQL: loaded whole, imported in one transaction, exported.
 
-The four tables are alike, so their statements are made from `store.records`: a column
-has the name of the record's field."""
+The four tables have the same shape, so their statements are generated from `store.records`: a
+column has the name of the record's field.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +26,18 @@ from store.catalog_document import (
 from store.postgres.pool import Connection, Pool, bounded, transaction
 from store.records import SYSTEM_OUTCOME_TYPES, Catalog, Channel, Creative, Offer, OutcomeType
 
-#: The tenant whose outcome types every tenant has. Not a name that a tenant can have.
+#: Tenant of the system outcome types. Not a legal tenant id.
 SYSTEM_TENANT: Final = "*"
-#: Of a tenant that never registered one.
+#: Time zone of a tenant that never registered one.
 DEFAULT_TIMEZONE: Final = "UTC"
-#: A catalog of the largest size takes a tenth of it.
+#: A catalog of the maximum size loads in a tenth of this.
 LOAD_TIMEOUT_S: Final = 15.0
 
 Record = TypeVar("Record", bound=Offer | Creative | Channel | OutcomeType)
 
 
 class PartReport(NamedTuple):
-    """What an import did to one part of a catalog, in items."""
+    """Result of an import for one part of a catalog, in items."""
 
     added: int = 0
     changed: int = 0
@@ -44,18 +45,20 @@ class PartReport(NamedTuple):
 
 
 class ImportReport(NamedTuple):
-    """What an import did. `parts` has the parts that the document gave, by their names in it."""
+    """Result of an import. `parts` has the document's parts by their names in it."""
 
     tenant: str
     version: int
-    """The catalog's version now: to be announced to readers when `changed`."""
+    """The catalog's version now; announce it to readers if `changed`."""
     parts: Mapping[str, PartReport]
     changed: bool
 
 
 async def load_catalog(pool: Pool, tenant: str) -> Catalog:
-    """All that is registered for `tenant`, of one moment; the defaults for a tenant that never
-    registered anything. Raises StoreUnavailable."""
+    """Return the tenant's catalog from one snapshot. Raises StoreUnavailable.
+
+    A tenant that never registered anything has the default catalog.
+    """
     return await bounded(_load(pool, tenant), LOAD_TIMEOUT_S)
 
 
@@ -87,11 +90,13 @@ async def _load(pool: Pool, tenant: str) -> Catalog:
 async def import_catalog(
     pool: Pool, document: CatalogDocument, *, outcome_types_max: int = 64
 ) -> ImportReport:
-    """Registers what `document` gives, by id, all of it or nothing; what it does not give stays.
-    A tenant may have `outcome_types_max` types beside the system's.
+    """Insert or update the items of `document` by id, all or none; other items stay unchanged.
 
-    An item is taken whole: a field that it lacks becomes null. The version grows when anything
-    changed. Raises CatalogError for a document that cannot be taken, and StoreUnavailable."""
+    An item replaces the stored one as a whole: a missing field becomes null. The version increases
+    if anything changed. A tenant may have `outcome_types_max` types besides the system types.
+
+    Raises CatalogError for an invalid document, and StoreUnavailable.
+    """
     check_document(document)
     tenant = document.tenant
     parts: dict[str, PartReport] = {}
@@ -117,7 +122,7 @@ async def import_catalog(
                 OutcomeType,
                 tenant,
                 document.outcome_type_records(),
-                at_most=outcome_types_max,
+                max_records=outcome_types_max,
             )
         changed = is_new or any(part.added or part.changed for part in parts.values())
         if changed:
@@ -131,8 +136,10 @@ async def import_catalog(
 
 
 async def export_catalog(pool: Pool, tenant: str) -> CatalogDocument:
-    """The document that, imported, makes this catalog. Raises CatalogError for a tenant that never
-    had one, and StoreUnavailable."""
+    """Return the document that produces this catalog when it is imported.
+
+    Raises CatalogError for a tenant that never had a catalog, and StoreUnavailable.
+    """
     catalog = await load_catalog(pool, tenant)
     if catalog.version == 0:
         raise CatalogError(f"tenant {tenant!r} has no catalog")
@@ -151,23 +158,24 @@ async def export_catalog(pool: Pool, tenant: str) -> CatalogDocument:
 
 
 async def list_tenants(pool: Pool) -> list[str]:
-    """The tenants that have a catalog, in order. Raises StoreUnavailable."""
+    """Return the tenants that have a catalog, sorted. Raises StoreUnavailable."""
     async with transaction(pool, read_only=True) as connection:
         cursor = await connection.execute("SELECT tenant_id FROM tenants ORDER BY tenant_id")
         return [tenant for (tenant,) in await cursor.fetchall()]
 
 
 async def timezones(pool: Pool) -> dict[str, str]:
-    """Tenant -> its IANA time zone, of those that have a catalog. Raises StoreUnavailable."""
+    """Return tenant -> IANA time zone of the tenants with a catalog. Raises StoreUnavailable."""
     async with transaction(pool, read_only=True) as connection:
         cursor = await connection.execute("SELECT tenant_id, timezone FROM tenants")
         return dict(await cursor.fetchall())
 
 
 async def _lock(connection: Connection, tenant: str) -> tuple[bool, str, int]:
-    """Makes the tenant if there is none, and keeps other imports of it waiting.
+    """Create the tenant if it is new, and lock it against other imports.
 
-    Returns whether it is new, its time zone and its version."""
+    Return whether it is new, its time zone and its version.
+    """
     made = await connection.execute(
         "INSERT INTO tenants (tenant_id) VALUES (%s) ON CONFLICT DO NOTHING", (tenant,)
     )
@@ -185,13 +193,13 @@ async def _merge(
     tenant: str,
     given: Mapping[str, Record],
     *,
-    at_most: int | None = None,
+    max_records: int | None = None,
 ) -> PartReport:
     present = await _records(connection, kind, tenant)
-    if at_most is not None and len(present | dict(given)) > at_most:
+    if max_records is not None and len(present | dict(given)) > max_records:
         raise CatalogError(
             f"outcomeTypes: tenant {tenant!r} has {len(present)} of its own and would have "
-            f"{len(present | dict(given))}; at most {at_most} are allowed (OUTCOME_TYPES_MAX)"
+            f"{len(present | dict(given))}; at most {max_records} are allowed (OUTCOME_TYPES_MAX)"
         )
     added = [record for id_, record in given.items() if id_ not in present]
     changed = [r for id_, r in given.items() if id_ in present and present[id_] != r]
@@ -204,7 +212,7 @@ async def _merge(
 
 
 async def _records(connection: Connection, kind: type[Record], tenant: str) -> dict[str, Record]:
-    """The tenant's records of one table, by id, in the order of ids."""
+    """Return the tenant's records of one table by id, in the order of ids."""
     cursor = await connection.execute(_STATEMENTS[kind].select, (tenant,))
     return {row[0]: kind(*row) for row in await cursor.fetchall()}
 
@@ -219,7 +227,7 @@ class _Statements(NamedTuple):
 
 
 def _statements(table: str, kind: type[Struct]) -> _Statements:
-    """Statements over all fields of a record; the first is its id."""
+    """Return the statements over all fields of a record; the first field is its id."""
     columns = [sql.Identifier(name) for name in kind.__struct_fields__]
     listed = sql.SQL(", ").join(columns)
     return _Statements(

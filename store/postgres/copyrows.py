@@ -1,7 +1,8 @@
-"""Rows of `interaction_history` in the binary format of COPY. Pure.
+"""Encoder of `interaction_history` rows in the binary format of COPY. Pure.
 
-Made by hand: 3 µs a row, where a general writer needs several times that. Every value is its
-length in bytes (4 bytes, big-endian; -1 for null) and then the bytes."""
+Written for this table alone: 3 µs a row; a general encoder takes several times as long. A value is
+its length in bytes (4 bytes, big-endian; -1 for null), then the bytes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from uuid import UUID
 
 from store.records import SourcedEvent
 
-#: In the order of `encode`, and of the COPY statement that takes it.
+#: Columns in the order of `encode` and of the COPY statement.
 COLUMNS: Final = (
     "tenant_id", "event_id", "interaction_id", "customer_id", "offer_id", "creative_id",
     "channel_id", "outcome_type", "direction", "campaign_id", "recommendation_id",
@@ -27,12 +28,12 @@ _NULL: Final = b"\xff\xff\xff\xff"
 _length = struct.Struct("!i").pack
 _int8 = struct.Struct("!iq").pack
 _float8 = struct.Struct("!id").pack
-#: 2000-01-01T00:00Z, from which Postgres counts microseconds.
+#: 2000-01-01T00:00Z: PostgreSQL counts microseconds from then.
 _POSTGRES_EPOCH_MS: Final = 946_684_800_000
 
 
 def encode(events: Iterable[SourcedEvent], *, topic: str, topic_id: UUID, partition: int) -> bytes:
-    """The whole COPY stream of `events`, all read from `partition` of `log`."""
+    """Return the whole COPY stream of `events`, all from `partition` of the topic."""
     source = _text(topic) + _bytes(topic_id.bytes) + _bytes(struct.pack("!i", partition))
     rows = [_HEADER]
     for event, offset, recorded_ms in events:

@@ -1,4 +1,4 @@
-"""Raw history in PostgreSQL: the writer of the stream, and the reader that answers from it."""
+"""Raw history in PostgreSQL: the writer of the worker, and the reader of the API's fallback."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from store.postgres.copyrows import COLUMNS, encode
 from store.postgres.migrate import ensure_partitions
 from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.sql import load
-from store.records import Fenced, GroupCounts, Grouping, Page, Question, SourcedEvent
+from store.records import GroupCounts, Grouping, Page, Question, SourcedEvent
 from store.windows import Calendar
 
 _POSITIONS: Final = load("positions")
 _FENCE_FIRST: Final = load("fence_first")
 _FENCE_NEXT: Final = load("fence_next")
 _FENCE_TRUTH: Final = load("fence_truth")
+_WATERMARKS: Final = load("watermarks")
 _TAKE_IDENTITIES: Final = load("take_identities")
 _SOURCES: Final = load("sources")
 _TENANTS: Final = load("tenants")
 _UNCOUNTED: Final = load("uncounted")
+_HISTORY_BYTES: Final = load("history_bytes")
 _COPY: Final = f"COPY interaction_history ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
-#: Grouping -> statement and column: the only columns that a reader's question can reach.
+#: Grouping -> statement and column. No other column can be reached by a question.
 _READS: Final[Mapping[Grouping, tuple[str, str]]] = {
     "action": (load("read_groups"), "offer_id"),
     "treatment": (load("read_groups"), "creative_id"),
@@ -38,25 +40,35 @@ _READS: Final[Mapping[Grouping, tuple[str, str]]] = {
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BIGINT_MAX: Final = 2**63 - 1
+#: Longest wait for the size of history; `status` asks for it.
+_SIZE_TIMEOUT_S: Final = 5.0
 
 
 def _instant(ms: int) -> datetime:
-    """Exact: by integers, where `fromtimestamp` would go through a float."""
+    """Convert with integers, so exactly; `fromtimestamp` would convert to a float first."""
     return _EPOCH + timedelta(milliseconds=ms)
 
 
-class HistoryWriter:
-    """Stores the events of partitions, each event once for all time.
+class HistoryRefused(NamedTuple):
+    """Nothing changed: the stored watermark differs from the writer's and is returned here."""
 
-    Every method raises StoreUnavailable when Postgres does not answer. After that it is unknown
-    whether a write was committed; the fence of the next one tells."""
+    watermark: int | None
+    """The stored next offset of the partition; None = none is stored."""
+
+
+class HistoryWriter:
+    """Writer of the events of partitions; each identity is stored once, without a time limit.
+
+    Every method raises StoreUnavailable if Postgres does not answer. It is then unknown whether a
+    write was committed; the compare-and-set of the next write finds out.
+    """
 
     def __init__(self, pool: Pool, *, timeout_s: float = postgres.TRANSACTION_TIMEOUT_S) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
 
     async def positions(self, topic_id: str) -> dict[int, int]:
-        """Partition -> the next offset to store, of every partition of `log` stored so far."""
+        """Return partition -> next offset to store, of every stored partition of the topic."""
         async with self._reading() as connection:
             cursor = await connection.execute(_POSITIONS, {"topic_id": UUID(topic_id)})
             return dict(await cursor.fetchall())
@@ -67,42 +79,69 @@ class HistoryWriter:
         topic: str,
         topic_id: str,
         partition: int,
-        first: int | None,
+        expected_offset: int | None,
         next_offset: int,
         events: Sequence[SourcedEvent],
-    ) -> int:
-        """Stores `events` and moves the partition's watermark to `next_offset`, both or neither.
+    ) -> int | HistoryRefused:
+        """Store `events` and move the partition's watermark to `next_offset`, both or neither.
 
-        `first`: the watermark that the writer believes is stored; None = none is. Where that is
-        wrong nothing changes, and Fenced tells the true `next_offset` (None = none is stored).
-        Returns how many events are new; of one identity the lowest offset is kept. No events:
-        only the watermark moves. Raises ValueError for offsets outside `first..next_offset-1`."""
-        step = _Step(topic, UUID(topic_id), partition, first, next_offset)
+        `expected_offset` is the watermark that the writer expects (None = none is stored). If the
+        stored one differs, nothing changes and HistoryRefused has the stored one. Otherwise return
+        the number of new events; of one identity, the event with the lowest offset is kept.
+        Without events only the watermark moves.
+
+        Raises ValueError for offsets outside `expected_offset..next_offset-1`.
+        """
+        step = _Step(
+            topic=topic,
+            topic_id=UUID(topic_id),
+            partition=partition,
+            expected_offset=expected_offset,
+            next_offset=next_offset,
+        )
+        start = expected_offset or 0
         distinct = _distinct(events)
-        if first is not None and next_offset < first:
-            raise ValueError(f"the watermark cannot go back from {first} to {next_offset}")
-        if distinct and not (first or 0) <= distinct[0].offset <= distinct[-1].offset < next_offset:
-            raise ValueError(f"events outside offsets {first or 0}..{next_offset - 1}")
+        if expected_offset is not None and next_offset < expected_offset:
+            raise ValueError(
+                f"the watermark cannot move back from {expected_offset} to {next_offset}"
+            )
+        if distinct and not start <= distinct[0].offset <= distinct[-1].offset < next_offset:
+            raise ValueError(f"events outside offsets {start}..{next_offset - 1}")
         try:
             return await self._store(step, distinct)
         except psycopg.errors.CheckViolation:
-            # A month without a partition: nobody has made partitions for months. Make them.
+            # A month without a partition: no command has created partitions for months. Create
+            # them.
             latest_ms = max(sourced.event.occurred_ms for sourced in distinct)
             await ensure_partitions(self._pool, _instant(latest_ms).date())
             return await self._store(step, distinct)
 
     async def reset(
-        self, *, topic: str, topic_id: str, partition: int, first: int, next_offset: int
-    ) -> None:
-        """Moves a watermark back, where the log itself was cut. Raises Fenced, as `write` does."""
-        await self._store(_Step(topic, UUID(topic_id), partition, first, next_offset), [])
+        self, *, topic: str, topic_id: str, partition: int, expected_offset: int, next_offset: int
+    ) -> HistoryRefused | None:
+        """Move a watermark back after a truncation of the topic.
 
-    async def _store(self, step: _Step, events: Sequence[SourcedEvent]) -> int:
+        Return HistoryRefused, as `write` does, or None if the watermark has moved.
+        """
+        step = _Step(
+            topic=topic,
+            topic_id=UUID(topic_id),
+            partition=partition,
+            expected_offset=expected_offset,
+            next_offset=next_offset,
+        )
+        answer = await self._store(step, [])
+        return answer if isinstance(answer, HistoryRefused) else None
+
+    async def _store(self, step: _Step, events: Sequence[SourcedEvent]) -> int | HistoryRefused:
         async with transaction(self._pool, timeout_s=self._timeout_s) as connection:
-            # 1. The fence, first: a writer that lost has done nothing and holds nothing.
-            await _pass_fence(connection, step)
-            # 2. Who is new. 3. The rows of the new.
+            # 1. Compare and set the watermark first: a refused writer has changed nothing and
+            # holds no lock.
+            if (refused := await _move_watermark(connection, step)) is not None:
+                return refused
+            # 2. Register the identities, to learn which are new.
             fresh = await _take_identities(connection, events) if events else []
+            # 3. Copy the rows of the new ones.
             if fresh:
                 rows = encode(
                     fresh, topic=step.topic, topic_id=step.topic_id, partition=step.partition
@@ -112,8 +151,11 @@ class HistoryWriter:
         return len(fresh)
 
     async def covers(self, tenant: str, topic_id: str, starts: Mapping[int, int]) -> bool:
-        """Whether a replay of `log` from `starts` (partition -> offset) meets every row of the
-        tenant: all were read from `log`, in a partition of `starts`, at or after its start."""
+        """Return whether reading the topic from `starts` meets every row of the tenant.
+
+        `starts` is partition -> offset. Every row must come from this topic id, from a partition
+        in `starts`, at or after its start.
+        """
         async with self._reading() as connection:
             cursor = await connection.execute(_SOURCES, {"tenant": tenant})
             sources = await cursor.fetchall()
@@ -124,20 +166,21 @@ class HistoryWriter:
         )
 
     async def tenants(self) -> list[str]:
-        """The tenants that have a history, in order."""
+        """Return the tenants that have a history, sorted."""
         async with self._reading() as connection:
             cursor = await connection.execute(_TENANTS)
             return [tenant for (tenant,) in await cursor.fetchall()]
 
     async def matches_counters(self, tenant: str, counted: Mapping[tuple[str, int], int]) -> bool:
-        """Whether counters with these watermarks, (log, partition) -> next offset, and history
-        hold the same of the tenant: neither has read on where the other has rows to come."""
+        """Return whether history and counters hold the same events of the tenant.
+
+        `counted` is (topic id, partition) -> next offset to count. False if the counters are ahead
+        of history in a partition, or history has a row that the counters have yet to reach.
+        """
         async with self._reading() as connection:
-            cursor = await connection.execute(
-                "SELECT log, partition, next_offset FROM history_watermarks"
-            )
+            cursor = await connection.execute(_WATERMARKS)
             stored = {(str(topic_id), p): offset for topic_id, p, offset in await cursor.fetchall()}
-            if any(offset > stored.get(mark, 0) for mark, offset in counted.items()):
+            if any(offset > stored.get(source, 0) for source, offset in counted.items()):
                 return False
             for topic_id, partition in stored:
                 found = await connection.execute(
@@ -154,7 +197,7 @@ class HistoryWriter:
         return True
 
     async def ping(self) -> None:
-        """Returns when Postgres answers."""
+        """Return when Postgres answers."""
         await postgres.ping(self._pool)
 
     def _reading(self) -> AbstractAsyncContextManager[Connection]:
@@ -162,35 +205,47 @@ class HistoryWriter:
 
 
 class _Step(NamedTuple):
-    """What one write does to a watermark. The field names are the statements' parameters."""
+    """Move of one watermark."""
 
     topic: str
     topic_id: UUID
     partition: int
-    first: int | None
+    expected_offset: int | None
     next_offset: int
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the step under the names that the SQL statements use."""
+        return {
+            "topic": self.topic,
+            "log": self.topic_id,
+            "partition": self.partition,
+            "first": self.expected_offset,
+            "next_offset": self.next_offset,
+        }
 
 
 def _distinct(events: Sequence[SourcedEvent]) -> list[SourcedEvent]:
-    """One event per identity, the one of the lowest offset; in the order of offsets."""
+    """Return the event with the lowest offset of each identity, in the order of offsets."""
     kept: dict[tuple[str, bytes], SourcedEvent] = {}
     for sourced in sorted(events, key=lambda s: s.offset):
         kept.setdefault((sourced.event.tenant, sourced.event.event_id), sourced)
     return list(kept.values())
 
 
-async def _pass_fence(connection: Connection, step: _Step) -> None:
-    statement = _FENCE_FIRST if step.first is None else _FENCE_NEXT
-    if (await connection.execute(statement, step._asdict())).rowcount != 1:
-        cursor = await connection.execute(_FENCE_TRUTH, step._asdict())
-        stored = await cursor.fetchone()
-        raise Fenced({"next_offset": stored[0] if stored else None})
+async def _move_watermark(connection: Connection, step: _Step) -> HistoryRefused | None:
+    """Compare and set the watermark; return the refusal if the stored one differs."""
+    statement = _FENCE_FIRST if step.expected_offset is None else _FENCE_NEXT
+    if (await connection.execute(statement, step.parameters())).rowcount == 1:
+        return None
+    cursor = await connection.execute(_FENCE_TRUTH, step.parameters())
+    stored = await cursor.fetchone()
+    return HistoryRefused(stored[0] if stored else None)
 
 
 async def _take_identities(
     connection: Connection, events: Sequence[SourcedEvent]
 ) -> Sequence[SourcedEvent]:
-    """Those of `events` (distinct) whose identity nobody had; from now on it is taken."""
+    """Register the identities of `events` (distinct); return the events whose identity is new."""
     cursor = await connection.execute(
         _TAKE_IDENTITIES,
         {
@@ -198,22 +253,25 @@ async def _take_identities(
             "event_ids": Uuids.of(sourced.event.event_id for sourced in events),
         },
     )
-    known = {place - 1 for (place,) in await cursor.fetchall()}
+    known = {ordinal - 1 for (ordinal,) in await cursor.fetchall()}
     if not known:
         return events
-    return [sourced for place, sourced in enumerate(events) if place not in known]
+    return [sourced for index, sourced in enumerate(events) if index not in known]
 
 
 class PostgresHistory:
-    """A `HistoryReader` over the raw rows. How long a statement may take is the pool's setting;
-    `timeout_s` bounds the whole, for a server that holds the line but says nothing."""
+    """The `HistoryReader` over the raw rows.
+
+    The pool sets the statement timeout. `timeout_s` bounds the whole read, for a server that keeps
+    the connection open but does not answer.
+    """
 
     def __init__(self, pool: Pool, *, timeout_s: float = postgres.TRANSACTION_TIMEOUT_S) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
 
     async def read(self, question: Question) -> Page:
-        """One page of groups, by one statement, so of one snapshot. Raises StoreUnavailable."""
+        """Return one page by one statement, so from one snapshot. Raises StoreUnavailable."""
         rows = await postgres.bounded(self._rows(question), self._timeout_s)
         groups = [
             GroupCounts(id_, dict(zip(outcomes, counts, strict=True)), unique_actions)
@@ -232,19 +290,19 @@ class PostgresHistory:
             **bounds,
         }
         async with transaction(self._pool, read_only=True) as connection:
-            # Statistics trail the rows: of today the planner often expects one row, and then joins
-            # a page of customers to 160,000 rows by a nested loop: 13 s, where a hash takes 0.1 s.
+            # Statistics lag behind the rows. The planner often expects one row for today and joins
+            # a page of customers to 160,000 rows by a nested loop: 13 s; a hash join takes 0.1 s.
             await connection.execute("SET LOCAL enable_nestloop = off")
             query = statement.format(column=column, days=days)
             return await (await connection.execute(query, parameters)).fetchall()
 
     async def ping(self) -> None:
-        """Returns when Postgres answers."""
+        """Return when Postgres answers. Raises StoreUnavailable."""
         await postgres.ping(self._pool)
 
 
 def _bounds(question: Question) -> tuple[str, dict[str, datetime]]:
-    """The question's days as a condition, and its parameters."""
+    """Return the condition on the question's days, and its parameters."""
     conditions: list[str] = []
     parameters = {}
     calendar = Calendar(question.timezone)
@@ -255,3 +313,11 @@ def _bounds(question: Question) -> tuple[str, dict[str, datetime]]:
         conditions.append("occurred_at < %(end)s")
         parameters["end"] = _instant(calendar.midnight_ms(question.window.end_day + 1))
     return " AND ".join(conditions) or "true", parameters
+
+
+async def history_bytes(pool: Pool, *, timeout_s: float = _SIZE_TIMEOUT_S) -> int:
+    """Return the bytes on disk of history and its identities. Raises StoreUnavailable."""
+    async with transaction(pool, read_only=True, timeout_s=timeout_s) as connection:
+        row = await (await connection.execute(_HISTORY_BYTES)).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,4 +1,4 @@
-"""Tables, made and upgraded by numbered SQL files, and the month partitions of history."""
+"""Schema migrations from numbered SQL files, and the month partitions of history."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from psycopg import AsyncConnection, sql
 from store.postgres.pool import Connection, Pool, connect_options, postgres_errors
 from store.postgres.sql import load
 
-#: Advisory locks ("isum" in ASCII, then a number): one migration, one partition maker at a time.
+#: Advisory locks ("isum" in ASCII, then a number): one migration and one creation of partitions
+#: at a time.
 _LOCK_SPACE: Final = 0x6973756D
 _MIGRATION_LOCK: Final = 1
 _PARTITION_LOCK: Final = 2
-#: A gap longer than this is a broken clock, not a long holiday.
+#: Maximum gap in months; a longer one means that the clock is wrong.
 _MONTHS_MAX: Final = 240
 
 _LAST_MONTH: Final = load("last_month")
 
 
 class Migration(NamedTuple):
+    """One migration: `statements` is the text of its SQL file."""
+
     version: int
     name: str
     statements: str
 
 
 def migrations() -> list[Migration]:
-    """The migrations this code has, in order. Their numbers run from 1 without a gap."""
+    """Return the migrations of this code in order, numbered from 1 without a gap."""
     found = []
     for file in files("store.postgres.migrations").iterdir():
         if file.name.endswith(".sql"):
@@ -44,17 +47,19 @@ def migrations() -> list[Migration]:
 
 
 async def migrate(database_url: str, *, today: date | None = None) -> list[str]:
-    """Brings the database up to this code, and makes month partitions as of `today` (UTC).
+    """Apply the missing migrations, and create month partitions as of `today` (UTC).
 
-    Returns the names applied, none when there was nothing to do. Safe to run many at once. Raises
-    RuntimeError for a database newer than this code or not in UTF-8, StoreUnavailable when it
-    cannot be reached."""
+    Return the names of the applied migrations. Safe to run concurrently.
+
+    Raises RuntimeError for a database that is newer than this code or not in UTF-8, and
+    StoreUnavailable if Postgres cannot be reached.
+    """
     applied = []
     with postgres_errors():
         connection = await AsyncConnection.connect(
             database_url, autocommit=True, **connect_options(database_url)
         )
-        async with connection, _only_one(connection):
+        async with connection, _migration_lock(connection):
             known = migrations()
             version = await _version(connection, known)
             for migration in known[version:]:
@@ -70,14 +75,14 @@ async def migrate(database_url: str, *, today: date | None = None) -> list[str]:
 
 
 @asynccontextmanager
-async def _only_one(connection: Connection) -> AsyncIterator[None]:
-    """Holds the migration lock. It is the session's, so a lost connection lets go of it."""
+async def _migration_lock(connection: Connection) -> AsyncIterator[None]:
+    """Hold the migration lock. It belongs to the session: a lost connection releases it."""
     await connection.execute("SELECT pg_advisory_lock(%s, %s)", (_LOCK_SPACE, _MIGRATION_LOCK))
     yield
 
 
 async def _version(connection: Connection, known: list[Migration]) -> int:
-    """How many of the migrations `known` the database has."""
+    """Return the number of the `known` migrations that the database has."""
     (encoding,) = await _row(connection, "SHOW server_encoding")
     if encoding != "UTF8":
         raise RuntimeError(f"the database's encoding is {encoding}; it must be UTF8")
@@ -101,11 +106,12 @@ async def _version(connection: Connection, known: list[Migration]) -> int:
 async def ensure_partitions(
     target: Pool | Connection, today: date, ahead_months: int = 3
 ) -> list[str]:
-    """Makes the month partitions of history up to `ahead_months` after the month of `today`.
+    """Create the month partitions of history up to `ahead_months` after the month of `today`.
 
-    Returns the names made. Safe to call at any time, by many at once; blocks neither readers nor
-    writers. The first call also makes the partition of everything before its month. Months follow
-    each other without a gap whatever `today` is, so a row that may be stored has a place."""
+    Return the names of the created ones. Safe to call at any time and concurrently; blocks neither
+    readers nor writers. The first call also creates the partition of all earlier months. There is
+    no gap between the months, whatever `today` is, so every valid row has a partition.
+    """
     if not isinstance(target, AsyncConnection):
         with postgres_errors():
             async with target.connection() as connection:
@@ -130,10 +136,11 @@ async def ensure_partitions(
 
 
 async def _attach(connection: Connection, name: str, start: int | None, end: int) -> str:
-    """Makes `name` the partition of the months `start..end-1` (None: all before `end`).
+    """Create `name` as the partition of the months `start..end-1` (None: all before `end`).
 
-    Made beside the table and then attached: `CREATE TABLE … PARTITION OF` would lock out readers.
-    There is no default partition, which every attach would have to lock and read through."""
+    The table is created first and then attached: `CREATE TABLE … PARTITION OF` would lock out
+    readers. There is no default partition: every attach would have to lock it and scan it.
+    """
     lower = sql.SQL("MINVALUE") if start is None else sql.Literal(_bound(start))
     table = sql.Identifier(name)
     await connection.execute(
@@ -154,7 +161,7 @@ async def _row(connection: Connection, query: str) -> tuple[Any, ...]:
 
 
 def _month(day: date) -> int:
-    """Months since the year 0."""
+    """Return the months since the year 0."""
     return day.year * 12 + day.month - 1
 
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, transactions on them, and one meaning for every way they fail."""
+"""Connections to PostgreSQL, transactions, and the conversion of their errors."""
 
 from __future__ import annotations
 
@@ -20,42 +20,57 @@ Connection = AsyncConnection[tuple[Any, ...]]
 Pool = AsyncConnectionPool[Connection]
 T = TypeVar("T")
 
-#: A server that is there answers a connect at once; more is a network that drops packets.
+#: A running server answers a connect at once; a longer wait means that packets are dropped.
 CONNECT_TIMEOUT_S: Final = 3
 #: Longest wait for a free connection, or for the server to come back.
 CHECKOUT_TIMEOUT_S: Final = 2.0
-#: A writer that froze or lost its machine may hold a lock for this long.
+#: Longest time that a frozen or disconnected writer keeps its locks.
 IDLE_IN_TRANSACTION_MS: Final = 30_000
-#: Last resort of one transaction, for a server that holds the line but says nothing.
+#: Bound of one transaction, for a server that keeps the connection open but does not answer.
 TRANSACTION_TIMEOUT_S: Final = 60.0
 
 
 def make_pool(
     settings: Settings, *, max_size: int, statement_timeout_ms: int | None = None
 ) -> Pool:
-    """A pool of at most `max_size` connections to `settings.database_url`, not opened.
+    """Return a pool of at most `max_size` connections to `settings.database_url`, not opened.
 
-    What the URL itself says (connect_timeout, keepalives, options…) wins over what is set here."""
+    Options in the URL (connect_timeout, keepalives, options…) override the ones set here.
+    """
     return AsyncConnectionPool(
         settings.database_url,
         kwargs=connect_options(settings.database_url, statement_timeout_ms=statement_timeout_ms),
         min_size=0,
         max_size=max_size,
         open=False,
-        # A connection that died while idle (server restart, failover) is replaced, not handed out.
+        # A connection that broke while idle (server restart, failover) is replaced on checkout.
         check=AsyncConnectionPool.check_connection,
         reset=_reset,
         timeout=CHECKOUT_TIMEOUT_S,
-        # The pool's back-off doubles without limit: after a long outage it would go on failing for
-        # minutes. Giving up soon makes the next caller try anew.
+        # The pool's back-off doubles without limit: after a long outage it would keep failing for
+        # minutes. With a short timeout the next caller starts a new attempt.
         reconnect_timeout=1.0,
         max_idle=300.0,
         max_lifetime=3600.0,
     )
 
 
+@asynccontextmanager
+async def open_pool(
+    settings: Settings, *, max_size: int, statement_timeout_ms: int | None = None
+) -> AsyncIterator[Pool]:
+    """Yield an open pool made by `make_pool`, and close it at the end.
+
+    Opening does not wait for a connection: it succeeds even if Postgres is unavailable.
+    """
+    async with make_pool(
+        settings, max_size=max_size, statement_timeout_ms=statement_timeout_ms
+    ) as pool:
+        yield pool
+
+
 async def _reset(connection: Connection) -> None:
-    """Takes back what `transaction` set, for whoever uses the connection without it."""
+    """Undo the settings of `transaction`, for a caller that uses the connection without it."""
     await connection.set_isolation_level(None)
     await connection.set_read_only(None)
 
@@ -63,21 +78,21 @@ async def _reset(connection: Connection) -> None:
 def connect_options(
     database_url: str, *, statement_timeout_ms: int | None = None
 ) -> dict[str, Any]:
-    """Keyword arguments for `psycopg.connect` beside the URL. Raises ValueError for a bad URL."""
+    """Return keyword arguments for `psycopg.connect`. Raises ValueError for a malformed URL."""
     try:
         given = conninfo_to_dict(database_url)
     except psycopg.ProgrammingError as error:
         raise ValueError(f"DATABASE_URL: {str(error).strip()}") from None
     settings = [
         f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
-        "-c jit=off",  # compiles for longer than our statements run
+        "-c jit=off",  # compiling takes longer than our statements run
     ]
     if statement_timeout_ms is not None:
         settings.append(f"-c statement_timeout={statement_timeout_ms}")
     defaults: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "interaction-summary",
-        # A peer that vanished is noticed in about 15 s.
+        # A dead peer is noticed in about 15 s.
         "keepalives_idle": 5,
         "keepalives_interval": 3,
         "keepalives_count": 3,
@@ -85,15 +100,15 @@ def connect_options(
     }
     options = {name: value for name, value in defaults.items() if name not in given}
     options["options"] = " ".join([*settings, str(given.get("options") or "")]).strip()
-    # Named statements would pin one plan for every window and every tenant, and cross a pooler
-    # badly; planning costs a fraction of what these statements do.
+    # Prepared statements would use one plan for every window and every tenant, and do not work
+    # well through a pooler; planning costs a fraction of the execution of these statements.
     options["prepare_threshold"] = None
     return options
 
 
 @contextmanager
 def postgres_errors() -> Iterator[None]:
-    """Turns every failure to get an answer into `StoreUnavailable`; other errors pass."""
+    """Raise StoreUnavailable for every failure to get an answer; other errors pass."""
     try:
         yield
     except TimeoutError:
@@ -120,29 +135,31 @@ async def transaction(
     snapshot: bool = False,
     timeout_s: float = TRANSACTION_TIMEOUT_S,
 ) -> AsyncIterator[Connection]:
-    """One transaction on a connection of `pool`: committed at the end, rolled back on an error.
+    """Run a transaction on a connection of `pool`: commit at the end, roll back on an error.
 
-    `snapshot`: all its statements see the database as of the first one. Raises StoreUnavailable
-    when Postgres cannot be reached, gives up a statement, or says nothing for `timeout_s`."""
+    With `snapshot` all statements see the database as of the first one. Raises StoreUnavailable
+    if Postgres cannot be reached, cancels a statement, or does not answer within `timeout_s`.
+    """
     level = IsolationLevel.REPEATABLE_READ if snapshot else IsolationLevel.READ_COMMITTED
     with postgres_errors(), cancellable():
         async with asyncio.timeout(timeout_s), pool.connection() as connection:
-            # Attributes of the client: they go with the BEGIN, at no round trip of their own.
+            # Attributes of the client: they are sent with BEGIN, without an extra round trip.
             await connection.set_isolation_level(level)
             await connection.set_read_only(read_only)
             async with connection.transaction():
                 yield connection
 
 
-#: Reads that nobody waits for any more, until they have given up.
+#: Reads whose caller has stopped waiting, until they end. Keeps a reference to the tasks.
 _abandoned: set[asyncio.Task[Any]] = set()
 
 
 async def bounded(read: Coroutine[Any, Any, T], timeout_s: float) -> T:
-    """What `read` returns, if it does within `timeout_s`; else raises StoreUnavailable.
+    """Return the result of `read`; raise StoreUnavailable if it takes longer than `timeout_s`.
 
-    For reads. A cancelled statement asks a frozen server to stop, and waits up to 10 s for its
-    answer: whoever gives up, or is cancelled, does not wait for that."""
+    For reads only. Cancelling a statement on a frozen server waits up to 10 s for its answer; a
+    caller that times out, or is cancelled, does not wait for that.
+    """
     task = asyncio.create_task(read)
     try:
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
@@ -159,11 +176,11 @@ async def bounded(read: Coroutine[Any, Any, T], timeout_s: float) -> T:
 def _forget(task: asyncio.Task[Any]) -> None:
     _abandoned.discard(task)
     if not task.cancelled():
-        task.exception()  # seen: or asyncio would complain that nobody looked
+        task.exception()  # retrieved, or asyncio would log that it never was
 
 
 async def ping(pool: Pool, *, timeout_s: float = 2 * CHECKOUT_TIMEOUT_S) -> None:
-    """Returns when Postgres answers a statement; raises StoreUnavailable otherwise."""
+    """Return when Postgres answers a statement. Raises StoreUnavailable."""
     await bounded(_ping(pool), timeout_s)
 
 

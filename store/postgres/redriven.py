@@ -1,4 +1,4 @@
-"""Which dead letters were redriven, and which of their events history has anyway."""
+"""Dead letters that were redriven, and events of dead letters that history already has."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _MARKED: Final = load("redriven_marked")
 _MARK: Final = load("redriven_mark")
 _KNOWN: Final = load("known_identities")
 
-#: Where a letter came from: log (topic id), partition, offset.
-Place = tuple[str, int, int]
+#: Position of the record that a dead letter was made of: topic id, partition, offset.
+Source = tuple[str, int, int]
 
 
 class RedrivenDeadLetters:
-    """Every method raises StoreUnavailable."""
+    """Record of the redriven dead letters. Every method raises StoreUnavailable."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def marked(self, sources: Sequence[Place]) -> dict[int, datetime]:
-        """Place in `sources` -> when it was redriven (UTC), of those that were."""
+    async def marked(self, sources: Sequence[Source]) -> dict[int, datetime]:
+        """Return index in `sources` -> time of its redrive (UTC), of the redriven ones."""
         async with transaction(self._pool, read_only=True) as connection:
             cursor = await connection.execute(_MARKED, _columns(sources))
-            return {place - 1: at.astimezone(UTC) for place, at in await cursor.fetchall()}
+            return {ordinal - 1: at.astimezone(UTC) for ordinal, at in await cursor.fetchall()}
 
-    async def mark(self, sources: Sequence[Place]) -> None:
-        """From now on these are redriven. The first time stays."""
+    async def mark(self, sources: Sequence[Source]) -> None:
+        """Record these as redriven now; an earlier time of redrive is kept."""
         async with transaction(self._pool) as connection:
             await connection.execute(_MARK, _columns(sources))
 
     async def stored(self, events: Sequence[Event]) -> set[int]:
-        """Places in `events` of those whose identity history has."""
+        """Return the indexes in `events` of the events whose identity is in history."""
         async with transaction(self._pool, read_only=True) as connection:
             cursor = await connection.execute(
                 _KNOWN,
@@ -46,10 +46,10 @@ class RedrivenDeadLetters:
                     "event_ids": [UUID(bytes=event.event_id) for event in events],
                 },
             )
-            return {place - 1 for (place,) in await cursor.fetchall()}
+            return {ordinal - 1 for (ordinal,) in await cursor.fetchall()}
 
 
-def _columns(sources: Sequence[Place]) -> dict[str, Any]:
+def _columns(sources: Sequence[Source]) -> dict[str, Any]:
     return {
         "logs": [topic_id for topic_id, _, _ in sources],
         "partitions": [partition for _, partition, _ in sources],

@@ -1,4 +1,4 @@
-"""All of a tenant's history, read once, for a rebuild: one snapshot of rows and watermarks."""
+"""Replay of a tenant's history for a rebuild: one snapshot of rows and watermarks."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from store.records import Event, SourcedEvent
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
-_TIMEOUT_S: Final = 6 * 3600.0  # a rebuild of a large tenant is long; each fetch is short
+_TIMEOUT_S: Final = 6 * 3600.0  # a rebuild of a large tenant takes long; each fetch is short
 
 
 class Replay(NamedTuple):
+    """All rows of a tenant, in batches."""
+
     positions: Sequence[Position]
-    """Of every log there ever was: history has what is below."""
+    """Next offset of every partition of every topic id: history has all offsets below."""
     rows: int
     batches: AsyncIterator[list[SourcedEvent]]
-    """The offsets are places in this replay, from 0; not those of a log."""
+    """The offset of an event is its index in this replay, from 0; not a Kafka offset."""
 
 
 @asynccontextmanager
 async def replay(pool: Pool, tenant: str, *, batch_events: int) -> AsyncIterator[Replay]:
-    """The tenant's rows as of now. Raises StoreUnavailable."""
+    """Yield the tenant's rows as of now. Raises StoreUnavailable."""
     async with transaction(pool, read_only=True, snapshot=True, timeout_s=_TIMEOUT_S) as connection:
-        marks = await (
-            await connection.execute("SELECT log, partition, next_offset FROM history_watermarks")
-        ).fetchall()
+        watermarks = await (await connection.execute(load("watermarks"))).fetchall()
         counted = await (
             await connection.execute(
                 "SELECT count(*) FROM interaction_history WHERE tenant_id = %s", (tenant,)
@@ -40,18 +40,18 @@ async def replay(pool: Pool, tenant: str, *, batch_events: int) -> AsyncIterator
         assert counted is not None
 
         async def batches() -> AsyncIterator[list[SourcedEvent]]:
-            place = 0
+            index = 0
             async with connection.cursor(name="replay") as cursor:
                 await cursor.execute(load("replay"), {"tenant": tenant})
                 while rows := await cursor.fetchmany(batch_events):
-                    yield [_event(tenant, place + i, row) for i, row in enumerate(rows)]
-                    place += len(rows)
+                    yield [_event(tenant, index + i, row) for i, row in enumerate(rows)]
+                    index += len(rows)
 
-        positions = [Position(str(topic_id), p, offset) for topic_id, p, offset in marks]
+        positions = [Position(str(topic_id), p, offset) for topic_id, p, offset in watermarks]
         yield Replay(positions, counted[0], batches())
 
 
-def _event(tenant: str, place: int, row: Sequence[Any]) -> SourcedEvent:
+def _event(tenant: str, index: int, row: Sequence[Any]) -> SourcedEvent:
     event_id, customer, offer, creative, channel, outcome, occurred_at, recorded_at = row
     event = Event(
         event_id=event_id.bytes,
@@ -69,4 +69,4 @@ def _event(tenant: str, place: int, row: Sequence[Any]) -> SourcedEvent:
         conversion_value=None,
         context=None,
     )
-    return SourcedEvent(event, place, (recorded_at - _EPOCH) // _MS)
+    return SourcedEvent(event, index, (recorded_at - _EPOCH) // _MS)

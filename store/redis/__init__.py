@@ -1,0 +1,12 @@
+"""Counters in Redis or Valkey.
+
+- `client`: connections, conversion of errors, calls of Lua scripts.
+- `keys`: the names of all keys. `lua/`: the scripts; `lua/layout.lua` describes the records.
+- `generations`: create, build, swap, roll back and drop a tenant's generation; its watermarks.
+- `counters`: commit a batch, roll to a new day, read a page; `open_counters`.
+- `reports`: progress, arrival watermarks and incidents, as workers report them.
+- `owners`: claims of partitions by workers.
+
+Order of a tenant's life: `generations.create`, then `counters.commit` per batch and
+`counters.roll` per day; readers call `counters.read`.
+"""

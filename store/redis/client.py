@@ -1,4 +1,4 @@
-"""Connections to Redis or Valkey, alone or as a cluster."""
+"""Connections to Redis or Valkey, standalone or cluster, and calls of Lua scripts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ Client = Redis | RedisCluster
 
 
 def make_client(settings: Settings, *, timeout_s: float, retries: int) -> Client:
-    """A client that answers bytes. Readers want a short `timeout_s` and no retries, so that the
-    fallback starts at once; writers may retry, as every script that changes something is fenced.
+    """Return a client that answers bytes.
+
+    Readers use a short `timeout_s` and no retries, so that the fallback starts at once. Writers
+    may retry, as every script that changes something compares before it sets.
     """
     retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries)
     if settings.redis_cluster:
@@ -42,14 +44,28 @@ def make_client(settings: Settings, *, timeout_s: float, retries: int) -> Client
         decode_responses=False,
     )
     plain = pool.connection_class  # TCP, TLS or a Unix socket, as the URL says
-    pool.connection_class = type(plain.__name__, (_LeavesReplica, plain), {})
+    pool.connection_class = type(plain.__name__, (_ReconnectOnReadOnly, plain), {})
     return Redis.from_pool(pool)
 
 
-class _LeavesReplica(AbstractConnection):
-    """A connection that is not used again once its server says that it only reads: what was the
-    primary is a replica now, and the next connection shall look who is it. Each connection leaves
-    by itself, on its release, as closing the whole pool would cut off others in mid-command."""
+@asynccontextmanager
+async def open_client(
+    settings: Settings, *, timeout_s: float, retries: int
+) -> AsyncIterator[Client]:
+    """Yield a client made by `make_client`, and close it at the end."""
+    client = make_client(settings, timeout_s=timeout_s, retries=retries)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+class _ReconnectOnReadOnly(AbstractConnection):
+    """Connection that is replaced once its server answers that it is read-only.
+
+    The former primary is then a replica, and the next connection finds the new primary. Each
+    connection is closed on its own release: closing the whole pool would interrupt other commands.
+    """
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
@@ -61,7 +77,7 @@ class _LeavesReplica(AbstractConnection):
 
 @asynccontextmanager
 async def redis_errors() -> AsyncIterator[None]:
-    """Turns what the driver raises when Redis cannot be used into StoreUnavailable."""
+    """Raise StoreUnavailable for every error of the driver inside the block."""
     try:
         with cancellable():
             yield
@@ -69,20 +85,32 @@ async def redis_errors() -> AsyncIterator[None]:
         raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
 
 
+async def memory_bytes(client: Client) -> int:
+    """Return the bytes of memory that Redis uses, summed over the nodes of a cluster.
+
+    Raises StoreUnavailable.
+    """
+    async with redis_errors():
+        info: Any = await client.info("memory")
+    # A cluster answers with one entry per node.
+    nodes = [info] if "used_memory" in info else info.values()
+    return sum(node["used_memory"] for node in nodes)
+
+
 class Script:
-    """A Lua script of this package, sent by its hash and in full only where Redis lacks it."""
+    """Lua script of this package, called by its hash, and sent in full only if Redis lacks it."""
 
     def __init__(self, name: str, *, read_only: bool = False) -> None:
         lua = resources.files("store.redis.lua")
         flags = " flags=no-writes" if read_only else ""
         parts = ["layout", name] if read_only else ["layout", "common", name]
-        # The shebang makes Redis refuse the whole script, not its middle, when memory is full.
+        # With a shebang, Redis refuses the whole script when memory is full, not a part of it.
         text = "\n".join((lua / f"{part}.lua").read_text() for part in parts)
         self._text = f"#!lua{flags}\n{text}"
         self.sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Client, key: str, *args: str | int | bytes) -> list[Any]:
-        """Runs the script with the one key that routes it; raises StoreUnavailable."""
+        """Run the script with the one key that routes it. Raises StoreUnavailable."""
         async with redis_errors():
             try:
                 return await _answer(client.evalsha(self.sha, 1, key, *args))

@@ -1,8 +1,12 @@
-"""The counters in Redis: each method is one script or one pipeline. See lua/ for the scripts."""
+"""Counters in Redis: commit a batch, roll the windows to a new day, read a page.
+
+Each method is one script or one pipeline; the scripts are in `lua/`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
@@ -14,12 +18,14 @@ from store.counters import (
     Generation,
     Refused,
     Rolled,
+    TenantOverview,
 )
 from store.records import CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
-from store.redis.client import Client, Script, redis_errors
-from store.redis.generations import RedisGenerations
-from store.redis.keys import GROUPING_CODES, mark_field
+from store.redis.client import Client, Script, open_client, redis_errors
+from store.redis.generations import RedisGenerations, overview
+from store.redis.keys import GROUPING_CODES, watermark_field
 from store.redis.reports import RedisReports
+from store.settings import Settings
 from store.windows import DAY_MS, Period, from_tiles
 
 #: Length of a slot of remembered identities, in event arrival time.
@@ -31,17 +37,20 @@ _PERIOD_CODES: Final[dict[Period, str]] = {
     "alltime": "a",
 }
 _GROUPINGS: Final[dict[bytes, Grouping]] = {v.encode(): k for k, v in GROUPING_CODES.items()}
-#: A window that no period has.
+#: Code of an exact window, which no period has.
 _EXACT_CODE: Final = "x"
-#: Where a record's `s` has the counts of a window, after each code: see lua/layout.lua.
-_PLACE_OF_WINDOW: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
+#: Offset of a window's count after each outcome type code in a record's `s`: see lua/layout.lua.
+_WINDOW_INDEX: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.decode
 
 
 class RedisCounters(RedisGenerations):
-    """Counters in Redis: commit, roll and read. A `store.counters.CounterStore`."""
+    """The `store.counters.CounterStore` in Redis: generations, and the counts in them.
+
+    `reports` holds what workers report about themselves.
+    """
 
     def __init__(
         self,
@@ -51,22 +60,30 @@ class RedisCounters(RedisGenerations):
         dedup_horizon_h: int = 48,
         groups_max: int = 5_000_000,
     ) -> None:
-        """`dedup_horizon_h`: how long an identity is remembered at least; 0 = never. `groups_max`:
-        groups of one grouping, before the next ones count as one."""
+        """Prepare the scripts; no command is sent.
+
+        `dedup_horizon_h` is the minimum time in hours that an identity is remembered (0 = never).
+        Once a grouping has `groups_max` groups, all further ones count as one group.
+        """
         super().__init__(client, prefix)
         self.reports = RedisReports(client, prefix)
         self._groups_max = groups_max
         self._slots_back = -(-dedup_horizon_h // 24)
-        self._commit_script = Script("commit")
-        self._roll_script = Script("roll")
-        self._read_script = Script("read", read_only=True)
+        self._commit = Script("commit")
+        self._roll = Script("roll")
+        self._read = Script("read", read_only=True)
+
+    async def ping(self) -> None:
+        """Return when Redis answers. Raises StoreUnavailable."""
+        async with redis_errors():
+            await self._client.ping()
 
     async def read(self, question: Question) -> CounterPage | Incomplete:
-        """One page from one snapshot. Raises StoreUnavailable."""
+        """Return one page from one snapshot. Raises StoreUnavailable."""
         period, start = question.period, question.window.start_day
         if period is None and not from_tiles(question.window, question.today):
             return Incomplete("no_period")
-        answer = await self._read_script(
+        answer = await self._read(
             self._client,
             self._keys.active(question.tenant),
             GROUPING_CODES[question.group_by],
@@ -81,17 +98,25 @@ class RedisCounters(RedisGenerations):
             return Incomplete(answer[0].decode())
         _, version, types, total, ids, counts, uniques = answer
         names = _unpack(types) if types else []
-        place = _PLACE_OF_WINDOW.get(period, 0) if period else 0
+        index = _WINDOW_INDEX.get(period, 0) if period else 0
         groups = []
         for i, name in enumerate(ids):
             flat = _unpack(counts[i])
-            if place:  # due, code, weekly, monthly, alltime, code, ...
-                codes, numbers = flat[1::4], flat[1 + place :: 4]
+            if index:  # due, code, weekly, monthly, alltime, code, ...
+                codes, numbers = flat[1::4], flat[1 + index :: 4]
             else:
                 codes, numbers = flat[::2], flat[1::2]
             by_type = {names[c]: n for c, n in zip(codes, numbers, strict=True) if n}
             groups.append(GroupCounts(name.decode(), by_type, uniques[i] if uniques else None))
         return CounterPage(Page(groups, total), int(version))
+
+    async def announce_catalog(self, tenant: str, version: int) -> None:
+        """Publish the tenant's catalog version: each reader gets it with its next read.
+
+        Raises StoreUnavailable.
+        """
+        async with redis_errors():
+            await self._client.set(self._keys.catalog(tenant), version)
 
     async def commit(
         self,
@@ -103,14 +128,17 @@ class RedisCounters(RedisGenerations):
         next_offset: int,
         deltas: Deltas,
     ) -> Committed | Duplicates | Refused:
-        """Counts one batch and moves the watermark from `expected_offset` (None = there is none) to
-        `next_offset`, in one script. Safe to repeat: what is committed is then refused."""
-        answer = await self._commit_script(
+        """Count one batch and move the watermark to `next_offset`, in one script.
+
+        `expected_offset` is the watermark before (None = there is none). Safe to repeat: a batch
+        that is already committed is refused. Raises StoreUnavailable.
+        """
+        answer = await self._commit(
             self._client,
             self._keys.active(generation.tenant),
             generation.number,
             generation.day,
-            mark_field("w", topic_id, partition),
+            watermark_field("w", topic_id, partition),
             "" if expected_offset is None else expected_offset,
             next_offset,
             generation.build_token,
@@ -128,8 +156,8 @@ class RedisCounters(RedisGenerations):
             *(deltas.identities if self._slots_back else ()),
         )
         if answer[0] == b"ok":
-            over = zip(answer[1::2], answer[2::2], strict=True)
-            return Committed([(_GROUPINGS[letter], n) for letter, n in over] if answer[1:] else ())
+            overflow = zip(answer[1::2], answer[2::2], strict=True)
+            return Committed([(_GROUPINGS[code], n) for code, n in overflow] if answer[1:] else ())
         if answer[0] == b"duplicates":
             return Duplicates(sorted(set(answer[1:])))
         return Refused(*(int(v) if v else None for v in answer[1:4]))
@@ -137,10 +165,13 @@ class RedisCounters(RedisGenerations):
     async def roll(
         self, generation: Generation, target_day: int, *, now_ms: int, records_max: int
     ) -> Rolled | Refused:
-        """Moves the window day to `target_day` (never back) and rolls up to `records_max` due
-        records; call again until finished. Forgets identities that arrived longer than the horizon
-        before `now_ms`, so that must be a time since when nothing has arrived that is not read."""
-        answer = await self._roll_script(
+        """Move the window day to `target_day` and roll up to `records_max` due records.
+
+        The window day never moves back. Call again until the answer is finished. Identities that
+        arrived longer than the horizon before `now_ms` are forgotten, so `now_ms` must not be
+        later than the arrival watermark. Raises StoreUnavailable.
+        """
+        answer = await self._roll(
             self._client,
             self._keys.active(generation.tenant),
             generation.number,
@@ -153,19 +184,34 @@ class RedisCounters(RedisGenerations):
             return Rolled(int(answer[1]), answer[2] == 1, answer[3])
         return Refused(int(answer[1]) if answer[1] else None, None, None)
 
-    async def announce_catalog(self, tenant: str, version: int) -> None:
-        """Tells all readers, with their next read, that the tenant's catalog has changed."""
-        async with redis_errors():
-            await self._client.set(self._keys.catalog(tenant), version)
+    async def overview(self) -> list[TenantOverview]:
+        """Return the state of every tenant's generation. Raises StoreUnavailable."""
+        return await overview(self._client, self._keys, self)
 
-    async def ping(self) -> None:
-        async with redis_errors():
-            await self._client.ping()
-
-    async def note_lost(self, topic_id: str, partition: int, first: int, offsets: int) -> None:
-        """See `RedisReports.note_lost`."""
-        await self.reports.note_lost(topic_id, partition, first, offsets)
+    async def note_lost(
+        self, topic_id: str, partition: int, first_offset: int, offsets: int
+    ) -> None:
+        """Record lost offsets; see `RedisReports.note_lost`."""
+        await self.reports.note_lost(topic_id, partition, first_offset, offsets)
 
     async def last_lost(self, topic_id: str) -> Mapping[int, int]:
-        """See `RedisReports.last_lost`."""
+        """Return the last loss of each partition; see `RedisReports.last_lost`."""
         return await self.reports.last_lost(topic_id)
+
+
+@asynccontextmanager
+async def open_counters(
+    settings: Settings, *, timeout_s: float | None = None, retries: int = 0
+) -> AsyncIterator[RedisCounters]:
+    """Yield the counters that `settings` name, and close their connections at the end.
+
+    `timeout_s` bounds each answer of Redis; the default is REDIS_TIMEOUT_S.
+    """
+    timeout_s = settings.redis_timeout_s if timeout_s is None else timeout_s
+    async with open_client(settings, timeout_s=timeout_s, retries=retries) as client:
+        yield RedisCounters(
+            client,
+            settings.redis_prefix,
+            dedup_horizon_h=settings.dedup_horizon_h,
+            groups_max=settings.keys_per_grouping_max,
+        )

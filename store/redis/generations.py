@@ -1,6 +1,6 @@
-"""Generations of a tenant's counters in Redis: created, built, swapped, dropped, watermarks.
+"""Generations of counters in Redis: created, built, swapped, rolled back and dropped.
 
-Each method is one script or one pipeline; see lua/ for the scripts.
+Each method is one script or one pipeline; the scripts are in `lua/`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from typing import Any, Final
 from store.counters import Generation, Position, TenantOverview
 from store.records import GROUPINGS, Grouping
 from store.redis.client import Client, Script, redis_errors
-from store.redis.keys import GROUPING_CODES, Keys, mark_field
+from store.redis.keys import GROUPING_CODES, Keys, watermark_field
 
-#: Maximum keys that one call of the drop script deletes: a few milliseconds.
+#: Maximum number of keys that one call of the `drop` script deletes: a few milliseconds.
 DROP_KEYS: Final = 1_000
 
 
 class RedisGenerations:
-    """Lifecycle and watermarks of generations. Every method raises StoreUnavailable."""
+    """Generations and watermarks of all tenants. Every method raises StoreUnavailable."""
 
     def __init__(self, client: Client, prefix: str) -> None:
-        self._client: Any = client  # the driver's types cover answers of str and of bytes
+        self._client: Any = client  # the driver's types allow answers of both str and bytes
         self._keys = Keys(prefix)
-        self._create_script = Script("create")
-        self._admit_script = Script("admit")
-        self._swap_script = Script("swap")
-        self._rollback_script = Script("rollback")
-        self._drop_script = Script("drop")
+        self._create = Script("create")
+        self._admit = Script("admit")
+        self._swap = Script("swap")
+        self._rollback = Script("rollback")
+        self._drop = Script("drop")
 
     async def generation(self, tenant: str) -> Generation | None:
+        """Return the tenant's active generation, or None if it has none."""
         async with redis_errors():
             active = await self._client.get(self._keys.active(tenant))
             if active is None:
@@ -40,21 +41,23 @@ class RedisGenerations:
         if meta[0] is None:
             return None
         return Generation(
-            tenant,
-            int(active),
-            int(meta[0]),
-            meta[1].decode(),
-            meta[2] == b"1",
-            int(meta[3]),
+            tenant=tenant,
+            number=int(active),
+            day=int(meta[0]),
+            timezone=meta[1].decode(),
+            complete=meta[2] == b"1",
+            rolled=int(meta[3]),
         )
 
     async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have a generation, sorted."""
         async with redis_errors():
             names = await self._client.smembers(self._keys.tenants)
         return sorted(name.decode() for name in names)
 
     async def refused(self, tenants: Sequence[str], tenants_max: int) -> Sequence[str]:
-        answer = await self._admit_script(self._client, self._keys.tenants, tenants_max, *tenants)
+        """Return the new tenants beyond `tenants_max`; reserve a slot for the others."""
+        answer = await self._admit(self._client, self._keys.tenants, tenants_max, *tenants)
         return [name.decode() for name in answer]
 
     async def create(
@@ -66,10 +69,13 @@ class RedisGenerations:
         complete: bool,
         watermarks: Sequence[Position],
     ) -> Generation:
-        # Listed first: a tenant listed without a generation is harmless, the other way is not.
+        """Create the tenant's first generation, or return the one that exists."""
+        # Listed first: a tenant listed without a generation is harmless, the opposite is not.
         async with redis_errors():
             await self._client.sadd(self._keys.tenants, tenant)
-        await self._new_generation(tenant, day, timezone, complete, "", watermarks)
+        await self._new_generation(
+            tenant, day=day, timezone=timezone, complete=complete, token="", watermarks=watermarks
+        )
         generation = await self.generation(tenant)
         assert generation is not None
         return generation
@@ -83,25 +89,38 @@ class RedisGenerations:
         token: str,
         watermarks: Sequence[Position],
     ) -> Generation:
-        number = await self._new_generation(tenant, day, timezone, False, token, watermarks)
-        return Generation(tenant, number, day, timezone, False, day, token)
+        """Create a generation beside the active one; `token` is needed to change it."""
+        number = await self._new_generation(
+            tenant, day=day, timezone=timezone, complete=False, token=token, watermarks=watermarks
+        )
+        return Generation(
+            tenant=tenant,
+            number=number,
+            day=day,
+            timezone=timezone,
+            complete=False,
+            rolled=day,
+            build_token=token,
+        )
 
     async def _new_generation(
         self,
         tenant: str,
+        *,
         day: int,
         timezone: str,
         complete: bool,
         token: str,
         watermarks: Sequence[Position],
     ) -> int:
-        marks: list[str | int] = []
-        for mark in watermarks:
+        fields: list[str | int] = []
+        for position in watermarks:
             for kind in ("w", "f"):
-                marks += [mark_field(kind, mark.topic_id, mark.partition), mark.offset]
+                field = watermark_field(kind, position.topic_id, position.partition)
+                fields += [field, position.offset]
         async with redis_errors():
             number = int(await self._client.incr(self._keys.last(tenant)))
-        await self._create_script(
+        await self._create(
             self._client,
             self._keys.active(tenant),
             number,
@@ -109,89 +128,102 @@ class RedisGenerations:
             timezone,
             int(complete),
             token,
-            *marks,
+            *fields,
         )
         return number
 
     async def swap(self, building: Generation) -> bool:
-        # Listed first, as in `create`: it may be the tenant's first, after a flush.
+        """Make a generation under construction the active one; return False if it is not that."""
+        # Listed first, as in `create`: it may be the tenant's first one after a flush.
         async with redis_errors():
             await self._client.sadd(self._keys.tenants, building.tenant)
-        answer = await self._swap_script(
+        answer = await self._swap(
             self._client, self._keys.active(building.tenant), building.number, building.build_token
         )
         return bool(answer[0] == b"ok")
 
     async def rollback(self, tenant: str) -> int | None:
+        """Activate the previous generation; return its number, or None if there is none."""
         active = await self.generation(tenant)
         if active is None:
             return None
-        answer = await self._rollback_script(self._client, self._keys.active(tenant), active.number)
+        answer = await self._rollback(self._client, self._keys.active(tenant), active.number)
         return int(answer[1]) if answer[0] == b"ok" else None
 
     async def drop(self, generation: Generation) -> None:
+        """Delete a generation that is not active, DROP_KEYS keys per call of the script."""
         more = 1
         while more:
-            more, _ = await self._drop_script(
+            more, _ = await self._drop(
                 self._client, self._keys.active(generation.tenant), generation.number, DROP_KEYS
             )
 
     async def mark_complete(self, generation: Generation) -> None:
+        """Allow the generation to answer questions."""
         async with redis_errors():
             await self._client.hset(
                 self._keys.meta(generation.tenant, generation.number), "complete", "1"
             )
 
     async def watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
-        return await self._marks(generation, "w", topic_id)
+        """Return partition -> next offset to count."""
+        return await self._watermarks(generation, "w", topic_id)
 
     async def first_watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
-        return await self._marks(generation, "f", topic_id)
+        """Return partition -> the watermark that the generation was created with."""
+        return await self._watermarks(generation, "f", topic_id)
 
     async def all_watermarks(self, generation: Generation) -> Mapping[tuple[str, int], int]:
-        """(log, partition) -> next offset to count, of every log the generation ever counted."""
-        async with redis_errors():
-            meta = await self._client.hgetall(self._keys.meta(generation.tenant, generation.number))
+        """Return (topic id, partition) -> next offset, of every topic id ever counted."""
         found = {}
-        for field, value in meta.items():
+        for field, value in (await self._meta(generation)).items():
             kind, _, rest = field.decode().partition(":")
             if kind == "w" and not rest.startswith("rebuild:"):
                 topic_id, _, partition = rest.rpartition(":")
                 found[topic_id, int(partition)] = int(value)
         return found
 
-    async def _marks(self, generation: Generation, kind: str, topic_id: str) -> Mapping[int, int]:
-        async with redis_errors():
-            meta = await self._client.hgetall(self._keys.meta(generation.tenant, generation.number))
-        start = mark_field(kind, topic_id, 0)[:-1].encode()
+    async def _watermarks(
+        self, generation: Generation, kind: str, topic_id: str
+    ) -> Mapping[int, int]:
+        meta = await self._meta(generation)
+        start = watermark_field(kind, topic_id, 0)[:-1].encode()
         return {int(k[len(start) :]): int(v) for k, v in meta.items() if k.startswith(start)}
 
-    async def overview(self) -> list[TenantOverview]:
-        """Every tenant's generation at a glance."""
-        found = []
-        for tenant in await self.tenants():
-            generation = await self.generation(tenant)
-            if generation is None:
-                continue
-            groups: dict[Grouping, int] = {}
-            async with redis_errors():
-                meta = self._keys.meta(tenant, generation.number)
-                fields = ["rolled", *(f"over:{GROUPING_CODES[grouping]}" for grouping in GROUPINGS)]
-                rolled, *over = await self._client.hmget(meta, fields)
-                for grouping in GROUPINGS:
-                    groups[grouping] = await self._client.zcard(
-                        self._keys.rank(tenant, generation.number, grouping, "a")
-                    )
-            found.append(
-                TenantOverview(
-                    tenant,
-                    generation.number,
-                    generation.complete,
-                    generation.day,
-                    int(rolled),
-                    generation.timezone,
-                    groups,
-                    {g: int(n) for g, n in zip(GROUPINGS, over, strict=True) if n},
-                )
+    async def _meta(self, generation: Generation) -> Mapping[bytes, bytes]:
+        async with redis_errors():
+            meta: dict[bytes, bytes] = await self._client.hgetall(
+                self._keys.meta(generation.tenant, generation.number)
             )
-        return found
+        return meta
+
+
+async def overview(client: Any, keys: Keys, generations: RedisGenerations) -> list[TenantOverview]:
+    """Return the state of every tenant's generation. Raises StoreUnavailable."""
+    found = []
+    for tenant in await generations.tenants():
+        generation = await generations.generation(tenant)
+        if generation is None:
+            continue
+        groups: dict[Grouping, int] = {}
+        async with redis_errors():
+            meta = keys.meta(tenant, generation.number)
+            fields = ["rolled", *(f"over:{GROUPING_CODES[grouping]}" for grouping in GROUPINGS)]
+            rolled, *overflow = await client.hmget(meta, fields)
+            for grouping in GROUPINGS:
+                groups[grouping] = await client.zcard(
+                    keys.rank(tenant, generation.number, grouping, "a")
+                )
+        found.append(
+            TenantOverview(
+                tenant=tenant,
+                generation=generation.number,
+                complete=generation.complete,
+                day=generation.day,
+                rolled=int(rolled),
+                timezone=generation.timezone,
+                groups=groups,
+                overflow={g: int(n) for g, n in zip(GROUPINGS, overflow, strict=True) if n},
+            )
+        )
+    return found

@@ -1,5 +1,8 @@
-"""The names of all keys. A tenant's keys share one hash tag, `{tenant/shard}`, so that each script
-is legal on a cluster; the shard is there for tenants too big for one slot and is 0 so far."""
+"""Names of all keys.
+
+A tenant's keys share one hash tag, `{tenant/shard}`, so that each script is legal on a cluster.
+The shard is reserved for tenants that are too big for one slot; so far it is 0.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Final, NamedTuple
 
 from store.records import Grouping
 
-#: The letter of a grouping in keys, scripts and the members of due sets.
+#: Code of a grouping in keys, scripts and the members of due sets.
 GROUPING_CODES: Final[dict[Grouping, str]] = {
     "action": "a",
     "treatment": "t",
@@ -16,65 +19,76 @@ GROUPING_CODES: Final[dict[Grouping, str]] = {
 }
 
 
-#: The group that counts for all those beyond the limit of a grouping.
+#: The group under which all groups beyond the limit of a grouping are counted.
 OTHER: Final = "__other__"
 
 
 class Keys(NamedTuple):
+    """Names of the keys below one prefix."""
+
     prefix: str
 
     def _base(self, tenant: str) -> str:
         return f"{self.prefix}:{{{tenant}/0}}:"
 
     def active(self, tenant: str) -> str:
-        """The number of the active generation. Scripts make all other keys from this one."""
+        """Return the key of the active generation's number; scripts derive all other keys."""
         return self._base(tenant) + "active"
 
     def last(self, tenant: str) -> str:
-        """The highest number that a generation of the tenant was given."""
+        """Return the key of the highest generation number that the tenant ever had."""
         return self._base(tenant) + "last"
 
     def catalog(self, tenant: str) -> str:
-        """The version of the tenant's catalog that an import announced last."""
+        """Return the key of the catalog version that an import announced last."""
         return self._base(tenant) + "catalog"
 
     def meta(self, tenant: str, generation: int) -> str:
-        """A generation's hash: day, rolled, timezone, complete, types, building, w:*, f:*, d:*,
-        over:<grouping letter> (interactions counted as OTHER)."""
+        """Return the key of a generation's hash.
+
+        Fields: day, rolled, timezone, complete, types, building, previous, w:*, f:*, d:*,
+        over:<grouping code> (interactions counted as OTHER).
+        """
         return f"{self._base(tenant)}{generation}:meta"
 
     def rank(self, tenant: str, generation: int, grouping: Grouping, period: str) -> str:
+        """Return the key of the sorted set of a grouping's groups in `period`."""
         return f"{self._base(tenant)}{generation}:r:{GROUPING_CODES[grouping]}:{period}"
 
     @property
     def tenants(self) -> str:
-        """A set of the tenants that have a generation."""
+        """Set of the tenants that have a generation."""
         return f"{self.prefix}:tenants"
 
     @property
     def progress(self) -> str:
-        """A hash: `<log>:<partition>` -> `next offset,end offset,time in ms`, and where events were
-        counted lately `,p50,p99,max` of their ms from arrival to count; kept by workers."""
+        """Hash: `<topic id>:<partition>` -> `next offset,end offset,time in ms`.
+
+        If events were counted recently, `,p50,p99,max` follow: ms from arrival to count. Workers
+        write it.
+        """
         return f"{self.prefix}:progress"
 
     @property
     def arrivals(self) -> str:
-        """A hash: `<log>:<partition>` -> all that arrived before this time, in ms, is counted; 0 =
-        that is not known."""
+        """Hash: `<topic id>:<partition>` -> arrival watermark in ms; 0 = unknown."""
         return f"{self.prefix}:arrivals"
 
     @property
     def owners(self) -> str:
-        """A hash: `<log>:<partition>` -> the worker that was given the partition last."""
+        """Hash: `<topic id>:<partition>` -> the worker that claimed the partition last."""
         return f"{self.prefix}:owners"
 
     @property
     def incidents(self) -> str:
-        """A hash of what happened to the log: `lost:<log>:<partition>:<first>` -> offsets that
-        retention took; `<kind>:<log>` -> time in ms of a log that was recreated or cut."""
+        """Hash of incidents of the topic.
+
+        `lost:<topic id>:<partition>:<first offset>` -> number of offsets that retention deleted;
+        `<kind>:<topic id>` -> time in ms at which the topic was recreated or truncated (`cut`).
+        """
         return f"{self.prefix}:incidents"
 
 
-def mark_field(kind: str, topic_id: str, partition: int) -> str:
-    """A field of meta. Kind `w`: the next offset to count; `f`: where counting began."""
+def watermark_field(kind: str, topic_id: str, partition: int) -> str:
+    """Return a field of meta. Kind `w`: next offset to count; `f`: offset counting began at."""
     return f"{kind}:{topic_id}:{partition}"

@@ -1,8 +1,9 @@
-"""Who reads a partition of the log now, as the workers say themselves when they are given one.
+"""Which worker reads a partition now, as claimed by the workers when they are assigned it.
 
-Kafka's group knows it too, but tells a worker that was away (frozen, cut off) only some time after
-it is back. Asked right before something that must not be done twice and that no fence of its own
-protects, these claims tell at once."""
+Kafka's group knows it too, but a worker that was frozen or disconnected learns it only some time
+after it is back. Before a step that must not be done twice, and that no compare-and-set protects,
+these claims answer at once.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +15,21 @@ from store.redis.keys import Keys
 
 
 class PartitionOwners:
-    """Both methods raise StoreUnavailable."""
+    """Claims of partitions by workers. Both methods raise StoreUnavailable."""
 
     def __init__(self, client: Client, prefix: str) -> None:
         self._client: Any = client
         self._key = Keys(prefix).owners
 
     async def claim(self, topic_id: str, partitions: Iterable[int], owner: str) -> None:
-        """From now on `owner` reads these partitions of `log`, and nobody else does."""
-        mine = {f"{topic_id}:{partition}": owner for partition in partitions}
-        if mine:
+        """Record `owner` as the only reader of these partitions of the topic."""
+        claims = {f"{topic_id}:{partition}": owner for partition in partitions}
+        if claims:
             async with redis_errors():
-                await self._client.hset(self._key, mapping=mine)
+                await self._client.hset(self._key, mapping=claims)
 
     async def owner(self, topic_id: str, partition: int) -> str | None:
-        """Who claimed the partition last; None = nobody, or Redis has lost it."""
+        """Return the worker that claimed the partition last, or None if Redis has no claim."""
         async with redis_errors():
             owner = await self._client.hget(self._key, f"{topic_id}:{partition}")
         return None if owner is None else str(owner.decode())

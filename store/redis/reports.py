@@ -1,4 +1,8 @@
-"""Reports of the workers in Redis: progress, arrival watermarks, incidents of the topic."""
+"""What workers report about themselves in Redis: progress, arrival watermarks and incidents.
+
+Counters do not depend on these reports. They serve `status`, the lag of the API, and the checks
+that a worker makes of its own counters.
+"""
 
 from __future__ import annotations
 
@@ -11,53 +15,34 @@ from store.counters import Incidents, LogChange, PartitionProgress, Visible
 from store.redis.client import Client, redis_errors
 from store.redis.keys import Keys
 
-#: Workers report twice a second; an older report does not describe the present.
+#: Workers report twice a second; an older report says nothing about the present.
 PROGRESS_OLD_MS: Final = 10_000
 
 
 class RedisReports:
-    """What workers report for lag and `status`. Every method raises StoreUnavailable."""
+    """Reports of the workers. Every method raises StoreUnavailable."""
 
     def __init__(self, client: Client, prefix: str) -> None:
-        self._client: Any = client  # the driver's types cover answers of str and of bytes
+        self._client: Any = client
         self._keys = Keys(prefix)
 
-    async def report_progress(self, marks: Sequence[PartitionProgress]) -> None:
-        if not marks:
-            return
-        fields = {
-            f"{m.topic_id}:{m.partition}": f"{m.next_offset},"
-            f"{'' if m.end_offset is None else m.end_offset},{m.at_ms}"
-            + "".join(f",{ms}" for ms in m.visible or ())
-            for m in marks
-        }
-        async with redis_errors():
-            await self._client.hset(self._keys.progress, mapping=fields)
+    async def instance(self) -> str:
+        """Return an id that changes when Redis restarts or another server takes over.
 
-    async def progress(self) -> list[PartitionProgress]:
-        """The last word of the workers on each partition, of any log they ever read."""
+        After such a change the last writes may be missing.
+        """
         async with redis_errors():
-            fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.progress)
-        found = []
-        for name, value in fields.items():
-            topic_id, _, partition = name.decode().rpartition(":")
-            next_offset, end, at_ms, *visible = value.decode().split(",")
-            found.append(
-                PartitionProgress(
-                    topic_id,
-                    int(partition),
-                    int(next_offset),
-                    int(end) if end else None,
-                    int(at_ms),
-                    Visible(*map(int, visible)) if visible else None,
-                )
-            )
-        return sorted(found)
+            if isinstance(self._client, RedisCluster):
+                infos = await self._client.info("server", target_nodes=RedisCluster.PRIMARIES)
+                return ",".join(sorted(str(info["run_id"]) for info in infos.values()))
+            return str((await self._client.info("server"))["run_id"])
 
     async def lag(self, now_ms: int) -> int | None:
-        """Events in the log that are not counted, as the workers reported them last; None =
-        nothing is known, or nothing new: no worker has a partition, or it hangs. A log that was
-        replaced is left out."""
+        """Return the number of events in the topic that are not counted, from the last reports.
+
+        None means unknown: there is no report, or no recent one, because no worker has the
+        partition or the worker hangs. Topic ids that were replaced are left out.
+        """
         progress = await self.progress()
         if not progress:
             return None
@@ -67,46 +52,88 @@ class RedisReports:
             return None
         return sum(max(0, (p.end_offset or 0) - p.next_offset) for p in current)
 
-    async def report_arrivals(self, topic_id: str, read: Mapping[int, int]) -> None:
-        """Partition of `log` -> all that arrived before this, in ms, has been counted."""
-        if read:
+    async def report_progress(self, progress: Sequence[PartitionProgress]) -> None:
+        """Store the progress of some partitions, replacing their previous reports."""
+        if not progress:
+            return
+        fields = {
+            f"{p.topic_id}:{p.partition}": f"{p.next_offset},"
+            f"{'' if p.end_offset is None else p.end_offset},{p.at_ms}"
+            + "".join(f",{ms}" for ms in p.visible or ())
+            for p in progress
+        }
+        async with redis_errors():
+            await self._client.hset(self._keys.progress, mapping=fields)
+
+    async def progress(self) -> list[PartitionProgress]:
+        """Return the last report on each partition, of every topic id that was ever read."""
+        async with redis_errors():
+            fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.progress)
+        found = []
+        for name, value in fields.items():
+            topic_id, _, partition = name.decode().rpartition(":")
+            next_offset, end, at_ms, *visible = value.decode().split(",")
+            found.append(
+                PartitionProgress(
+                    topic_id=topic_id,
+                    partition=int(partition),
+                    next_offset=int(next_offset),
+                    end_offset=int(end) if end else None,
+                    at_ms=int(at_ms),
+                    visible=Visible(*map(int, visible)) if visible else None,
+                )
+            )
+        return sorted(found)
+
+    async def report_arrivals(self, topic_id: str, watermarks: Mapping[int, int]) -> None:
+        """Store partition -> arrival watermark in ms: every earlier arrival has been counted."""
+        if watermarks:
             async with redis_errors():
                 await self._client.hset(
-                    self._keys.arrivals, mapping={f"{topic_id}:{p}": ms for p, ms in read.items()}
+                    self._keys.arrivals,
+                    mapping={f"{topic_id}:{p}": ms for p, ms in watermarks.items()},
                 )
 
     async def arrivals(self, topic_id: str | None = None) -> Mapping[int, int]:
-        """What was reported last; without `log` of the one that was read last."""
+        """Return partition -> arrival watermark in ms, as reported last.
+
+        Without `topic_id`, of the topic id with the latest arrival watermark.
+        """
         async with redis_errors():
             fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.arrivals)
-        places = [(*name.decode().rpartition(":")[::2], int(ms)) for name, ms in fields.items()]
+        found = [(*name.decode().rpartition(":")[::2], int(ms)) for name, ms in fields.items()]
         if topic_id is None:
-            topic_id = max(places, key=lambda place: place[2])[0] if places else ""
-        return {int(partition): ms for of, partition, ms in places if of == topic_id}
+            topic_id = max(found, key=lambda entry: entry[2])[0] if found else ""
+        return {int(partition): ms for of, partition, ms in found if of == topic_id}
 
-    async def note_lost(self, topic_id: str, partition: int, first: int, offsets: int) -> None:
+    async def note_lost(
+        self, topic_id: str, partition: int, first_offset: int, offsets: int
+    ) -> None:
+        """Record that `offsets` offsets from `first_offset` on were deleted before counting."""
         async with redis_errors():
             await self._client.hset(
-                self._keys.incidents, f"lost:{topic_id}:{partition}:{first}", offsets
+                self._keys.incidents, f"lost:{topic_id}:{partition}:{first_offset}", offsets
             )
 
     async def last_lost(self, topic_id: str) -> Mapping[int, int]:
+        """Return partition -> highest first offset of a loss; only partitions with a loss."""
         async with redis_errors():
             fields: list[bytes] = await self._client.hkeys(self._keys.incidents)
         last: dict[int, int] = {}
         for name in fields:
-            kind, _, place = name.decode().partition(":")
-            if kind == "lost" and place.startswith(f"{topic_id}:"):
-                _, partition, first = place.split(":")
-                last[int(partition)] = max(int(first), last.get(int(partition), 0))
+            kind, _, position = name.decode().partition(":")
+            if kind == "lost" and position.startswith(f"{topic_id}:"):
+                _, partition, first_offset = position.split(":")
+                last[int(partition)] = max(int(first_offset), last.get(int(partition), 0))
         return last
 
     async def note_log_change(self, kind: str, topic_id: str, at_ms: int) -> None:
-        """Remembers that `log` was recreated or cut."""
+        """Record that the topic was recreated or truncated (`kind`: `recreated` or `cut`)."""
         async with redis_errors():
             await self._client.hset(self._keys.incidents, f"{kind}:{topic_id}", at_ms)
 
     async def incidents(self) -> Incidents:
+        """Return the lost offsets and the topic changes recorded so far."""
         async with redis_errors():
             fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.incidents)
         lost = sum(int(v) for k, v in fields.items() if k.startswith(b"lost:"))
@@ -116,12 +143,3 @@ class RedisReports:
             if kind != "lost":
                 changes.append(LogChange(kind, topic_id, int(at_ms)))
         return Incidents(lost, sorted(changes, key=lambda c: c.at_ms))
-
-    async def instance(self) -> str:
-        """Changes when Redis was restarted or another server took over: what was written just
-        before may then be missing."""
-        async with redis_errors():
-            if isinstance(self._client, RedisCluster):
-                infos = await self._client.info("server", target_nodes=RedisCluster.PRIMARIES)
-                return ",".join(sorted(str(info["run_id"]) for info in infos.values()))
-            return str((await self._client.info("server"))["run_id"])

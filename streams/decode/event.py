@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from hashlib import blake2b
 from typing import Final
 
@@ -15,7 +14,6 @@ EVENT_TYPE: Final = "interaction.recorded.v1"
 
 ID_CHARS_MAX: Final = 128
 TEXT_CHARS_MAX: Final = 256
-TENANT_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def identity(

@@ -11,8 +11,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from store.records import DEFAULT_TENANT, Event
-from streams.decode.event import ID_CHARS_MAX, TENANT_PATTERN, TEXT_CHARS_MAX, build_event
+from store.records import DEFAULT_TENANT, Event, is_tenant
+from streams.decode.event import ID_CHARS_MAX, TEXT_CHARS_MAX, build_event
 
 _Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 _Identity = Annotated[str, Meta(min_length=1, max_length=TEXT_CHARS_MAX)]
@@ -66,7 +66,7 @@ def read_fast(value: bytes) -> Event | None:
             return None
     outcome = payload.outcomeTypeKey or payload.interactionType
     timestamp = payload.timestamp if payload.timestamp is not None else fallback
-    if outcome is None or timestamp is None or not TENANT_PATTERN.fullmatch(payload.tenantId):
+    if outcome is None or timestamp is None or not is_tenant(payload.tenantId):
         return None
     return build_event(
         timestamp,

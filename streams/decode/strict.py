@@ -26,11 +26,10 @@ from typing import Any, Final
 
 import msgspec
 
-from store.records import DEFAULT_TENANT, Event
+from store.records import DEFAULT_TENANT, Event, is_tenant
 from streams.decode.event import (
     EVENT_TYPE,
     ID_CHARS_MAX,
-    TENANT_PATTERN,
     TEXT_CHARS_MAX,
     build_event,
 )
@@ -179,7 +178,7 @@ def _tenant(payload: Mapping[str, Any]) -> str:
     tenant = payload.get("tenantId")
     if tenant is None:
         return DEFAULT_TENANT
-    if not isinstance(tenant, str) or not TENANT_PATTERN.fullmatch(tenant):
+    if not isinstance(tenant, str) or not is_tenant(tenant):
         allowed = "1 to 64 of the characters A-Z a-z 0-9 _ . -"
         raise InvalidEventError(Reason.BAD_FIELD, f"tenantId must be {allowed}")
     return tenant

@@ -1,4 +1,4 @@
-"""The reader as a process: it binds, serves, adds up its metrics, and leaves in order."""
+"""The reader as a process: it binds, serves, adds up its metrics, and stops in order."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_processes_whose_parent_was_killed_end_and_free_the_address(
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", client.base_url.port)) != 0
 
-        eventually(is_free, message="nobody listens")
+        eventually(is_free, message="the port is free")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The reader on real stores: one answer from either, and what it does when they fail."""
+"""The reader on real stores: equal answers from both, and its behaviour when they fail."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def some_events(count: int, seed: int = 7) -> list[Event]:
 
 
 def fill(settings: Settings, events: list[Event]) -> None:
-    """Puts `events` into both stores, as the stream would."""
+    """Write `events` to both stores, as a worker does."""
 
     async def both() -> None:
         client = make_client(settings, timeout_s=10, retries=0)
@@ -66,20 +66,23 @@ def fill(settings: Settings, events: list[Event]) -> None:
         finally:
             await client.aclose()
         async with make_pool(settings, max_size=1) as pool:
-            await HistoryWriter(pool).write(
-                topic="interactions",
-                topic_id=LOG,
-                partition=0,
-                first=None,
-                next_offset=len(events),
-                events=sourced(*events),
+            assert isinstance(
+                await HistoryWriter(pool).write(
+                    topic="interactions",
+                    topic_id=LOG,
+                    partition=0,
+                    expected_offset=None,
+                    next_offset=len(events),
+                    events=sourced(*events),
+                ),
+                int,
             )
 
     asyncio.run(both())
 
 
 def import_offers(settings: Settings, **names: str) -> None:
-    """Imports a catalog and announces it, as the command does."""
+    """Import a catalog and announce it, as `catalog import` does."""
 
     async def run() -> None:
         document = CatalogDocument(
@@ -99,7 +102,7 @@ def import_offers(settings: Settings, **names: str) -> None:
 
 @pytest.fixture
 def stores(redis_url: str, database_url: str) -> Settings:
-    # The budget is long where the test is not about it: this machine may be busy.
+    # The read budget is long where the test is not about it: the machine may be busy.
     return Settings(
         auth_mode="open", redis_url=redis_url, database_url=database_url, read_budget_ms=5_000
     )

@@ -15,9 +15,9 @@ from store.settings import Settings
 from store.windows import DAY_MS
 from streams.commit import CounterCommitter
 from streams.tenant_state import RewindRequired
-from tests.integration.test_rebuild import Stores, some_events
 from tests.support.contract import LOG, assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
+from tests.support.stores import Stores, some_events
 
 
 def committer_of(stores: Stores) -> CounterCommitter:
@@ -52,13 +52,16 @@ async def total_of(stores: Stores, tenant: str) -> int:
 async def store(stores: Stores, partition: int, batch: Sequence[Event], first: int | None) -> None:
     """Write the batch to history, from offset `first`, or from 0 if it is the first batch."""
     begin = first or 0
-    await stores.history.write(
-        topic="t",
-        topic_id=LOG,
-        partition=partition,
-        first=first,
-        next_offset=begin + len(batch),
-        events=sourced(*batch, first=begin),
+    assert isinstance(
+        await stores.history.write(
+            topic="t",
+            topic_id=LOG,
+            partition=partition,
+            expected_offset=first,
+            next_offset=begin + len(batch),
+            events=sourced(*batch, first=begin),
+        ),
+        int,
     )
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from store.settings import Settings
 from streams.commit import CounterCommitter
-from tests.integration.test_rebuild import Stores, some_events
 from tests.support.contract import LOG
 from tests.support.events import NOW_MS, sourced
+from tests.support.stores import Stores, some_events
 
 ROWS = 40
 

@@ -1,4 +1,4 @@
-"""If-None-Match: 304 as long as nothing changed that the body shows, and not longer."""
+"""If-None-Match: 304 while the body is unchanged, and a full response after a change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ READERS = ("counted", "historic")
 
 @pytest.fixture
 def check(redis_url: str, database_url: str) -> Check:
-    """Runs a body for one of the two readers, for a tenant with two actions on the page."""
+    """Return a function that runs a test body on one of the two readers.
+
+    The tenant has two actions on its page.
+    """
     stores = Settings(
         auth_mode="open", redis_url=redis_url, database_url=database_url, catalog_refresh_s=0.05
     )
@@ -41,14 +44,14 @@ def check(redis_url: str, database_url: str) -> Check:
 
 
 class Client:
-    """Asks one question again and again, with the ETag of the last full answer."""
+    """Client that repeats one question, with the ETag of its last full response."""
 
     def __init__(self, tenant: Tenant, reader: httpx.AsyncClient, query: str) -> None:
         self._tenant, self._reader, self._query = tenant, reader, query
         self.response: httpx.Response | None = None
 
     async def ask(self) -> bool:
-        """Whether it got a full answer; else it was told that it has the answer."""
+        """Send the question, and return whether the response was full and not a 304."""
         known = None if self.response is None else self.response.headers["etag"]
         response = await self._tenant.ask(self._query, of=self._reader, etag=known)
         if response.status_code == 304:
@@ -77,7 +80,7 @@ def test_it_holds_while_events_change_other_answers(
     check: Check, reader: str, elsewhere: dict[str, Any]
 ) -> None:
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
-        # The first row of the actions of today; and of two events elsewhere it shows nothing.
+        # The first row of the actions of today; two events of other groups do not change it.
         query = "days=1&limit=1" if "channel" not in elsewhere else "groupBy=treatment&days=1"
         client = Client(tenant, of, query)
         assert await client.ask()
@@ -111,10 +114,10 @@ def test_a_page_changes_with_its_rows_and_its_total_only(check: Check, reader: s
         first, second = (Client(tenant, of, f"days=1&limit=1&offset={n}") for n in (0, 1))
         assert await first.ask()
         assert await second.ask()
-        await tenant.commit([make_event(offer="blue")])  # is on the second page
+        await tenant.commit([make_event(offer="blue")])  # shown on the second page
         assert not await first.ask()
         assert await second.ask()
-        await tenant.commit([make_event(offer="new")])  # is on a third; both show the total
+        await tenant.commit([make_event(offer="new")])  # on a third page; both pages show the total
         assert await first.ask()
         assert await second.ask()
 
@@ -152,7 +155,7 @@ def test_a_name_that_is_shown_ends_it_and_another_does_not(check: Check, reader:
         await tenant.import_catalog(
             CatalogDocument(tenant="acme", offers=[OfferItem(id="gold", name="Gold card")])
         )
-        # The counters' reader is told of an import; the other looks after a while.
+        # Counters report the new catalog version; the other reader refreshes its cache after a while.
         if reader == "counted":
             assert await client.ask()
         else:
@@ -166,7 +169,7 @@ def test_a_name_that_is_shown_ends_it_and_another_does_not(check: Check, reader:
 
 
 def test_it_holds_over_a_fallback(check: Check) -> None:
-    """The tag is the body's, and the body is the same from history."""
+    """The ETag is that of the body, and history gives the same body."""
 
     async def body(pair: ReaderPair, tenant: Tenant, of: httpx.AsyncClient) -> None:
         counted = await tenant.ask("days=30", of=pair.counted)

@@ -1,5 +1,4 @@
-"""One question, one answer: whatever happened, whoever asks what and when, the body that comes from
-the counters, the one that comes from history and one worked out by hand are equal to the byte."""
+"""Parity: counters, history and the oracle give the same body, byte for byte."""
 
 from __future__ import annotations
 
@@ -53,7 +52,7 @@ _serial = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class ParityQuestion:
     tenant: int
     group_by: Grouping
     days: int
@@ -83,13 +82,13 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The clock goes on, something happens, the tenants roll before or after, and it is asked."""
+    """One step of a world: the clock advances, events are committed, and questions are asked."""
 
     now_ms: int
     roll_first: bool
     events: Sequence[tuple[int, Event]]
-    """Tenant (0 or 1) and event; some were there before."""
-    questions: Sequence[Asked]
+    """Tenant (0 or 1) and event; some were committed in an earlier step."""
+    questions: Sequence[ParityQuestion]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,7 @@ def changes_of(zone: str) -> Sequence[int]:
 
 @st.composite
 def catalogs(draw: st.DrawFn) -> CatalogDocument:
-    """Some ids are in the catalog, some point to what is not."""
+    """Draw a catalog; some of its references are to ids that it lacks."""
     status = st.sampled_from((None, "active", "archived"))
     return CatalogDocument(
         offers=draw(
@@ -157,7 +156,7 @@ def catalogs(draw: st.DrawFn) -> CatalogDocument:
 
 @st.composite
 def clocks(draw: st.DrawFn, zone: str) -> int:
-    """An instant, often one at or around a change of the zone's clock or a midnight."""
+    """Draw an instant, often at or near a clock change of the zone or a midnight."""
     changes = changes_of(zone)
     if len(changes) > 0 and draw(st.booleans()):
         days = draw(st.sampled_from((0, 0, 1, 2, 6, 20, 31)))
@@ -172,8 +171,10 @@ def clocks(draw: st.DrawFn, zone: str) -> int:
 
 @st.composite
 def instants(draw: st.DrawFn, calendar: Calendar, now_ms: int) -> int:
-    """When an event happened that arrives now: near a midnight up to 45 days ago, this moment, or a
-    few minutes ahead."""
+    """Draw the time of an event that arrives at `now_ms`.
+
+    It is near a midnight up to 45 days ago, at `now_ms`, or a few minutes ahead.
+    """
     today = calendar.day_of(now_ms)
     tomorrow_ms = calendar.midnight_ms(today + 1)
     if tomorrow_ms - now_ms < AHEAD_MAX_MS and draw(st.booleans()):
@@ -198,7 +199,7 @@ def happenings(draw: st.DrawFn, calendar: Calendar, tenant: str, now_ms: int) ->
 
 
 questions = st.builds(
-    Asked,
+    ParityQuestion,
     tenant=st.sampled_from((0, 1)),
     group_by=st.sampled_from(GROUPINGS),
     days=st.sampled_from((1, 2, 7, 8, 30, 31, 32, 365, 3_650)) | st.integers(1, 40),
@@ -235,7 +236,7 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 async def check(pair: ReaderPair, world: World) -> int:
-    """Lets the world happen and asks its questions of both. Returns how many were asked."""
+    """Run the steps of `world`, check both readers, and return the number of questions."""
     pair.now_ms = world.steps[0].now_ms
     number = next(_serial)
     tenants = [await pair.tenant(f"t{number}-{i}", zone) for i, zone in enumerate(world.zones)]
@@ -252,13 +253,13 @@ async def check(pair: ReaderPair, world: World) -> int:
                 await tenant.commit(batch)
             counted[i] = list({e.event_id: e for e in (*counted[i], *batch)}.values())
             await tenant.roll()
-        for asked in step.questions:
+        for question in step.questions:
             await check_question(
                 pair,
-                tenants[asked.tenant],
-                asked,
-                counted[asked.tenant],
-                world.catalogs[asked.tenant],
+                tenants[question.tenant],
+                question,
+                counted[question.tenant],
+                world.catalogs[question.tenant],
             )
     return sum(len(step.questions) for step in world.steps)
 
@@ -266,24 +267,24 @@ async def check(pair: ReaderPair, world: World) -> int:
 async def check_question(
     pair: ReaderPair,
     tenant: Tenant,
-    asked: Asked,
+    question: ParityQuestion,
     counted: Sequence[Event],
     catalog: CatalogDocument,
 ) -> None:
-    window = asked.window(tenant.calendar.day_of(pair.now_ms))
-    groups = groups_of(counted, asked.group_by, window, tenant.calendar)
+    window = question.window(tenant.calendar.day_of(pair.now_ms))
+    groups = groups_of(counted, question.group_by, window, tenant.calendar)
     expected = body_of(
         groups,
         catalog,
-        group_by=asked.group_by,
-        days=asked.days,
-        limit=asked.limit,
-        offset=asked.offset,
+        group_by=question.group_by,
+        days=question.days,
+        limit=question.limit,
+        offset=question.offset,
     )
     by_counters, by_history = await asyncio.gather(
-        tenant.ask(asked.query, of=pair.counted), tenant.ask(asked.query, of=pair.historic)
+        tenant.ask(question.query, of=pair.counted), tenant.ask(question.query, of=pair.historic)
     )
-    for response, source in ((by_counters, asked.source), (by_history, "history")):
+    for response, source in ((by_counters, question.source), (by_history, "history")):
         assert response.status_code == 200, response.text
         assert response.headers["x-summary-source"] == source
         assert response.content == expected
@@ -302,27 +303,30 @@ def _of(catalog: CatalogDocument, tenant: str) -> CatalogDocument:
 
 
 def _for(event: Event, tenant: str) -> Event:
-    """The event, of a tenant of this run's own: a world is tried more than once."""
+    """Return the event with a tenant of this run: a world may be tried more than once."""
     return msgspec.structs.replace(event, tenant=tenant)
 
 
-@pytest.mark.timeout(900)  # where it fails, the smallest such world is looked for
+@pytest.mark.timeout(900)  # after a failure, Hypothesis searches for the smallest world
 @pytest.mark.parametrize("worlds_max", [WORLDS, pytest.param(WORLDS_LONG, marks=pytest.mark.long)])
 def test_counters_history_and_a_plain_count_give_the_same_bytes(
     redis_url: str, database_url: str, capsys: pytest.CaptureFixture[str], worlds_max: int
 ) -> None:
-    """Generated worlds: two tenants of different zones, one an odd one; a clock near changes of
-    the zone's clock and midnights; events late by up to 45 days, ahead by up to 5 minutes, sent
-    again, with and without treatment and channel, of system types and an own one; few ids, so that
-    totals tie; catalogs that lack some; questions of every grouping, period and exact window, at
-    any offset."""
+    """Compare the three bodies in generated worlds.
+
+    Two tenants in different time zones, one of them unusual; a clock near clock changes and
+    midnights; events up to 45 days late and up to 5 minutes ahead, sent twice, with and without
+    treatment and channel, of system types and a custom one; few ids, so that totals are equal;
+    catalogs that lack some ids; questions of every grouping, period and exact window, at any
+    offset.
+    """
     stores = Settings(
         auth_mode="open",
         redis_url=redis_url,
         database_url=database_url,
         catalog_refresh_s=3_600,
     )
-    questions_asked = 0
+    questions_checked = 0
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         pair = runner.run(stack.enter_async_context(open_reader_pair(stores)))
@@ -335,13 +339,13 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(
         )
         @given(world=worlds())
         def agrees(world: World) -> None:
-            nonlocal questions_asked
-            questions_asked += runner.run(check(pair, world))
+            nonlocal questions_checked
+            questions_checked += runner.run(check(pair, world))
 
         try:
             agrees()
         finally:
             runner.run(stack.aclose())
-    assert questions_asked >= 8 * worlds_max
+    assert questions_checked >= 8 * worlds_max
     with capsys.disabled():
-        print(f"\nparity: {questions_asked} questions, one answer")  # noqa: T201 - the number asked for
+        print(f"\nparity: {questions_checked} questions, one answer")  # noqa: T201 - number checked

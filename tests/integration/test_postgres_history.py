@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store.postgres.history import HistoryWriter, PostgresHistory
+from store.postgres.history import HistoryRefused, HistoryWriter, PostgresHistory
 from store.postgres.pool import Pool, make_pool
-from store.records import GROUPINGS, Event, Fenced, Grouping, Question, StoreUnavailable
+from store.records import GROUPINGS, Event, Grouping, Question, StoreUnavailable
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS, Calendar, Period, Window, exact_window, window_of
 from tests.support.events import NOW_MS, TODAY, events, make_event, sourced
@@ -53,14 +53,14 @@ async def store(
     first: int | None = None,
     partition: int = 0,
     topic_id: str = LOG,
-) -> int:
-    """Writes `batch` at the offsets from `first` on."""
+) -> int | HistoryRefused:
+    """Write `batch` at the offsets from `first` on."""
     start = first or 0
     return await writer.write(
         topic="interactions",
         topic_id=topic_id,
         partition=partition,
-        first=first,
+        expected_offset=first,
         next_offset=start + len(batch),
         events=sourced(*batch, first=start),
     )
@@ -130,7 +130,12 @@ def test_an_identity_is_stored_once_whatever_its_time_partition_and_log(database
         writer = HistoryWriter(pool)
         batch = sourced(e, later, theirs, make_event(), first=5)
         new = await writer.write(
-            topic="i", topic_id=LOG, partition=0, first=None, next_offset=9, events=batch[::-1]
+            topic="i",
+            topic_id=LOG,
+            partition=0,
+            expected_offset=None,
+            next_offset=9,
+            events=batch[::-1],
         )
         assert new == 3
         assert await offsets(pool) == [5, 7, 8]
@@ -165,7 +170,9 @@ def test_positions_are_the_next_offsets_of_one_log(database_url: str) -> None:
         await store(writer, [make_event(), make_event()])
         await store(writer, [make_event()], partition=2)
         await store(writer, [make_event()], topic_id=OTHER_LOG)
-        await writer.write(topic="i", topic_id=LOG, partition=2, first=1, next_offset=50, events=[])
+        await writer.write(
+            topic="i", topic_id=LOG, partition=2, expected_offset=1, next_offset=50, events=[]
+        )
         assert await writer.positions(LOG) == {0: 2, 2: 50}
         assert await writer.positions(OTHER_LOG) == {0: 1}
 
@@ -184,9 +191,8 @@ def test_a_writer_with_another_watermark_changes_nothing_and_learns_the_true_one
         if stored is not None:
             await store(writer, [make_event(identity=str(i)) for i in range(stored)])
             before = {0: stored}
-        with pytest.raises(Fenced) as refused:
-            await store(writer, [make_event(identity="new")], first=expected_offset)
-        assert refused.value.truth == {"next_offset": stored}
+        refused = await store(writer, [make_event(identity="new")], first=expected_offset)
+        assert refused == HistoryRefused(stored)
         assert await writer.positions(LOG) == before
         assert await offsets(pool) == list(range(stored or 0))
         assert len(await rows(pool, "SELECT event_id FROM interaction_ids")) == (stored or 0)
@@ -200,13 +206,18 @@ def test_of_many_writers_of_one_step_exactly_one_wins(database_url: str, first: 
         writer = HistoryWriter(pool)
         if first is not None:
             await writer.write(
-                topic="i", topic_id=LOG, partition=0, first=None, next_offset=first, events=[]
+                topic="i",
+                topic_id=LOG,
+                partition=0,
+                expected_offset=None,
+                next_offset=first,
+                events=[],
             )
         rivals = [[make_event(identity=f"{i}-{j}") for j in range(20)] for i in range(6)]
         answers = await asyncio.gather(
             *(store(writer, batch, first=first) for batch in rivals), return_exceptions=True
         )
-        assert sorted(map(str, answers)) == ["20"] + [str(Fenced({"next_offset": 20}))] * 5
+        assert sorted(map(str, answers)) == ["20"] + [str(HistoryRefused(20))] * 5
         assert await offsets(pool) == list(range(20))
 
     with_pool(database_url, body)
@@ -226,7 +237,8 @@ def test_partitions_with_the_same_identities_do_not_deadlock(database_url: str) 
                     for p in range(6)
                 )
             )
-            assert sum(new) == (2_000 if step == 0 else 0)
+            assert sum(rows for rows in new if isinstance(rows, int)) == (2_000 if step == 0 else 0)
+            assert not [refused for refused in new if not isinstance(refused, int)]
         assert len(await offsets(pool)) == 2_000
 
     with_pool(database_url, body)
@@ -246,7 +258,7 @@ def test_offsets_that_cannot_be_are_an_error(
                 topic="i",
                 topic_id=LOG,
                 partition=0,
-                first=first,
+                expected_offset=first,
                 next_offset=next_offset,
                 events=batch,
             )

@@ -1,5 +1,7 @@
-"""A tenant that changes its time zone: its counters' days are not its days any more, so history
-answers, counting goes on, `status` says so, and counters built anew answer again."""
+"""A tenant changes its time zone, so the days of its counters are no longer its days.
+
+History answers, counting continues, `status` reports it, and rebuilt counters answer again.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ QUERIES = [(group_by, days) for group_by in GROUPINGS for days in (1, 7, 30, 365
 
 
 def some_events(now_ms: int) -> list[Event]:
-    """Around the midnights of both zones, so that they differ in the day of many."""
+    """Return events near the midnights of both zones, many of them on different days there."""
     return [
         make_event(
             customer=f"C-{age % 3}",
@@ -64,7 +66,7 @@ async def move(pair: ReaderPair, tenant: Tenant, zone: str) -> None:
 
 
 def status_of(program: Program) -> tuple[dict[str, object], str]:
-    """The tenant as `status --json` has it, and what `status` prints."""
+    """Return the tenant from `status --json`, and the output of `status`."""
     (tenant,) = json.loads(program.run("status", "--json"))["tenants"]
     return tenant, program.run("status")
 
@@ -82,7 +84,7 @@ def test_history_answers_until_the_counters_are_built_in_the_new_zone(
 
             await move(pair, tenant, AFTER)
             await assert_answers(pair, tenant, counted, AFTER, "history")
-            # Events still count, in the days of the counters' zone.
+            # Events are still counted, in the days of the counters' zone.
             more = some_events(NOW_MS - 1)
             await tenant.commit(more)
             counted += more
@@ -92,15 +94,15 @@ def test_history_answers_until_the_counters_are_built_in_the_new_zone(
             assert AFTER in printed
             assert "rebuild" in printed
 
-            # Whoever takes the move back has lost nothing.
+            # Changing the zone back loses nothing.
             await move(pair, tenant, BEFORE)
             await assert_answers(pair, tenant, counted, BEFORE, "materialized")
             await move(pair, tenant, AFTER)
 
-            await build_anew(pair, counted)
-            # A reader looks for a newer zone at most once a second.
+            await rebuild(pair, counted)
+            # A reader checks for a newer zone at most once a second.
             await eventually_async(
-                lambda: is_counted(pair, tenant), message="the new counters answer"
+                lambda: counters_answer(pair, tenant), message="the new counters answer"
             )
             await assert_answers(pair, tenant, counted, AFTER, "materialized")
             shown, printed = await asyncio.to_thread(status_of, program)
@@ -110,13 +112,13 @@ def test_history_answers_until_the_counters_are_built_in_the_new_zone(
     asyncio.run(run())
 
 
-async def is_counted(pair: ReaderPair, tenant: Tenant) -> bool:
+async def counters_answer(pair: ReaderPair, tenant: Tenant) -> bool:
     response = await tenant.ask("days=1", of=pair.counted)
     return response.headers["x-summary-source"] == "materialized"
 
 
-async def build_anew(pair: ReaderPair, counted: Sequence[Event]) -> None:
-    """A generation of the tenant's zone of now, with all events, made the active one."""
+async def rebuild(pair: ReaderPair, counted: Sequence[Event]) -> None:
+    """Build a generation in the tenant's current zone, with all events, and activate it."""
     zone = (await load_catalog(pair.pool, "acme")).timezone
     building = await pair.counters.build(
         "acme",
@@ -132,7 +134,7 @@ async def build_anew(pair: ReaderPair, counted: Sequence[Event]) -> None:
 def test_a_worker_that_starts_after_the_change_counts_in_the_counters_zone(
     redis_url: str, database_url: str
 ) -> None:
-    """Two zones in one set of counters would be neither's."""
+    """Counters with the days of two zones would be right for neither."""
     stores = Settings(auth_mode="open", redis_url=redis_url, database_url=database_url)
 
     async def run() -> None:

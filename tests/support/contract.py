@@ -70,7 +70,7 @@ class Writer:
                 deltas=aggregate(kept, Calendar(self.generation.timezone)),
             )
             if isinstance(answer, Duplicates):
-                kept = [e for i, e in enumerate(kept) if i not in set(answer.places)]
+                kept = [e for i, e in enumerate(kept) if i not in set(answer.indexes)]
                 continue
             if isinstance(answer, Committed):
                 self.watermarks[partition] = start + len(batch)
@@ -437,7 +437,7 @@ class CounterStoreContract:
             await self._assert_answers(store, [*batch, *more], ("action", "treatment", "channel"))
             overview = await self._overview(store)
             assert overview.groups == {"action": 3, "treatment": 1, "channel": 1, "customer": 4}
-            assert overview.over == {"customer": 7}
+            assert overview.overflow == {"customer": 7}
 
         self.check(lambda: open_limited_store(3), body)
 
@@ -456,7 +456,7 @@ class CounterStoreContract:
             await self._assert_answers(store, batch, ("treatment", "channel"))
             overview = await self._overview(store)
             assert overview.groups == {"action": 6, "treatment": 2, "channel": 1, "customer": 1}
-            assert overview.over == {"action": 1_995}
+            assert overview.overflow == {"action": 1_995}
 
         self.check(lambda: open_limited_store(5), body)
 

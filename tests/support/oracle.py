@@ -1,4 +1,4 @@
-"""The plain-Python count that stores are held against: no cleverness, just the contract."""
+"""Oracle: a direct count in Python, written from the contract, to compare the stores with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ID = {"action": "offer", "treatment": "creative", "channel": "channel", "custom
 def groups_of(
     events: Iterable[Event], grouping: Grouping, window: Window, calendar: Calendar
 ) -> list[GroupCounts]:
-    """All groups of the window, sorted as a response is. `events` must be distinct."""
+    """Return all groups of the window, sorted as in a response. `events` must be distinct."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     offers: dict[str, set[str]] = defaultdict(set)
     for event in events:
@@ -45,7 +45,7 @@ def body_of(
     limit: int,
     offset: int,
 ) -> bytes:
-    """The body of a response, from all groups of its window and the catalog as it was imported."""
+    """Return the body of a response, from all groups of its window and the imported catalog."""
     limit = min(limit, 500)
     body = {
         "groupBy": group_by,
@@ -111,12 +111,12 @@ def _row(group_by: Grouping, group: GroupCounts, catalog: CatalogDocument) -> di
             "cvr": cvr,
         }
     channel = channels.get(group.id)
-    theirs = [t for t in treatments.values() if t.channel_id == group.id]
+    own = [t for t in treatments.values() if t.channel_id == group.id]
     return {
         "id": group.id,
         "name": of(channel, "name")[0],
         "channelType": of(channel, "channel_type")[0],
-        "treatmentCount": len([t for t in theirs if t.status != "archived"]) if channel else None,
+        "treatmentCount": len([t for t in own if t.status != "archived"]) if channel else None,
         **columns,
         "total": total,
         "ctr": ctr,
@@ -133,7 +133,7 @@ _NEGATIVE = {"dismiss", "not_interested"}
 
 
 def _reactions(counts: Mapping[str, int], catalog: CatalogDocument) -> tuple[int, int]:
-    """Interactions of positive types, `convert` left out, and of negative types."""
+    """Return the interactions of positive types, `convert` excluded, and of negative types."""
     own = {i.key: i.classification for i in catalog.outcome_types or ()}
     positive = _POSITIVE | {key for key, kind in own.items() if kind == "positive"}
     negative = _NEGATIVE | {key for key, kind in own.items() if kind == "negative"}

@@ -1,7 +1,8 @@
-"""Two readers on the same stores, one answered by counters and one by history, and what fills both.
+"""Two readers on the same stores, one answering from counters and one from history.
 
-Both are the whole application with its real stores. The second one's key prefix is one that no
-worker writes under, so its counters have no generation, and history answers it."""
+Both are the complete application with real stores. No worker writes under the key prefix of the
+second one, so its counters have no generation and history answers. `Tenant` fills both stores.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from store.catalog_document import CatalogDocument
 from store.counters import Committed
 from store.postgres.catalog import import_catalog
 from store.postgres.history import HistoryWriter
-from store.postgres.pool import make_pool
+from store.postgres.pool import open_pool
 from store.records import Event
-from store.redis.client import make_client
+from store.redis.client import open_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import Calendar
@@ -30,23 +31,24 @@ PATH = "/api/v1/interaction-summary"
 
 
 class ReaderPair:
-    """Open for one event loop. `now_ms` is the clock of both readers."""
+    """Two readers, for one event loop. `now_ms` is the clock of both."""
 
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
-        # The budget is long where the test is not about it: this machine may be busy.
+        # The read budget is long because the machine may be busy; no test here is about it.
         self.settings = settings.model_copy(update={"read_budget_ms": 5_000})
         self.now_ms = NOW_MS
         self._stack = stack
 
     async def open(self) -> None:
-        self.client: Any = make_client(self.settings, timeout_s=10, retries=0)
-        self._stack.push_async_callback(self.client.aclose)
+        self.client: Any = await self._stack.enter_async_context(
+            open_client(self.settings, timeout_s=10, retries=0)
+        )
         self.counters = RedisCounters(self.client, self.settings.redis_prefix)
-        self.pool = await self._stack.enter_async_context(make_pool(self.settings, max_size=2))
+        self.pool = await self._stack.enter_async_context(open_pool(self.settings, max_size=2))
         self.history = HistoryWriter(self.pool)
         self.counted = await self._reader(self.settings)
         self.historic = await self._reader(
-            self.settings.model_copy(update={"redis_prefix": "nobody-writes-here"})
+            self.settings.model_copy(update={"redis_prefix": "unused"})
         )
 
     async def _reader(self, settings: Settings) -> httpx.AsyncClient:
@@ -58,7 +60,7 @@ class ReaderPair:
         return await self._stack.enter_async_context(client)
 
     async def tenant(self, name: str, zone: str) -> Tenant:
-        """A tenant of `zone` whose counting starts now."""
+        """Create a tenant in `zone` whose counting starts now."""
         report = await import_catalog(self.pool, CatalogDocument(tenant=name, timezone=zone))
         await self.counters.announce_catalog(name, report.version)
         generation = await self.counters.create(
@@ -72,43 +74,44 @@ class ReaderPair:
 
 
 class Tenant:
-    """Fills both stores for one tenant, as the stream does."""
+    """Writer of both stores for one tenant, as a worker is."""
 
     def __init__(self, pair: ReaderPair, name: str, writer: Writer) -> None:
         self.name = name
         self.writer = writer
         self.calendar = Calendar(writer.generation.timezone)
-        self._twins = pair
+        self._pair = pair
         self._topic_id = str(uuid.uuid4())
 
     async def import_catalog(self, document: CatalogDocument) -> None:
-        """Imports and announces, as the command does."""
-        report = await import_catalog(self._twins.pool, document)
-        await self._twins.counters.announce_catalog(self.name, report.version)
+        """Import and announce `document`, as `catalog import` does."""
+        report = await import_catalog(self._pair.pool, document)
+        await self._pair.counters.announce_catalog(self.name, report.version)
 
     async def roll(self) -> None:
-        """Up to the tenant's day, as a worker does at its midnight."""
-        await self.writer.roll(self.calendar.day_of(self._twins.now_ms))
+        """Roll the counters to the tenant's day, as a worker does at midnight."""
+        await self.writer.roll(self.calendar.day_of(self._pair.now_ms))
 
     async def commit(self, events: Sequence[Event]) -> None:
         await self.count(events)
         await self.store(events)
 
     async def count(self, events: Sequence[Event]) -> None:
-        """The next offsets, in the counters."""
+        """Commit `events`, at the next offsets, to the counters."""
         assert await self.writer.commit(events) == Committed()
 
     async def store(self, events: Sequence[Event]) -> None:
-        """The same, in history."""
+        """Write `events`, at the next offsets, to history."""
         first = self._stored
-        await self._twins.history.write(
+        written = await self._pair.history.write(
             topic="interactions",
             topic_id=self._topic_id,
             partition=0,
-            first=first,
+            expected_offset=first,
             next_offset=(first or 0) + len(events),
             events=sourced(*events, first=first or 0),
         )
+        assert isinstance(written, int), written
         self._stored = (first or 0) + len(events)
 
     _stored: int | None = None
@@ -116,11 +119,11 @@ class Tenant:
     async def ask(
         self, query: str, *, of: httpx.AsyncClient | None = None, etag: str | None = None
     ) -> httpx.Response:
-        """The answer of one reader (the counted one, when not said) to the tenant's question."""
+        """Return the response of one reader, by default `counted`, to a question of the tenant."""
         headers = {"X-Tenant-Id": self.name}
         if etag is not None:
             headers["If-None-Match"] = etag
-        client = self._twins.counted if of is None else of
+        client = self._pair.counted if of is None else of
         return await client.get(f"{PATH}?{query}", headers=headers)
 
 

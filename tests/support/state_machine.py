@@ -116,7 +116,7 @@ class Protocol(RuleBasedStateMachine):
             )
             if not isinstance(answer, Duplicates):
                 break
-            kept = [e for i, e in enumerate(kept) if i not in set(answer.places)]
+            kept = [e for i, e in enumerate(kept) if i not in set(answer.indexes)]
         right = (
             generation.number == truth[0].number
             and generation.day == truth[0].day
@@ -185,7 +185,7 @@ class Protocol(RuleBasedStateMachine):
                 )
                 if not isinstance(answer, Duplicates):
                     break
-                kept = [e for i, e in enumerate(kept) if i not in set(answer.places)]
+                kept = [e for i, e in enumerate(kept) if i not in set(answer.indexes)]
             assert isinstance(answer, Committed)
         self.believes = live
         if swap:

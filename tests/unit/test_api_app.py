@@ -53,7 +53,7 @@ CATALOG = Catalog(
 
 
 class Store:
-    """Counters or history: answers each question with the next of `script`, the last for ever."""
+    """Fake of counters or history: returns `script` in order, then repeats its last result."""
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
@@ -70,14 +70,14 @@ class Store:
 
 
 class Catalogs:
-    """Catalogs by tenant; `newer` is what there is when a version is insisted on."""
+    """Fake of the catalogs by tenant; `newer` is returned if a minimum version is given."""
 
     def __init__(self, catalog: Any = None, newer: Any = None) -> None:
         self.catalog, self.newer = catalog, newer
-        self.asked: list[tuple[str, int]] = []
+        self.requests: list[tuple[str, int]] = []
 
     async def get(self, tenant: str, *, at_least_version: int = 0) -> Catalog:
-        self.asked.append((tenant, at_least_version))
+        self.requests.append((tenant, at_least_version))
         answer = self.newer if at_least_version and self.newer else self.catalog
         if isinstance(answer, BaseException):
             raise answer
@@ -108,7 +108,7 @@ def app_of(
     return create_app(
         Settings(auth_mode="open", **settings),
         counters=counters,
-        history=history or Store(AssertionError("history was asked")),
+        history=history or Store(AssertionError("history was read")),
         catalogs=catalogs or Catalogs(),
         now_ms=lambda: now_ms,
         lag=lag,
@@ -123,7 +123,7 @@ def client_of(*args: Any, **options: Any) -> Iterator[TestClient]:
 
 
 def assert_error(response: Any, status: int, *words: str) -> str:
-    """The response is an error of the one shape; returns its message."""
+    """Check the shape of an error response, and return its message."""
     assert response.status_code == status
     assert response.headers["content-type"] == "application/json"
     body = response.json()
@@ -219,7 +219,7 @@ def test_capped_limit_and_offset_are_echoed_and_asked_for() -> None:
         "offset": 9007199254740991,
     }
     assert counters.questions[0].limit == 500
-    # no store is asked for an offset that its arithmetic cannot hold
+    # no store receives an offset that its arithmetic cannot represent
     assert counters.questions[0].offset == 10**12
 
 
@@ -275,7 +275,7 @@ def test_an_exact_window_of_days_that_have_tiles_is_asked_of_the_counters_first(
 def test_an_exact_window_beyond_the_tiles_is_answered_by_history_alone(
     days: int, start: str
 ) -> None:
-    counters, history = Store(AssertionError("counters were asked")), Store(page(SAMPLE))
+    counters, history = Store(AssertionError("counters were read")), Store(page(SAMPLE))
     with client_of(counters, history) as client:
         response = client.get(f"{PATH}?window=exact&days={days}")
     assert response.status_code == 200
@@ -315,7 +315,7 @@ def test_a_newer_catalog_announced_by_the_counters_is_fetched_before_rows_are_ma
     with client_of(Store(counted(SAMPLE, version=4)), catalogs=catalogs) as client:
         row = client.get(PATH, headers={"X-Tenant-Id": "acme"}).json()["summary"][0]
     assert row["name"] == "Renamed"
-    assert catalogs.asked == [("acme", 0), ("acme", 4)]
+    assert catalogs.requests == [("acme", 0), ("acme", 4)]
 
 
 def test_a_catalog_that_cannot_be_renewed_still_names_the_rows() -> None:
@@ -393,7 +393,7 @@ def test_whatever_keeps_the_counters_from_answering_history_answers_whole(troubl
     assert response.headers["x-summary-source"] == "history"
     assert response.headers["x-summary-period"] == "weekly"
     assert [row["id"] for row in response.json()["summary"]] == ["off_002"]
-    # both were asked the same question
+    # both received the same question
     assert counters.questions == history.questions
 
 
@@ -442,7 +442,7 @@ def test_both_stores_down(cause: Exception) -> None:
 
 
 async def _asgi_get(app: FastAPI, path: str) -> tuple[int, dict[str, str]]:
-    """One request on the running loop (TestClient's requests each block their thread)."""
+    """Send one request on the running loop (a request of TestClient blocks its thread)."""
     start: dict[str, Any] = {}
 
     async def receive() -> dict[str, Any]:
@@ -550,7 +550,7 @@ def test_the_headers_of_an_answer() -> None:
 
     with client_of(Store(counted(SAMPLE)), lag=lag) as client:
         response = client.get(f"{PATH}?days=7")
-        while "x-summary-lag" not in response.headers:  # the watch asks beside the requests
+        while "x-summary-lag" not in response.headers:  # the lag is refreshed in the background
             response = client.get(f"{PATH}?days=7")
     headers = dict(response.headers)
     assert len(headers.pop("x-request-id")) == 32
@@ -709,7 +709,7 @@ def test_the_tenant_header_names_the_tenant(tenant: str) -> None:
     with client_of(counters, catalogs=catalogs) as client:
         assert client.get(PATH, headers={"X-Tenant-Id": tenant}).status_code == 200
     assert counters.questions[0].tenant == tenant
-    assert catalogs.asked == [(tenant, 0)]
+    assert catalogs.requests == [(tenant, 0)]
 
 
 def test_without_the_header_it_is_the_default_tenant() -> None:

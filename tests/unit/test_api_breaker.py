@@ -38,7 +38,7 @@ def test_opens_at_the_last_of_the_failures_in_a_row() -> None:
     assert breaker.enter(1.999) is None
 
 
-def test_a_success_starts_the_count_anew() -> None:
+def test_a_success_restarts_the_count() -> None:
     breaker = Breaker(failures_max=2, open_s=2.0)
     results: tuple[Result, ...] = ("failed", "ok", "failed", "unknown")
     for result in results:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.dlq_output import printable
-from tests.unit.test_cli import failed, refused, run
+from tests.support.command_line import failed, refused, run
 
 
 @pytest.mark.parametrize("command", ["dlq", "dlq list", "dlq show", "dlq redrive"])

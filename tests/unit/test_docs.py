@@ -31,6 +31,7 @@ OPERATIONS = ROOT / "docs/operations.md"
 API = ROOT / "docs/api.md"
 COMMANDS = ROOT / "docs/commands.md"
 EVENTS = ROOT / "docs/events.md"
+ARCHITECTURE = ROOT / "docs/architecture.md"
 ADRS = sorted((ROOT / "docs/adr").glob("*.md"))
 CHANGELOG = ROOT / "CHANGELOG.md"
 DOCS = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -270,6 +271,33 @@ def test_every_file_that_is_named_exists(path: Path) -> None:
         r"`((?:api|bench|cli|docs|store|streams|tests)/[\w./-]*|\.ci/run)`", path.read_text()
     )
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", [README, ARCHITECTURE], ids=["README", "architecture"])
+def test_every_file_that_is_named_without_its_folder_exists(path: Path) -> None:
+    """`fast.py`, say: it must be beside a file that the same line names with its folder."""
+    wrong = []
+    for line in path.read_text().splitlines():
+        names = re.findall(r"`([\w./-]+\.(?:py|lua|sql))`", line)
+        folders = [(ROOT / name).parent for name in names if "/" in name]
+        wrong += [
+            name
+            for name in names
+            if "/" not in name and not any((folder / name).exists() for folder in folders)
+        ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", ["streams", "streams/dead_letters", "api"])
+def test_the_architecture_names_every_module(package: str) -> None:
+    text = ARCHITECTURE.read_text()
+    modules = sorted(path for path in (ROOT / package).glob("*.py") if path.stem != "__init__")
+    assert modules
+    assert [
+        path.name
+        for path in modules
+        if f"`{package}/{path.name}`" not in text and f"`{path.name}`" not in text
+    ] == []
 
 
 def test_the_readme_is_short() -> None:

@@ -29,8 +29,6 @@ KAFKA_CLIENTS = ("aiokafka", "kafka", "faust.transport")
 #: Where a Kafka client may be imported: one package, and the command that creates the topics.
 KAFKA_FILES = ("streams/kafka/", "cli/migrate.py")
 POSTGRES_CLIENTS = ("psycopg", "psycopg_pool")
-#: File outside `store` that may import a PostgreSQL client or contain SQL -> the reason.
-POSTGRES_FILES: dict[str, str] = {}
 SQL = re.compile(
     r"\b(SELECT\b.+\bFROM|INSERT\s+INTO|UPDATE\b.+\bSET|DELETE\s+FROM|(CREATE|DROP)\s+TABLE"
     r"|SELECT\s+\d)\b",
@@ -90,10 +88,7 @@ def test_only_store_knows_postgres(path: str) -> None:
         for node in ast.walk(_tree(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and SQL.search(node.value)
     ]
-    if path in POSTGRES_FILES:
-        assert found, f"{path} needs no exception any more"
-    else:
-        assert found == []
+    assert found == []
 
 
 @pytest.mark.parametrize("path", _files("tests", "bench"))

@@ -1,9 +1,9 @@
--- What a tenant registers. Ids sort and compare by code point everywhere: COLLATE "C" of UTF-8.
+-- Catalogs of the tenants. Ids sort and compare by code point everywhere: COLLATE "C" of UTF-8.
 
 CREATE TABLE tenants (
     tenant_id  text COLLATE "C" PRIMARY KEY,
     timezone   text NOT NULL DEFAULT 'UTC',
-    version    bigint NOT NULL DEFAULT 0,  -- grows with every change of the tenant's catalog
+    version    bigint NOT NULL DEFAULT 0,  -- increases with every change of the tenant's catalog
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now()
 );
@@ -42,7 +42,7 @@ CREATE TABLE channels (
     PRIMARY KEY (tenant_id, id)
 );
 
--- Tenant '*' (which no tenant can be called) holds the system types, which every tenant has.
+-- Tenant '*', which is not a legal tenant id, has the system types, which every tenant has.
 CREATE TABLE outcome_types (
     tenant_id      text COLLATE "C" NOT NULL,
     key            text COLLATE "C" NOT NULL,
@@ -68,7 +68,7 @@ CREATE TABLE api_keys (
     id         uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     tenant_id  text COLLATE "C" NOT NULL,
     role       text NOT NULL CHECK (role IN ('viewer', 'editor', 'admin')),
-    key_hash   bytea NOT NULL UNIQUE,  -- HMAC-SHA-256 of the key; the key itself is not kept
+    key_hash   bytea NOT NULL UNIQUE,  -- HMAC-SHA-256 of the key; the key itself is not stored
     prefix     text NOT NULL,          -- first characters of the key, to tell keys apart
     created_at timestamptz NOT NULL DEFAULT now(),
     revoked_at timestamptz

@@ -1,4 +1,4 @@
--- Every interaction, one row each, for all time.
+-- Every interaction, one row each, without a time limit.
 
 CREATE TABLE interaction_history (
     tenant_id         text COLLATE "C" NOT NULL,
@@ -22,22 +22,22 @@ CREATE TABLE interaction_history (
     context           json  -- not jsonb, which refuses \u0000 and rewrites numbers
 ) PARTITION BY RANGE (occurred_at);
 
--- The reader's fallback: a tenant's rows of some days.
+-- For the reader's fallback: a tenant's rows in a range of days.
 CREATE INDEX interaction_history_time ON interaction_history (tenant_id, occurred_at);
 
--- A rebuild: a tenant's rows by where they were read, and which sources there are.
+-- For a rebuild: a tenant's rows by source position, and the list of sources.
 CREATE INDEX interaction_history_source
     ON interaction_history (tenant_id, source_log, source_partition, source_offset);
 
--- Decides who is new. A unique index on a partitioned table must contain the partition key, so it
--- could not keep an identity unique whatever its time; this table has no partitions.
+-- Decides which events are new. A unique index on a partitioned table must contain the partition key, so it
+-- could not keep an identity unique across times; this table has no partitions.
 CREATE TABLE interaction_ids (
     tenant_id text COLLATE "C" NOT NULL,
     event_id  uuid NOT NULL,
     PRIMARY KEY (tenant_id, event_id)
 );
 
--- Offsets of a log below `next_offset` are in history. Changes in one transaction with the rows.
+-- Offsets of a topic id below `next_offset` are in history. Updated in one transaction with the rows.
 CREATE TABLE history_watermarks (
     log         uuid NOT NULL,
     partition   integer NOT NULL,

@@ -1,4 +1,4 @@
--- Dead letters that were sent to the source topic again, by the place that they came from.
+-- Dead letters that were sent to the source topic again, by the position of the original record.
 CREATE TABLE redriven_letters (
     log         text COLLATE "C" NOT NULL,
     partition   integer NOT NULL,

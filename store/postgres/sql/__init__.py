@@ -1,4 +1,4 @@
-"""The SQL statements, one file each. `load(name)` reads one; callers do it once, at import."""
+"""SQL statements, one file each. Callers `load` them once, at import."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from importlib.resources import files
 
 
 def load(name: str) -> str:
-    """The text of `name`.sql. Values come as parameters, never into the text."""
+    """Return the text of `name`.sql. Values are passed as parameters, never put into the text."""
     return files(__name__).joinpath(f"{name}.sql").read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
--- Moves the watermark only from where the writer believes it to be. A rival's uncommitted update is
--- waited for, and the condition judged again on what it left.
+-- Moves the watermark only if it is the expected one. Waits for a concurrent writer's uncommitted
+-- update, and then checks the condition on its result.
 UPDATE history_watermarks
 SET next_offset = %(next_offset)s, topic = %(topic)s, updated_at = now()
 WHERE log = %(topic_id)s AND partition = %(partition)s AND next_offset = %(first)s

@@ -1,4 +1,4 @@
-SELECT place
+SELECT ordinal
 FROM unnest(%(tenants)s::text[], %(event_ids)s::uuid[])
-    WITH ORDINALITY AS given (tenant_id, event_id, place)
+    WITH ORDINALITY AS given (tenant_id, event_id, ordinal)
 JOIN interaction_ids USING (tenant_id, event_id)

@@ -1,6 +1,6 @@
--- As read_groups, for customers, of whom there are many: all are only counted, and the outcomes and
--- distinct offers are worked out for those of the page, in a second pass over the same snapshot.
--- Three times as fast as one pass that groups everybody by outcome and offer.
+-- As read_groups, for customers, which are many: the first pass only counts all of them; a second
+-- pass over the same snapshot computes outcomes and distinct offers of the customers on the page.
+-- Three times as fast as one pass that groups all customers by outcome and offer.
 WITH groups AS (
     SELECT {column} AS id, count(*) AS total
     FROM interaction_history

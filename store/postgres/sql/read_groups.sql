@@ -1,5 +1,5 @@
--- One page of the groups of {column}, and how many groups there are. Always at least one row: the
--- total, with nulls when the page is beyond the end.
+-- One page of the groups of {column}, and the number of groups. Always at least one row: the total,
+-- with nulls if the page is beyond the end.
 WITH counted AS (
     SELECT {column} AS id, outcome_type, count(*) AS n
     FROM interaction_history

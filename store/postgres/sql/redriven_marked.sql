@@ -1,4 +1,4 @@
-SELECT place, redriven_at
+SELECT ordinal, redriven_at
 FROM unnest(%(logs)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[])
-    WITH ORDINALITY AS given (log, partition, "offset", place)
+    WITH ORDINALITY AS given (log, partition, "offset", ordinal)
 JOIN redriven_letters USING (log, partition, "offset")

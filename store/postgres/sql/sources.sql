@@ -1,5 +1,5 @@
--- The lowest offset of every (log, partition) that the tenant's history was read from. Jumps from
--- one pair to the next in the index, so it costs a few look-ups each, however many rows there are.
+-- The lowest offset of every (topic id, partition) that the tenant's history was read from. Jumps
+-- from one pair to the next in the index: a few lookups per pair, however many rows there are.
 WITH RECURSIVE sources AS (
     (
         SELECT source_log, source_partition, source_offset

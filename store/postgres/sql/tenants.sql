@@ -1,4 +1,5 @@
--- The tenants that have a history. Jumps from one to the next in the index, whatever its size.
+-- The tenants that have a history. Jumps from one to the next in the index: a few lookups
+-- per tenant, however many rows there are.
 WITH RECURSIVE tenants AS (
     (SELECT tenant_id FROM interaction_ids ORDER BY tenant_id LIMIT 1)
     UNION ALL

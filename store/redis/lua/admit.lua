@@ -1,5 +1,5 @@
--- Takes tenants into the set of those that have counters, while there is room.
--- KEYS: 1 the set. ARGV: 1 most tenants, 2.. tenants. Answers the tenants that are refused.
+-- Adds tenants to the set of those that have counters, up to the maximum.
+-- KEYS: 1 the set. ARGV: 1 maximum tenants, 2.. tenants. Returns the refused tenants.
 local refused, size = {}, redis.call('SCARD', KEYS[1])
 for i = 2, #ARGV do
   if redis.call('SISMEMBER', KEYS[1], ARGV[i]) == 0 then

@@ -1,18 +1,18 @@
 -- Commits one batch of one partition for one tenant: counter deltas, identities and the watermark
--- they bring, all or nothing.
--- ARGV: 1 generation, 2 window day, 3 watermark field, 4 watermark believed ('' = none),
+-- they bring, in one atomic step.
+-- ARGV: 1 generation, 2 window day, 3 watermark field, 4 expected watermark ('' = none),
 --       5 next watermark, 6 build token ('' = the generation is the active one),
 --       7 slots of identities to look back,
 --       8 msgpack {types, a, t, c, u}:
---         types  outcome type keys; the deltas name them by place, from 0
+--         types  outcome type keys; the deltas refer to them by index from 0
 --         a,t,c  flat {id, deltas, ...}; deltas flat {day, type, count, ...} in order of day
 --         u      flat {id, deltas, offers, ...}; offers flat {offer id, day, ...}
---       9 most groups of a grouping; those that come after are counted as one, OTHER
---      10.. slot, identities end to end, ...
--- Answers {'ok', grouping letter, interactions counted as OTHER, ...},
--- {'fenced', generation, day, watermark} or {'duplicates', place among the identities, ...};
--- anything but 'ok' has changed nothing.
-local token, wfield, first, next_watermark = ARGV[6], ARGV[3], ARGV[4], ARGV[5]
+--       9 maximum groups of a grouping; further groups are counted as one, OTHER
+--      10.. slot, concatenated identities, ...
+-- Returns {'ok', grouping code, interactions counted as OTHER, ...},
+-- {'fenced', generation, day, watermark} or {'duplicates', index of the identity from 0, ...};
+-- only 'ok' has changed anything.
+local token, wfield, expected_offset, next_watermark = ARGV[6], ARGV[3], ARGV[4], ARGV[5]
 local state = redis.call('HMGET', meta, 'day', wfield, 'building', 'types')
 local owner
 if token == '' then
@@ -20,7 +20,7 @@ if token == '' then
 else
   owner = state[3] == token
 end
-if not owner or state[1] ~= ARGV[2] or (state[2] or '') ~= first then
+if not owner or state[1] ~= ARGV[2] or (state[2] or '') ~= expected_offset then
   local active = redis.call('GET', KEYS[1])
   if not active then return {'fenced', '', '', ''} end
   if token == '' and active ~= gen then
@@ -31,14 +31,14 @@ end
 local today = tonumber(state[1])
 local batch = cmsgpack.unpack(ARGV[8])
 
--- unpack() takes a few thousand values at most; and Redis is quicker with shorter commands.
+-- unpack() is limited to a few thousand values, and Redis is faster with shorter commands.
 local PART = 200
 
 local function in_parts(list, call)
   for i = 1, #list, PART do call(unpack(list, i, math.min(i + PART - 1, #list))) end
 end
 
--- The values of many fields of a hash, false where there is none.
+-- Returns the values of many fields of a hash, false for a missing field.
 local function values_of(key, fields)
   local all, n = {}, 0
   in_parts(fields, function(...)
@@ -49,9 +49,9 @@ local function values_of(key, fields)
   return all
 end
 
--- 1. Identities. A slot of them is one hash: bucket -> identities, ID_BYTES each, end to end. It has
--- one bucket for every LOAD identities and grows by linear hashing, a bucket at a time; meta's
--- d:<slot> is how many identities it holds.
+-- 1. Identities. A slot of them is one hash: bucket -> concatenated identities of ID_BYTES each. It
+-- has one bucket per LOAD identities and grows by linear hashing, one bucket at a time; meta's
+-- d:<slot> is the number of identities in it.
 local LOAD, ID_BYTES = 12, 8
 local look_back = tonumber(ARGV[7])
 local byte, find, sub = string.byte, string.find, string.sub
@@ -71,14 +71,14 @@ local function hash_of(identity)
   return b1 + b2 * 256 + b3 * 65536 + b4 * 16777216
 end
 
--- Which of so many buckets each of these hashes belongs to.
-local function places_of(hashes, buckets)
-  local half, places = half_of(buckets), {}
+-- Returns the bucket index of each hash, for a slot with that many buckets.
+local function bucket_indexes(hashes, buckets)
+  local half, indexes = half_of(buckets), {}
   for i = 1, #hashes do
     local b = hashes[i] % (half * 2)
-    places[i] = b < buckets and b or b - half
+    indexes[i] = b < buckets and b or b - half
   end
-  return places
+  return indexes
 end
 
 local function is_in(bucket, identity)
@@ -89,7 +89,7 @@ end
 
 local function size_of(slot) return tonumber(redis.call('HGET', meta, 'd:' .. slot) or 0) end
 
-local arrived = {} -- {slot, {identity, ...}, {hash, ...}, bucket -> identities, those looked at}
+local arrived = {} -- {slot, {identity, ...}, {hash, ...}, bucket -> identities, of the buckets read}
 for k = 10, #ARGV, 2 do
   local packed, ids, hashes = ARGV[k + 1], {}, {}
   for i = 1, #packed / ID_BYTES do
@@ -105,12 +105,12 @@ for _, group in ipairs(arrived) do
   for seen_slot = slot - look_back, slot + look_back do
     local n = size_of(seen_slot)
     if n > 0 then
-      local places = places_of(hashes, buckets_for(n))
-      local found = values_of(slot_key(seen_slot), places)
+      local indexes = bucket_indexes(hashes, buckets_for(n))
+      local found = values_of(slot_key(seen_slot), indexes)
       for i = 1, #ids do
         local bucket = found[i] or ''
         if is_in(bucket, ids[i]) then duplicates[#duplicates + 1] = counted + i - 1 end
-        if seen_slot == slot then held[places[i]] = bucket end
+        if seen_slot == slot then held[indexes[i]] = bucket end
       end
     end
   end
@@ -118,7 +118,7 @@ for _, group in ipairs(arrived) do
 end
 if #duplicates > 0 then return {'duplicates', unpack(duplicates)} end
 
--- Moves what belongs there from the bucket it is split from to the new bucket `b`.
+-- Splits a bucket: moves the identities that belong to the new bucket `b` out of it.
 local function split(held, b)
   local half = half_of(b)
   local from, stay, move = held[b - half], {}, {}
@@ -143,7 +143,7 @@ for _, group in ipairs(arrived) do
   end
   for i, bucket in ipairs(values_of(slot_key(slot), unseen)) do held[unseen[i]] = bucket or '' end
   for b = before, after - 1 do changed[split(held, b)], changed[b] = true, true end
-  for i, b in ipairs(places_of(hashes, after)) do
+  for i, b in ipairs(bucket_indexes(hashes, after)) do
     held[b], changed[b] = held[b] .. ids[i], true
   end
   local set, at = {}, 0
@@ -168,7 +168,7 @@ for i, key in ipairs(batch.types) do
 end
 if #types > n_types then redis.call('HSET', meta, 'types', cmsgpack.pack(types)) end
 
--- 3. Records. Ranks are gathered and written once per sorted set.
+-- 3. Records. Ranks are collected and written once per sorted set.
 local ranks, dues = {a = {}, t = {}, c = {}, u = {}}, {}
 local function rank(kind, period, id, total)
   local list = ranks[kind][period]
@@ -192,9 +192,9 @@ local function add_to_tile(tile, code_and_day, n)
 end
 
 local function total_of_day(tile, day)
-  local place, n = day % BLOCK_DAYS, 0
+  local index, n = day % BLOCK_DAYS, 0
   for i = 1, #tile, 2 do
-    if tile[i] % BLOCK_DAYS == place then n = n + tile[i + 1] end
+    if tile[i] % BLOCK_DAYS == index then n = n + tile[i + 1] end
   end
   return n
 end
@@ -204,9 +204,9 @@ local function seen_field(offer, day)
   return (day > today and 'p' .. day .. ':' or '-') .. number_of[offer]
 end
 
--- Groups beyond the limit. Whoever reads a grouping that has some is told so: see `over:` in meta.
+-- Groups beyond the limit. A read of a grouping that has any answers `capped`: see `over:` in meta.
 local OTHER, groups_max, NONE = '__other__', tonumber(ARGV[9]), {}
-local sizes, over, others = {}, {}, {a = {}, t = {}, c = {}, u = {}}
+local sizes, overflow, others = {}, {}, {a = {}, t = {}, c = {}, u = {}}
 local function is_full(kind)
   local size = sizes[kind] or redis.call('ZCARD', rank_of(kind, 'a'))
   local full = size >= groups_max
@@ -214,9 +214,9 @@ local function is_full(kind)
   return full
 end
 
--- A record that the roll has not come to yet is added to like any other: the roll works its windows
--- out from the tiles, and nobody is told them before.
--- Two tables are used again for each record: to make tables and let them grow is much of what a record costs.
+-- A record that is due but not rolled yet is updated like any other: the roll computes its windows
+-- from the tiles, and no read returns them before.
+-- Two tables are reused for all records: creating and growing tables is a large part of their cost.
 local ask, set = {'HMGET'}, {'HSET'}
 
 local function count(kind, id, deltas, offers)
@@ -239,7 +239,7 @@ local function count(kind, id, deltas, offers)
   local got = redis.call(unpack(ask, 1, asked))
   if not got[1] and id ~= OTHER and is_full(kind) then
     others[kind][id] = true
-    for i = 3, #deltas, 3 do over[kind] = (over[kind] or 0) + deltas[i] end
+    for i = 3, #deltas, 3 do overflow[kind] = (overflow[kind] or 0) + deltas[i] end
     return count(kind, OTHER, deltas, NONE)
   end
   local s = got[1] and cmsgpack.unpack(got[1]) or {0}
@@ -259,7 +259,7 @@ local function count(kind, id, deltas, offers)
       add(s, code, weekly and n or 0, monthly and n or 0, n)
       add_to_tile(tile, code * BLOCK_DAYS + day % BLOCK_DAYS, n)
       i = i + 3
-      if day ~= deltas[i] then -- the last of its day
+      if day ~= deltas[i] then -- end of the day's entries
         in_week, in_month = in_week or weekly, in_month or monthly
         if day >= today then rank(kind, 'd' .. day, id, total_of_day(tile, day)) end
         due = earlier(due, due_of(day, today))
@@ -277,7 +277,7 @@ local function count(kind, id, deltas, offers)
     list[#list + 1] = kind .. ':' .. id
   end
   set[n_set + 1], set[n_set + 2], n_set = 's', cmsgpack.pack(s), n_set + 2
-  local latest = {} -- an offer may be in the batch more than once, its days in any order
+  local latest = {} -- an offer may occur more than once in the batch, with days in any order
   for j = 1, #offers, 2 do
     local at, day = offers_at + (j - 1) / 2, offers[j + 1]
     local name, seen = ask[at + 2], got[at]
@@ -297,7 +297,7 @@ for _, kind in ipairs({'a', 't', 'c'}) do
   for i = 1, #list, 2 do count(kind, list[i], list[i + 1], NONE) end
 end
 
--- 4. Customers, after the offers they refer to have numbers, which are short where ids are long.
+-- 4. Customers, once their offers have numbers, which are shorter than offer ids.
 local offers_key, unknown = home .. 'offers', {}
 for i = 3, #batch.u, 3 do
   local offers = batch.u[i]
@@ -305,7 +305,7 @@ for i = 3, #batch.u, 3 do
     if others.a[offers[j]] then offers[j] = OTHER end
     if not number_of[offers[j]] then
       unknown[#unknown + 1] = offers[j]
-      number_of[offers[j]] = 0 -- until it is looked up
+      number_of[offers[j]] = 0 -- placeholder until the lookup below
     end
   end
 end
@@ -331,10 +331,10 @@ for due, list in pairs(dues) do
   in_parts(list, function(...) redis.call('SADD', home .. 'due:' .. due, ...) end)
 end
 
--- 5. The watermark that all this brings.
+-- 5. The watermark.
 redis.call('HSET', meta, wfield, next_watermark)
 local answer = {'ok'}
-for kind, n in pairs(over) do
+for kind, n in pairs(overflow) do
   redis.call('HINCRBY', meta, 'over:' .. kind, n)
   answer[#answer + 1] = kind
   answer[#answer + 1] = n

@@ -1,6 +1,6 @@
 -- Creates a generation. ARGV: 1 generation, 2 window day, 3 time zone, 4 complete (0 or 1),
--- 5 build token ('' = make it the active one at once), 6.. watermark field, watermark, ...
--- Answers {'ok'}, or {'exists', active generation} when a tenant that shall start has one already.
+-- 5 build token ('' = activate it at once), 6.. watermark field, watermark, ...
+-- Returns {'ok'}, or {'exists', active generation} if the token is '' and the tenant has one.
 local active = redis.call('GET', KEYS[1])
 if ARGV[5] == '' then
   if active then return {'exists', active} end

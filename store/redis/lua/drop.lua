@@ -1,8 +1,8 @@
--- Deletes a generation that is not active, a bounded number of keys in one call.
--- ARGV: 1 generation, 2 most keys. Answers {1 if keys may be left else 0, keys deleted}.
+-- Deletes a bounded number of keys of a generation that is not active.
+-- ARGV: 1 generation, 2 maximum keys. Returns {1 if keys may be left else 0, keys deleted}.
 if redis.call('GET', KEYS[1]) == gen then return {0, 0} end
 local left = tonumber(ARGV[2])
-local most = left
+local max_keys = left
 for _, kind in ipairs(KINDS) do
   local rank = rank_of(kind, 'a')
   local ids = redis.call('ZRANGE', rank, 0, left - 1)
@@ -11,10 +11,10 @@ for _, kind in ipairs(KINDS) do
     redis.call('ZREM', rank, unpack(ids))
     left = left - #ids
   end
-  if left <= 0 then return {1, most} end
+  if left <= 0 then return {1, max_keys} end
 end
 local fields = redis.call('HGETALL', meta)
-local first, day = 0, 0 -- of the days that it has keys of: those due, and those of daily ranks
+local first, day = 0, 0 -- range of the days that have keys: due sets and daily ranks
 for i = 1, #fields, 2 do
   if fields[i] == 'day' then day = tonumber(fields[i + 1]) end
   if fields[i] == 'rolled' then first = tonumber(fields[i + 1]) end
@@ -27,4 +27,4 @@ for d = math.min(first, day), day + 2 * TILE_DAYS do
   for _, kind in ipairs(KINDS) do redis.call('UNLINK', rank_of(kind, 'd' .. d)) end
 end
 redis.call('UNLINK', home .. 'offers', meta)
-return {0, most - left}
+return {0, max_keys - left}

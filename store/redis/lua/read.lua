@@ -1,12 +1,12 @@
 -- Answers one question from the active generation: one call, one snapshot.
--- ARGV: 1 grouping letter, 2 period letter (d, w, m, a; x = a window that no period has),
---       3 the asker's day, 4 time zone, 5 offset, 6 limit, 7 earliest day of the window ('' = none)
--- Answers {'ok', catalog version, msgpack types, groups, {id, ...}, {counts, ...}, {unique, ...}}
+-- ARGV: 1 grouping code, 2 period code (d, w, m, a; x = an exact window, which no period has),
+--       3 the reader's day, 4 time zone, 5 offset, 6 limit, 7 earliest day of the window ('' = none)
+-- Returns {'ok', catalog version, msgpack types, groups, {id, ...}, {counts, ...}, {unique, ...}}
 -- where counts are msgpack (flat {code, count, ...}, or the record's `s` with all its windows), or
--- {why not}.
--- A window that no period has is summed up for every group that can be in it, and Redis does
--- nothing else meanwhile. A group costs about as much as GROUP_TILES tiles, and SUMMED_TILES_MAX
--- tiles take 5 to 8 ms: 200 groups where most tiles are read (19 days), 400 for 2 days.
+-- {reason}.
+-- An exact window is summed for every group that can be in it, and blocks Redis meanwhile. A group
+-- costs about as much as GROUP_TILES tiles, and SUMMED_TILES_MAX tiles take 5 to 8 ms: 200 groups
+-- where most tiles are read (19 days), 400 for 2 days.
 local GROUP_TILES, SUMMED_TILES_MAX = 8, 4000
 local base = string.sub(KEYS[1], 1, -7)
 local active = redis.call('GET', KEYS[1])
@@ -17,7 +17,7 @@ local meta = redis.call(
   'HMGET', home .. 'meta', 'complete', 'day', 'rolled', 'timezone', 'types', 'over:' .. kind, 'over:a')
 local offset, limit, from = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 if meta[1] ~= '1' then return {'not_complete'} end
--- Some groups are counted as one; and with some offers as one, those of a customer are not known.
+-- Some groups are counted as one. If some offers are, the distinct offers of customers are unknown.
 if meta[6] or kind == 'u' and meta[7] then return {'capped'} end
 if meta[4] ~= ARGV[4] then return {'other_timezone'} end
 if period ~= 'a' and meta[2] ~= ARGV[3] then return {'other_day'} end
@@ -26,8 +26,8 @@ if period ~= 'a' and period ~= 'd' and meta[3] ~= meta[2] then return {'rolling'
 local function rank_of(name) return home .. 'r:' .. kind .. ':' .. name end
 local function key_of(id) return home .. kind .. ':' .. id end
 
--- Adds (sign 1) or takes away (-1) what a packed tile, if there is one, has of the days
--- first..last. Returns how many interactions that were.
+-- Adds (sign 1) or subtracts (-1) the counts of the days first..last in a packed tile, which may be
+-- missing. Returns the signed number of interactions.
 local function count_days(of_code, block, packed, first, last, sign)
   local tile, total = packed and cmsgpack.unpack(packed) or {}, 0
   for i = 1, #tile, 2 do
@@ -51,23 +51,23 @@ local function pack_counts(of_code)
   return cmsgpack.pack(flat)
 end
 
--- Whether `a` comes before `b` by their bytes; Lua's own `<` follows the server's locale.
+-- Returns whether `a` sorts before `b` by bytes; Lua's `<` depends on the server's locale.
 local function is_before(a, b)
-  local same, most = 0, math.min(#a, #b) -- so many first bytes are equal; and may be, at most
-  while same < most do
-    local middle = math.ceil((same + most) / 2)
+  local same, max_same = 0, math.min(#a, #b) -- number of equal leading bytes: known, and maximum
+  while same < max_same do
+    local middle = math.ceil((same + max_same) / 2)
     if string.sub(a, same + 1, middle) == string.sub(b, same + 1, middle) then
       same = middle
     else
-      most = middle - 1
+      max_same = middle - 1
     end
   end
   return (string.byte(a, same + 1) or -1) < (string.byte(b, same + 1) or -1)
 end
 
--- The window from..today of each group that can be in it: the window of the nearest period, and the
--- tiles of the days in between. Returns the groups that are in it, in the order of a response:
--- {{id, total, code -> count}, ...}; or nil where there are too many.
+-- Sums the window from..today of each group that can be in it: the window of the nearest period,
+-- corrected by the tiles of the days between. Returns the groups with interactions in the order of
+-- a response: {{id, total, code -> count}, ...}; or nil if there are too many.
 local function summed()
   local days = today - from + 1
   local nearest, sign, first, last = nil, 1, from, today
@@ -105,8 +105,8 @@ local function summed()
   return found
 end
 
--- Distinct offers that a customer's record says were seen in from..today, and the field named
--- `wanted` of it.
+-- Returns the number of distinct offers of a customer in from..today, and the value of the field
+-- `wanted` of its record.
 local function uniques_of(id, wanted)
   local fields = redis.call('HGETALL', key_of(id))
   local value, seen, n = false, {}, 0
@@ -132,8 +132,8 @@ if period == 'x' then
   local found = summed()
   if not found then return {'too_many_groups'} end
   groups = #found
-  for place = offset + 1, math.min(offset + limit, groups) do
-    local group = found[place]
+  for index = offset + 1, math.min(offset + limit, groups) do
+    local group = found[index]
     ids[#ids + 1], counts[#counts + 1] = group[1], pack_counts(group[3])
     if kind == 'u' then uniques[#uniques + 1] = uniques_of(group[1]) end
   end

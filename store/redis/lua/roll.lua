@@ -1,9 +1,9 @@
--- Moves the window day of a generation to a later day, and rolls the records that this makes due,
--- a bounded number in one call. The due sets are the progress: a record leaves its set in the same
--- script that rolls it, so any worker may go on where another stopped.
--- ARGV: 1 generation, 2 build token ('' = active), 3 target day, 4 most records to roll,
---       5 oldest slot of identities that is still looked at
--- Answers {'ok', day, 1 if nothing is left to roll else 0, records rolled} or
+-- Moves the window day of a generation to a later day, and rolls a bounded number of the records
+-- that become due. The due sets hold the progress: a record leaves its set in the script call that
+-- rolls it, so any worker can continue where another stopped.
+-- ARGV: 1 generation, 2 build token ('' = active), 3 target day, 4 maximum records to roll,
+--       5 oldest slot of identities that is still used
+-- Returns {'ok', day, 1 if nothing is left to roll else 0, records rolled} or
 -- {'fenced', generation}.
 local function set_rank(kind, period, id, total)
   if total > 0 then
@@ -13,9 +13,9 @@ local function set_rank(kind, period, id, total)
   end
 end
 
--- Works out the windows of a record for `today` from its tiles, and forgets those that left: a block
--- goes when all its days have left, and until then these days are passed over.
--- Depends on nothing but the tiles, so doing it twice, or late, changes nothing.
+-- Computes the windows of a record for `today` from its tiles, and deletes expired tiles: a block is
+-- deleted once all its days are out of the windows; until then those days are skipped.
+-- It depends on the tiles only, so a repeated or late call gives the same result.
 local function refresh(kind, id, key, today)
   local fields = redis.call('HGETALL', key)
   local s, tiles, gone, came = nil, {}, {}, {}
@@ -84,7 +84,7 @@ end
 
 local left, done = tonumber(ARGV[4]), 0
 
--- Identities that are no longer looked at.
+-- Delete the slots of identities that are older than the horizon.
 for _, field in ipairs(redis.call('HKEYS', meta)) do
   local slot = tonumber(string.match(field, '^d:(%d+)$') or '')
   if slot and slot < tonumber(ARGV[5]) then

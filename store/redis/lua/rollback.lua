@@ -1,5 +1,5 @@
--- Makes the generation before the active one active again.
--- ARGV: 1 the generation that is believed active. Answers {'ok', generation} or {'none'}.
+-- Activates the previous generation.
+-- ARGV: 1 expected active generation. Returns {'ok', generation} or {'none'}.
 if redis.call('GET', KEYS[1]) ~= gen then return {'none'} end
 local previous = redis.call('HGET', meta, 'previous')
 if not previous or previous == '' or redis.call('EXISTS', base .. previous .. ':meta') == 0 then
