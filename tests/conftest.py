@@ -20,6 +20,8 @@ import psycopg
 import pytest
 import redis
 import structlog
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from psycopg.conninfo import make_conninfo
 
 from cli.embedded import postgres_home, server
@@ -62,6 +64,11 @@ def pytest_configure(config: pytest.Config) -> None:
             ),
         ]
     )
+    # Both limits are wall-clock time, which says nothing while other processes use the same cores.
+    hypothesis_settings.register_profile(
+        "shared_cores", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    hypothesis_settings.load_profile("shared_cores")
     for folder in _FOLDERS:
         config.addinivalue_line("markers", f"{folder}: in tests/{folder}, set by the folder")
     if (worker := _xdist_worker(config)) is not None:
