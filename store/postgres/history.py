@@ -213,16 +213,6 @@ class _Step(NamedTuple):
     expected_offset: int | None
     next_offset: int
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the step under the names that the SQL statements use."""
-        return {
-            "topic": self.topic,
-            "topic_id": self.topic_id,
-            "partition": self.partition,
-            "first": self.expected_offset,
-            "next_offset": self.next_offset,
-        }
-
 
 def _distinct(events: Sequence[SourcedEvent]) -> list[SourcedEvent]:
     """Return the event with the lowest offset of each identity, in the order of offsets."""
@@ -235,9 +225,9 @@ def _distinct(events: Sequence[SourcedEvent]) -> list[SourcedEvent]:
 async def _move_watermark(connection: Connection, step: _Step) -> HistoryRefused | None:
     """Compare and set the watermark; return the refusal if the stored one differs."""
     statement = _FENCE_FIRST if step.expected_offset is None else _FENCE_NEXT
-    if (await connection.execute(statement, step.parameters())).rowcount == 1:
+    if (await connection.execute(statement, step._asdict())).rowcount == 1:
         return None
-    cursor = await connection.execute(_FENCE_TRUTH, step.parameters())
+    cursor = await connection.execute(_FENCE_TRUTH, step._asdict())
     stored = await cursor.fetchone()
     return HistoryRefused(stored[0] if stored else None)
 

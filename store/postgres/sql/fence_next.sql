@@ -2,4 +2,4 @@
 -- update, and then checks the condition on its result.
 UPDATE history_watermarks
 SET next_offset = %(next_offset)s, topic = %(topic)s, updated_at = now()
-WHERE log = %(topic_id)s AND partition = %(partition)s AND next_offset = %(first)s
+WHERE log = %(topic_id)s AND partition = %(partition)s AND next_offset = %(expected_offset)s
