@@ -155,7 +155,7 @@ def test_a_name_that_is_shown_ends_it_and_another_does_not(check: Check, reader:
         await tenant.import_catalog(
             CatalogDocument(tenant="acme", offers=[OfferItem(id="gold", name="Gold card")])
         )
-        # Counters report the new catalog version; the other reader refreshes its cache later.
+        # The counters report the new catalog version; the other reader reloads later.
         if reader == "counted":
             assert await client.ask()
         else:
