@@ -21,7 +21,7 @@ from store.postgres.catalog import (
 from store.postgres.pool import Pool, make_pool
 from store.records import SYSTEM_OUTCOME_TYPES, Catalog, Channel, Creative, Offer, StoreUnavailable
 from store.settings import Settings
-from tests.unit.test_catalog_document import FULL
+from tests.support.catalogs import FULL_CATALOG
 
 
 def with_pool(url: str, body: Callable[[Pool], Awaitable[None]]) -> None:
@@ -49,7 +49,7 @@ def test_a_tenant_that_never_registered_anything_has_the_defaults(database_url: 
 
 def test_what_is_imported_is_loaded(database_url: str) -> None:
     async def body(pool: Pool) -> None:
-        report = await imported(pool, FULL)
+        report = await imported(pool, FULL_CATALOG)
         assert report == (
             "acme",
             1,
@@ -76,7 +76,7 @@ def test_what_is_imported_is_loaded(database_url: str) -> None:
 def test_export_then_import_changes_nothing(database_url: str) -> None:
     """Also ids of every script, and nulls."""
     ids = ("é", "b", "a", "B", "😀", "_", "a b", "x" * 128)
-    document = FULL | {
+    document = FULL_CATALOG | {
         "offers": [{"id": id_, "name": id_} for id_ in ids],
         "treatments": [{"id": id_, "weight": 1 / 3, "channelId": "a"} for id_ in ids],
     }
@@ -107,7 +107,7 @@ def test_an_import_adds_changes_and_leaves_by_id(database_url: str) -> None:
     async def body(pool: Pool) -> None:
         await imported(
             pool,
-            FULL
+            FULL_CATALOG
             | {
                 "offers": [
                     {"id": "a", "name": "A", "priority": 1},

@@ -10,27 +10,7 @@ from msgspec import UNSET
 
 from store.catalog_document import CatalogError, dump_document, parse_document
 from store.records import Channel, Creative, Offer, OutcomeType
-
-FULL: dict[str, Any] = {
-    "tenant": "acme",
-    "timezone": "Europe/Berlin",
-    "offers": [
-        {
-            "id": "o", "name": "Offer", "issue": "Growth", "group": "Cards", "status": "active",
-            "priority": 7,
-        }
-    ],
-    "treatments": [
-        {
-            "id": "c", "name": "T", "offerId": "o", "channelId": "h", "templateType": "html",
-            "abTestVariant": "A", "weight": 0.5, "status": "active",
-        }
-    ],
-    "channels": [{"id": "h", "name": "Mail", "channelType": "email", "status": "active"}],
-    "outcomeTypes": [
-        {"key": "save", "name": "Saved", "classification": "positive", "category": "response"}
-    ],
-}  # fmt: skip
+from tests.support.catalogs import FULL_CATALOG
 
 
 def parse(document: object) -> Any:
@@ -38,7 +18,7 @@ def parse(document: object) -> Any:
 
 
 def test_every_field_reaches_its_record() -> None:
-    document = parse(FULL)
+    document = parse(FULL_CATALOG)
     assert (document.tenant, document.timezone) == ("acme", "Europe/Berlin")
     assert document.offer_records() == {"o": Offer("o", "Offer", "Growth", "Cards", "active", 7)}
     assert document.creative_records() == {
@@ -63,9 +43,9 @@ def test_a_field_that_an_item_lacks_is_null() -> None:
 
 
 def test_what_is_written_reads_back_the_same() -> None:
-    document = parse(FULL)
+    document = parse(FULL_CATALOG)
     assert parse_document(dump_document(document)) == document
-    assert json.loads(dump_document(document)) == FULL
+    assert json.loads(dump_document(document)) == FULL_CATALOG
     assert parse_document(b"\xef\xbb\xbf" + dump_document(document)) == document
 
 
