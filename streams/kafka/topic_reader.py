@@ -64,20 +64,25 @@ class TopicReader:
 @asynccontextmanager
 async def open_topic(settings: Settings, topic: str) -> AsyncIterator[TopicReader]:
     """Open a reader of `topic`, which must exist. Raises StoreUnavailable."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.brokers,
-        client_id="interaction-summary-reader",
-        enable_auto_commit=False,
-        isolation_level="read_committed",  # leaves out aborted transactions of fenced workers
-        auto_offset_reset="earliest",  # if retention has deleted the requested offset
-        fetch_max_wait_ms=100,
-    )
+    consumer = _make_consumer(settings, "interaction-summary-reader")
     try:
         with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
             await consumer.start()
         yield TopicReader(consumer, topic)
     finally:
         await consumer.stop()
+
+
+def _make_consumer(settings: Settings, client_id: str, **options: Any) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.brokers,
+        client_id=client_id,
+        enable_auto_commit=False,
+        isolation_level="read_committed",  # leaves out aborted transactions of fenced workers
+        auto_offset_reset="earliest",  # if retention has deleted the requested offset
+        fetch_max_wait_ms=100,
+        **options,
+    )
 
 
 class Tail(NamedTuple):
@@ -99,13 +104,9 @@ async def read_tails(
     `positions` maps partitions to offsets; a missing partition starts at 0. Raises
     StoreUnavailable.
     """
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.brokers,
-        client_id="interaction-summary-status",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        fetch_max_wait_ms=100,
+    consumer = _make_consumer(
+        settings,
+        "interaction-summary-status",
         max_partition_fetch_bytes=1,  # at most one record batch: any answer contains the end
     )
     partitions = [TopicPartition(settings.interactions_topic, p) for p in range(topic.partitions)]

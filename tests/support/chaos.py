@@ -29,7 +29,7 @@ from aiokafka.errors import KafkaError
 from store.catalog_document import parse_document
 from store.postgres.catalog import import_catalog
 from store.postgres.migrate import migrate
-from store.postgres.pool import make_pool
+from store.postgres.pool import open_pool
 from store.settings import Settings
 from tests.support.chaos_check import ChaosCheck
 from tests.support.chaos_stream import OWN_TYPE, ZONES, Plan, Stream
@@ -58,9 +58,7 @@ class ChaosRun:
 
     async def run(self) -> None:
         """Raise AssertionError unless the result is exactly what was produced."""
-        pool = make_pool(self.settings, max_size=2)
-        await pool.open()
-        try:
+        async with open_pool(self.settings, max_size=1) as pool:
             for tenant, zone in ZONES.items():
                 own = {
                     "key": OWN_TYPE,
@@ -70,8 +68,6 @@ class ChaosRun:
                 }
                 document = {"tenant": tenant, "timezone": zone, "outcomeTypes": [own]}
                 await import_catalog(pool, parse_document(json.dumps(document)))
-        finally:
-            await pool.close()
         for worker in self.workers:
             worker.start()
         try:

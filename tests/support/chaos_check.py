@@ -6,18 +6,16 @@ import collections
 import time
 from collections.abc import Callable, Sequence
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-
 from store.postgres.history import PostgresHistory
-from store.postgres.pool import make_pool
+from store.postgres.pool import Pool, open_pool
 from store.records import GROUPINGS, CounterPage, Event, Grouping, Question, StoreUnavailable
-from store.redis.client import make_client
-from store.redis.counters import RedisCounters
+from store.redis.counters import RedisCounters, open_counters
 from store.settings import Settings
 from store.windows import PERIODS, Calendar, Period, window_of
 from streams.dead_letters import headers as dead_letters
 from tests.support.chaos_stream import ZONES, Stream
 from tests.support.oracle import groups_of
+from tests.support.topics import read_ends, read_records
 from tests.support.waiting import eventually_async
 
 
@@ -32,14 +30,10 @@ class ChaosCheck:
 
         `supervise` is called at each look, to start workers again that have ended.
         """
-        ends = await self._ends()
+        ends = await read_ends(self.settings, self.settings.interactions_topic)
         started_s = time.monotonic()
-        client = make_client(self.settings, timeout_s=5, retries=0)
-        pool = make_pool(self.settings, max_size=1)
-        await pool.open()
-        counters = RedisCounters(client, self.settings.redis_prefix)
 
-        async def behind() -> dict[int, int]:
+        async def behind(counters: RedisCounters, pool: Pool) -> dict[int, int]:
             supervise()
             try:
                 progress = {p.partition: p.next_offset for p in await counters.reports.progress()}
@@ -55,55 +49,20 @@ class ChaosCheck:
             lowest = {p: min(progress.get(p, 0), stored.get(p, 0)) for p in ends}
             return {p: end - lowest[p] for p, end in ends.items() if lowest[p] < end}
 
-        async def caught_up() -> bool:
-            left = await behind()
-            assert not left, left
-            return True
+        async with (
+            open_counters(self.settings, timeout_s=5) as counters,
+            open_pool(self.settings, max_size=1) as pool,
+        ):
 
-        try:
+            async def caught_up() -> bool:
+                left = await behind(counters, pool)
+                assert not left, left
+                return True
+
             await eventually_async(
                 caught_up, timeout_s=timeout_s, message="all events counted and stored"
             )
-            self.say(f"caught up after {time.monotonic() - started_s:.1f} s")
-        finally:
-            await pool.close()
-            await client.aclose()
-
-    async def _ends(self) -> dict[int, int]:
-        """Return partition -> end, from fetches: `end_offsets` is wrong on the embedded broker."""
-        return {p: len(r) for p, r in (await self._read(self.settings.interactions_topic)).items()}
-
-    async def _read(self, topic: str) -> dict[int, list[object]]:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.brokers,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-        )
-        await consumer.start()
-        try:
-            partitions = consumer.partitions_for_topic(topic) or set()
-            if not partitions:
-                await consumer._client.add_topic(topic)
-                partitions = consumer.partitions_for_topic(topic) or set()
-            tps = [TopicPartition(topic, p) for p in partitions]
-            consumer.assign(tps)
-            await consumer.seek_to_beginning(*tps)
-            found: dict[int, list[object]] = {p: [] for p in partitions}
-            ends: dict[int, int] = {}
-            deadline_s = time.monotonic() + 60
-            while time.monotonic() < deadline_s:
-                for tp, records in (await consumer.getmany(timeout_ms=500)).items():
-                    found[tp.partition] += records
-                for tp in tps:
-                    high = consumer.highwater(tp)
-                    if high is not None:
-                        ends[tp.partition] = high
-                positions = {tp.partition: await consumer.position(tp) for tp in tps}
-                if len(ends) == len(tps) and all(positions[p] >= ends[p] for p in ends):
-                    return found
-            raise AssertionError(f"{topic}: could not read it to its end")
-        finally:
-            await consumer.stop()
+        self.say(f"caught up after {time.monotonic() - started_s:.1f} s")
 
     async def compare(self) -> None:
         """Raise AssertionError unless counters, history and a plain count are equal.
@@ -111,29 +70,26 @@ class ChaosCheck:
         They are compared for every tenant, grouping, period and row. Every malformed event must be
         on the dead-letter topic exactly once.
         """
-        client = make_client(self.settings, timeout_s=30, retries=0)
-        pool = make_pool(self.settings, max_size=2)
-        await pool.open()
-        counters = RedisCounters(client, self.settings.redis_prefix)
-        history = PostgresHistory(pool)
         by_tenant: dict[str, list[Event]] = {tenant: [] for tenant in ZONES}
         for event in self.stream.counted:
             by_tenant[event.tenant].append(event)
-        try:
+        async with (
+            open_counters(self.settings, timeout_s=30) as counters,
+            open_pool(self.settings, max_size=2) as pool,
+        ):
+            history = PostgresHistory(pool)
             for tenant, zone in ZONES.items():
                 for grouping in GROUPINGS:
                     for period in PERIODS:
                         await self._compare_one(
                             counters, history, by_tenant[tenant], tenant, zone, grouping, period
                         )
-        finally:
-            await pool.close()
-            await client.aclose()
+        sent = await read_records(self.settings, self.settings.dead_letter_topic)
         dead = collections.Counter(
-            record.value  # type: ignore[attr-defined]
-            for records in (await self._read(self.settings.dead_letter_topic)).values()
+            record.value
+            for records in sent.values()
             for record in records
-            if dead_letters.parse(record.headers) is not None  # type: ignore[attr-defined]
+            if dead_letters.parse(record.headers) is not None
         )
         assert set(dead) == set(self.stream.malformed), (
             "dead letters are missing, or there are too many"

@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 
 import httpx
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from cli.embedded.child_process import ChildProcess
 from cli.embedded.server import free_port
 from store.records import StoreUnavailable
-from store.redis.client import make_client
-from store.redis.counters import RedisCounters
+from store.redis.counters import open_counters
 from store.settings import Settings
+from tests.support.topics import read_records
 from tests.support.waiting import eventually
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "interaction-summary"
@@ -209,14 +208,11 @@ class Program:
 
 
 async def _counted(settings: Settings) -> int:
-    client = make_client(settings, timeout_s=5, retries=0)
-    try:
-        marks = await RedisCounters(client, settings.redis_prefix).reports.progress()
-        return sum(mark.next_offset for mark in marks)
-    except StoreUnavailable:
-        return -1
-    finally:
-        await client.aclose()
+    async with open_counters(settings, timeout_s=5) as counters:
+        try:
+            return sum(report.next_offset for report in await counters.reports.progress())
+        except StoreUnavailable:
+            return -1
 
 
 def _stored(settings: Settings) -> int:
@@ -231,26 +227,5 @@ def _stored(settings: Settings) -> int:
 
 def read_topic(settings: Settings, topic: str) -> list[Any]:
     """Return all present records of a topic (aiokafka's ConsumerRecord)."""
-    return asyncio.run(_read_topic(settings, topic))
-
-
-async def _read_topic(settings: Settings, topic: str) -> list[Any]:
-    consumer = AIOKafkaConsumer(
-        topic,
-        bootstrap_servers=settings.brokers,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=8 * 1_048_576,
-    )
-    records: list[Any] = []
-    async with asyncio.timeout(60), consumer:
-        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
-        assert partitions, f"no topic {topic}"
-        while True:
-            for found in (await consumer.getmany(timeout_ms=200)).values():
-                records += found
-            # Ends come from fetch responses: `end_offsets` is wrong on the embedded broker.
-            ends = {tp: consumer.highwater(tp) for tp in partitions}
-            read = {tp: await consumer.position(tp) for tp in partitions}
-            if all(end is not None and read[tp] >= end for tp, end in ends.items()):
-                return records
+    by_partition = asyncio.run(read_records(settings, topic))
+    return [record for records in by_partition.values() for record in records]
