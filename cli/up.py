@@ -165,7 +165,7 @@ def _commands(folder: Path, demo: bool) -> Commands:
 
 
 def _send_demo_history(commands: Commands, stack: Stack) -> None:
-    """Import the demo catalog and send its five weeks of events, unless history has events."""
+    """Import the demo catalog; send its five weeks of events unless history has events."""
     from cli.embedded.command import Command
     from cli.traffic.demo import BACKFILL, has_history, import_demo_catalog
 

@@ -26,7 +26,7 @@ logger = get_logger("assignment")
 
 #: How long a start waits for Postgres to return history's positions.
 POSITIONS_TIMEOUT_S: Final = 5.0
-#: How often a worker without partitions asks its group for a new assignment.
+#: How many times a worker without partitions asks its group for a new assignment.
 REJOINS_MAX: Final = 3
 
 
@@ -49,7 +49,7 @@ class Consumer(Protocol):
         """Ask the consumer group for a new assignment."""
         ...
 
-    def end_offset(self, partition: int, counted: int) -> int | None:
+    def end_offset(self, partition: int, committed_through: int) -> int | None:
         """Return the partition's end as its last fetch answer gave it; None = not known."""
         ...
 
@@ -98,8 +98,8 @@ class StartOffsets:
         """Return the offset to read each partition from, and start a read session there.
 
         It is the lowest offset that any tenant's counters, or history, still need. The order of
-        the steps matters: a worker that had a partition before sends no dead letter of it after
-        `assign`, so the stores are asked after that.
+        the steps matters: once `assign` returns, the previous owner of a partition can send no more
+        dead letters of it, so the stores are asked after that.
         """
         await self._pipeline.abandon()
         self._rewinder.session_starts()
@@ -151,7 +151,7 @@ class Rewinder:
         """Set to the error that must end the process."""
 
     def session_starts(self) -> None:
-        """Note that a start looks at all stores now: what was found before is covered by it."""
+        """Drop the request for another seek: this start asks all stores, and covers every finding."""
         self._again = False
 
     def on_error(self, error: BaseException) -> None:

@@ -1,8 +1,8 @@
 """Commit protocol of the counters.
 
 `CounterCommitter.commit` sends one tenant's events of one partition. Where the store refuses the
-commit, the committer takes the store's values and skips what is counted, sends again, or reports
-the offset that reading must return to.
+commit, the committer takes the store's values and skips what is counted, sends again, or raises
+RewindRequired.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class CounterCommitter:
     async def reset(self, partition: int, offset: int) -> None:
         """Lower every tenant's watermark of the partition to `offset`, where it is higher.
 
-        For a truncated partition, whose records from `offset` on are new.
+        For a truncated partition: its records from `offset` on are read again.
         """
         session = self.tenants.session
         for tenant in await self._store.tenants():

@@ -240,7 +240,7 @@ class Worker:
             self._tasks.append(task)
 
     async def close(self) -> None:
-        """Finish the batches in hand, as far as the time of a stop allows. Only once."""
+        """Finish the batches in hand, for at most STOP_S. A second call does nothing."""
         if self._closed:
             return
         self._closed = True

@@ -45,7 +45,7 @@ class Broker(Server):
 
 
 class Valkey(Server):
-    """Valkey, or the Redis server `program`. SIGKILL loses at most the last second."""
+    """Valkey, or the Redis server `program`. A crash of the machine loses about the last second."""
 
     name: ClassVar[str] = "valkey"
 

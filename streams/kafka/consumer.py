@@ -21,7 +21,7 @@ from streams.kafka.errors import kafka_errors
 
 
 class Batch(NamedTuple):
-    """Value of a message: all records that one partition still holds in [base, next_offset)."""
+    """Records of one partition with the offsets [base, next_offset); gaps are possible."""
 
     partition: int
     base: int

@@ -1,8 +1,8 @@
--- Commits one batch of one partition for one tenant: counter deltas, identities and the watermark
--- they bring, in one atomic step.
+-- Commits one batch of one partition for one tenant: counter deltas, identities and the next
+-- watermark, in one atomic step.
 -- ARGV: 1 generation, 2 window day, 3 watermark field, 4 expected watermark ('' = none),
 --       5 next watermark, 6 build token ('' = the generation is the active one),
---       7 slots of identities to look back,
+--       7 number of slots before and after an identity's own slot that are searched for it,
 --       8 msgpack {types, a, t, c, u}:
 --         types  outcome type keys; the deltas refer to them by index from 0
 --         a,t,c  flat {id, deltas, ...}; deltas flat {day, type, count, ...} in order of day
