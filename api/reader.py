@@ -221,7 +221,7 @@ class SummaryReader:
         except TimeoutError:
             metrics.API_FALLBACK_REFUSED.labels("busy").inc()
             raise unavailable(
-                "the counters cannot answer this question and history is busy; try again", retry_after_s=1
+                "the counters cannot answer now and history is busy; try again", retry_after_s=1
             ) from None
         start_s = perf_counter()
         try:

@@ -151,7 +151,7 @@ class Rewinder:
         """Set to the error that must end the process."""
 
     def session_starts(self) -> None:
-        """Drop the request for another seek: this start asks all stores, and covers every finding."""
+        """Drop the request for another seek: this start asks all stores, so it covers it."""
         self._again = False
 
     def on_error(self, error: BaseException) -> None:
