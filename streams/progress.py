@@ -72,9 +72,8 @@ class ProgressReporter:
 
     def ends(self) -> dict[int, int | None]:
         """Return the end offset of each partition, from its last fetch answer; None = not known."""
-        consumer = self._consumer()
         return {
-            partition: consumer.end_offset(partition, position)
+            partition: self._consumer().end_offset(partition, position)
             for partition, position in self._pipeline.positions.items()
         }
 

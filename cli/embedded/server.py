@@ -117,7 +117,7 @@ class Server:
         self._prepare()
         if not is_free(self.port):
             raise StackError(f"{self.name}: port {self.port} of {HOST} is in use")
-        self._process = ChildProcess(
+        process = ChildProcess(
             self._command(),
             environment=server_environment(),
             log_path=self.log_path,
@@ -128,9 +128,10 @@ class Server:
             inherited_fds=self.inherited_fds,
             log_bytes_max=_LOG_BYTES_MAX,
         )
-        self._process.start()
+        process.start()
+        self._process = process
         try:
-            self._wait_until_ready(self._process, timeout_s)
+            self._wait_until_ready(process, timeout_s)
         except BaseException:  # Ctrl-C during the wait included
             self.stop(timeout_s=5)
             raise
@@ -152,8 +153,10 @@ class Server:
             time.sleep(_POLL_S)
         raise self._failure(f"did not answer within {timeout_s:.0f} s")
 
-    def _failure(self, why: str) -> StackError:
-        return StackError(f"{self.name} {why}; see {self.log_path}\n{tail(self.log_path)}".rstrip())
+    def _failure(self, reason: str) -> StackError:
+        return StackError(
+            f"{self.name} {reason}; see {self.log_path}\n{tail(self.log_path)}".rstrip()
+        )
 
 
 def ask(port: int, question: bytes, answered: Callable[[bytes], bool]) -> bool:

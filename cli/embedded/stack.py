@@ -114,8 +114,8 @@ class Stack:
         self._lock_fds.append(fd)
         return fd
 
-    def _failed(self, why: str) -> StackError:
-        return StackError(f"{self.data_dir} {why}")
+    def _failed(self, reason: str) -> StackError:
+        return StackError(f"{self.data_dir} {reason}")
 
 
 def _locked_within(timeout_s: float, fd: int) -> bool:
