@@ -1,26 +1,16 @@
-"""The descriptions of parameters and rows agree with the answers, OpenAPI and the documentation.
-
-`python -m tests.unit.test_api_docs` rewrites the tables in the documentation.
-"""
+"""The descriptions of parameters and rows agree with the answers and OpenAPI."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import pytest
 
 from api import openapi
-from api.params import PARAMETERS, Integer, Params
+from api.params import PARAMETERS, Params
 from store.records import GROUPINGS, Catalog, Channel, Creative, GroupCounts, Grouping, Offer
 from store.summary import ROW_FIELDS, row
-
-ROOT: Final = Path(__file__).parents[2]
-API: Final = ROOT / "docs" / "api.md"
-ROWS: Final = ROOT / "docs" / "rows.md"
 
 FULL: Final = Catalog(
     "acme",
@@ -30,43 +20,6 @@ FULL: Final = Catalog(
     treatment_counts={"x": 1},
 )
 CATALOGS: Final = {"full": FULL, "empty": Catalog("acme")}
-
-
-def parameters_table() -> str:
-    lines = ["| parameter | type | default | allowed | meaning |", "|---|---|---|---|---|"]
-    for p in PARAMETERS:
-        kind = "integer" if isinstance(p, Integer) else "string"
-        lines.append(f"| `{p.name}` | {kind} | `{p.default}` | {p.rule} | {p.description} |")
-    return "\n".join(lines)
-
-
-def rows_tables() -> str:
-    parts = []
-    for group_by in GROUPINGS:
-        lines = [f"### {group_by}", "", "| field | type | meaning |", "|---|---|---|"]
-        for field in ROW_FIELDS[group_by]:
-            kind = f"{field.type} or null" if field.nullable else field.type
-            lines.append(f"| `{field.name}` | {kind} | {field.description} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
-TABLES: Final[dict[tuple[Path, str], Callable[[], str]]] = {
-    (API, "parameters"): parameters_table,
-    (ROWS, "rows"): rows_tables,
-}
-
-
-def _between(text: str, mark: str) -> re.Match[str]:
-    found = re.search(f"(<!-- {mark} -->\n)(.*?)(\n?<!-- /{mark} -->)", text, re.DOTALL)
-    assert found is not None, f"no <!-- {mark} --> … <!-- /{mark} -->"
-    return found
-
-
-@pytest.mark.parametrize(("path", "mark"), TABLES, ids=[mark for _, mark in TABLES])
-def test_a_table_equals_the_descriptions_in_the_code(path: Path, mark: str) -> None:
-    written = _between(path.read_text(), mark)[2]
-    assert written == TABLES[path, mark](), "run: python -m tests.unit.test_api_docs"
 
 
 def test_the_parameters_are_the_fields_of_params_in_order() -> None:
@@ -112,10 +65,3 @@ def test_the_row_schema_has_the_answered_fields(group_by: Grouping, catalog: str
     empty = {f.name for f in ROW_FIELDS[group_by] if answered[f.name] is None}
     nullable = {f.name for f in ROW_FIELDS[group_by] if f.nullable}
     assert empty == (nullable if catalog == "empty" else set())
-
-
-if __name__ == "__main__":
-    for (file, name), table in TABLES.items():
-        content = file.read_text()
-        match = _between(content, name)
-        file.write_text(content[: match.start(2)] + table() + content[match.end(2) :])

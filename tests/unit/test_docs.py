@@ -1,29 +1,26 @@
 """Documentation and code agree.
 
 Every setting, command, endpoint, metric and reason is documented, tables equal those generated from
-the code, and links have a target. `python -m tests.unit.test_docs` rewrites the tables.
+the code, and links have a target.
 """
 
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
-import typer.main
 
 from api.app import create_app
-from cli.main import app as cli_app
-from store.metrics import METRICS
 from store.records import GROUPINGS, SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts
 from store.settings import Settings
 from store.summary import percent, row
 from streams.decode.rejection import Reason
+from tests.support.doc_tables import TABLES, commands, find_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -41,84 +38,10 @@ README_LINES_MAX = 200
 # --- generated tables -----------------------------------------------------------------------------
 
 
-def settings_table() -> str:
-    lines = ["| setting | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = str(field.default)
-        if isinstance(field.default, bool):
-            default = default.lower()
-        shown = f"`{default}`" if default else "empty"
-        assert field.description, name
-        lines.append(f"| `{name.upper()}` | {shown} | {_cell(field.description)} |")
-    return "\n".join(lines)
-
-
-def metrics_table() -> str:
-    lines = ["| metric | type, labels | meaning | what to do |", "|---|---|---|---|"]
-    for name, metric in METRICS.items():
-        labels = ", ".join((metric.type, *(f"`{label}`" for label in metric.labels)))
-        lines.append(f"| `{name}` | {labels} | {_cell(metric.meaning)} | {_cell(metric.remedy)} |")
-    return "\n".join(lines)
-
-
-def commands_table() -> str:
-    lines = ["| command | does |", "|---|---|"]
-    for name, command in commands().items():
-        words = [name, *(_parameter(p) for p in command.params if p.name != "help")]
-        lines.append(f"| `{' '.join(words)}` | {_cell(_first_sentence(command))} |")
-    return "\n".join(lines)
-
-
-def commands() -> dict[str, Any]:
-    """Return the commands: words typed after `interaction-summary` -> click's command."""
-    found: dict[str, Any] = {}
-    group: Any = typer.main.get_command(cli_app)
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            found |= {f"{name} {sub}": inner for sub, inner in command.commands.items()}
-        else:
-            found[name] = command
-    return found
-
-
-def _parameter(parameter: Any) -> str:
-    if parameter.param_type_name == "argument":
-        metavar = str(parameter.metavar or parameter.name.upper())
-        return metavar if parameter.required or metavar.startswith("[") else f"[{metavar}]"
-    flag = parameter.opts[-1]
-    return f"[{flag}]" if parameter.is_flag else f"[{flag} {_value(flag)}]"
-
-
-def _value(flag: str) -> str:
-    return flag.removeprefix("--").rpartition("-")[2].upper()
-
-
-def _first_sentence(command: Any) -> str:
-    text = inspect.cleandoc(command.help).split("\n\n")[0].replace("\n", " ")
-    return text.removesuffix(".")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-TABLES: Final[dict[tuple[Path, str], Callable[[], str]]] = {
-    (README, "settings"): settings_table,
-    (COMMANDS, "commands"): commands_table,
-    (OPERATIONS, "metrics"): metrics_table,
-}
-
-
-def _between(text: str, mark: str) -> re.Match[str]:
-    found = re.search(f"(<!-- {mark} -->\n)(.*?)(\n?<!-- /{mark} -->)", text, re.DOTALL)
-    assert found is not None, f"no <!-- {mark} --> … <!-- /{mark} -->"
-    return found
-
-
 @pytest.mark.parametrize(("path", "mark"), TABLES, ids=[mark for _, mark in TABLES])
 def test_a_table_equals_the_one_generated_from_the_code(path: Path, mark: str) -> None:
-    written = _between(path.read_text(), mark)[2]
-    assert written == TABLES[path, mark](), "run: python -m tests.unit.test_docs"
+    written = find_table(path.read_text(), mark)[2]
+    assert written == TABLES[path, mark](), "run: python -m tests.support.doc_tables"
 
 
 # --- completeness ---------------------------------------------------------------------------------
@@ -326,15 +249,3 @@ def test_the_picture_is_shown_and_loads_nothing_from_the_network() -> None:
     assert "](docs/picture.svg)" in README.read_text()
     picture = (ROOT / "docs/picture.svg").read_text()
     assert re.findall(r"(?:href|src|url\()[^>]*//", picture) == []
-
-
-def write_tables() -> None:
-    for (path, mark), table in TABLES.items():
-        text = path.read_text()
-        found = _between(text, mark)
-        end = f"\n<!-- /{mark} -->"
-        path.write_text(text[: found.start(2)] + table() + end + text[found.end(3) :])
-
-
-if __name__ == "__main__":
-    write_tables()
