@@ -23,7 +23,8 @@ one major version where only public members are used (kafka-python 3):
 - aiokafka, `AIOKafkaConsumer`: sets `_fetch_max_wait_ms`, `_isolation_level`; replaces
   `_fetcher._proc_fetch_request`; reads `_subscription.subscription.assignment.state_value`; calls
   `_coordinator.request_rejoin`.
-- aiokafka, `AIOKafkaProducer`: sets `_closed`; calls `_sender.close` and `client.close`.
+- aiokafka, `AIOKafkaProducer`: sets `_closed`; calls `_sender.close` and `client.close`; reads
+  `_txn_manager.wait_for_transaction_end` and `_message_accumulator._batches`.
 - kafka-python, `KafkaAdminClient`: `describe_topics` must return `topic_id`, which needs 3.0.12. It
   also raises AssertionError where a broker does not answer as expected.
 """

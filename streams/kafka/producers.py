@@ -69,6 +69,7 @@ class Producer:
                             partition=record.partition,
                         )
                     )
+                    self._retrieve_batch_errors()
             except KafkaError as error:
                 failures.append(error)
             # Wait for all of them, also after a failure: every request in flight must have ended
@@ -82,7 +83,10 @@ class Producer:
 
     async def stop(self) -> None:
         """Send what is buffered, then close."""
-        await self.client.stop()
+        try:
+            await self.client.stop()
+        finally:
+            self._retrieve_transaction_error()
 
     async def discard(self) -> bool:
         """Close without sending what is buffered, which `stop` would send first.
@@ -96,8 +100,35 @@ class Producer:
                 await self.client._sender.close()
         except (TimeoutError, KafkaError):
             answered = False
+        self._retrieve_transaction_error()
         await self.client.client.close()
         return answered
+
+    def _retrieve_transaction_error(self) -> None:
+        """Mark the error of the open transaction as retrieved: `send_all` has raised it.
+
+        The client awaits this future only when it commits, so asyncio would report it again.
+        """
+        transactions = self.client._txn_manager
+        if transactions is not None and transactions.transactional_id is not None:
+            waiter = transactions.wait_for_transaction_end()
+            if waiter is not None and waiter.done():
+                _retrieve_error(waiter)
+
+    def _retrieve_batch_errors(self) -> None:
+        """Mark the errors of the client's buffered batches as retrieved, when they get one.
+
+        The futures of the records have them too. The client awaits those of the batches only when
+        it flushes, so asyncio would report them again.
+        """
+        for batches in self.client._message_accumulator._batches.values():
+            if batches:
+                batches[-1]._drain_waiter.add_done_callback(_retrieve_error)
+
+
+def _retrieve_error(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 async def open_producer(settings: Settings) -> Producer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import subprocess
 import uuid
@@ -25,7 +26,7 @@ from streams.dead_letters import headers as dead_letter_headers
 from streams.dead_letters.record import DeadLetterInfo, RejectedRecord
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.rejection import Reason, reject
-from streams.kafka.producers import open_transactional_producer
+from streams.kafka.producers import OutgoingRecord, open_transactional_producer
 from streams.retry import retry
 from tests.support.events import encode, make_event
 from tests.support.program import PROGRAM, Program, read_topic
@@ -155,6 +156,34 @@ async def test_a_worker_that_was_replaced_while_frozen_sends_nothing(
         *((topic_id, 0, o) for o in (1, 2, 3, 4, 5)),
         *((topic_id, 1, o) for o in (1, 2)),
     ]
+
+
+async def test_the_error_of_a_fenced_producer_is_reported_once(
+    settings: Settings, topic_id: str
+) -> None:
+    """The sender raises it; the client's own task must not report it again when it is freed."""
+    transactional_id = f"{settings.dead_letter_topic}-{topic_id}-0"
+    fenced = await open_transactional_producer(settings, transactional_id)
+    if fenced is None:
+        pytest.skip("the embedded broker has no transactions; the real one is tested in CI")
+    newer = await open_transactional_producer(settings, transactional_id)
+    assert newer is not None
+    loop, reported = asyncio.get_running_loop(), list[object]()
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    try:
+        with pytest.raises(StoreUnavailable, match="ProducerFenced"):
+            await fenced.send_all(
+                settings.dead_letter_topic, [OutgoingRecord(b"key", b"value", (), 0)]
+            )
+        await fenced.stop()
+        await newer.stop()
+        del fenced, newer
+        gc.collect()
+        await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(handler)
+    assert reported == []
 
 
 async def test_the_transaction_of_a_worker_frozen_while_it_sends_is_aborted(
