@@ -70,7 +70,7 @@ class RedisCounters(RedisGenerations):
         self._groups_max = groups_max
         self._slots_back = -(-dedup_horizon_h // 24)
         self._commit = Script("commit")
-        self._roll = Script("roll")
+        self._roll = Script("roll", include=["windows"])
         self._read = Script("read", read_only=True)
 
     async def ping(self) -> None:

@@ -57,6 +57,20 @@ class Keys(NamedTuple):
         """Return the key of the sorted set of a grouping's groups in `period`."""
         return f"{self._base(tenant)}{generation}:r:{GROUPING_CODES[grouping]}:{period}"
 
+    def offers(self, tenant: str, generation: int) -> str:
+        """Return the key of the hash offer id -> the offer's number in customers' records."""
+        return f"{self._base(tenant)}{generation}:offers"
+
+    @property
+    def audits(self) -> str:
+        """Hash: tenant -> result of the tenant's last audit, as JSON."""
+        return f"{self.prefix}:audits"
+
+    @property
+    def audit_turn(self) -> str:
+        """Exists while no worker may start another periodic audit."""
+        return f"{self.prefix}:audit_turn"
+
     @property
     def tenants(self) -> str:
         """Set of the tenants that have a generation."""

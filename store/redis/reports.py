@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from redis.asyncio import RedisCluster
 
+from store.audit import AuditNote
 from store.counters import Incidents, LogChange, PartitionProgress, Visible
 from store.redis.client import Client, redis_errors
 from store.redis.keys import Keys
@@ -131,6 +133,20 @@ class RedisReports:
         """Record that the topic was recreated or truncated (`kind`: `recreated` or `cut`)."""
         async with redis_errors():
             await self._client.hset(self._keys.incidents, f"{kind}:{topic_id}", at_ms)
+
+    async def note_audit(self, tenant: str, note: AuditNote) -> None:
+        """Store the outcome of the tenant's last audit."""
+        async with redis_errors():
+            await self._client.hset(self._keys.audits, tenant, msgspec.json.encode(note))
+
+    async def audits(self) -> dict[str, AuditNote]:
+        """Return tenant -> outcome of its last audit, of the tenants that had one."""
+        async with redis_errors():
+            fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.audits)
+        return {
+            tenant.decode(): msgspec.json.decode(note, type=AuditNote)
+            for tenant, note in fields.items()
+        }
 
     async def incidents(self) -> Incidents:
         """Return the lost offsets and the topic changes recorded so far."""
