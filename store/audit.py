@@ -74,6 +74,7 @@ class AuditNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """Cells that differ, after a repair if there was one."""
     source: Literal["command", "worker"]
     duration_s: float
+    generation: int | None = None
     sample: int | None = None
     """Groups asked for per grouping; None = all."""
     reason: str = ""

@@ -235,3 +235,16 @@ LOG_CHANGES: Final = _counter(
     "replication.",
     ("kind",),
 )
+AUDITS: Final = _counter(
+    "interaction_summary_audits_total",
+    "Periodic audits of a tenant by this worker, by result: clean, drift, or skipped (the counters "
+    "or history could not be compared).",
+    "drift: run `interaction-summary audit`. Only skipped: its notes say why.",
+    ("result",),
+)
+AUDIT_DRIFT_CELLS: Final = _gauge(
+    "interaction_summary_audit_drift_cells",
+    "Numbers in which counters and history differed, summed over the last audit of each tenant, "
+    "periodic or by command.",
+    "Over 0: `interaction-summary audit` names them, with --repair it corrects them.",
+)

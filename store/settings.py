@@ -140,6 +140,12 @@ class Settings(BaseSettings):
         ge=5,
         description="a worker exits if a partition with lag makes no progress for this long",
     )
+    audit_every_s: float = Field(
+        3_600.0,
+        ge=0,
+        description="seconds between two audits of a sample of one tenant's counters, by one of "
+        "the workers; 0 = none",
+    )
     worker_metrics_port: int = Field(
         0, ge=0, le=65535, description="port of the worker's own /metrics; 0 = none"
     )

@@ -23,6 +23,7 @@ from store.settings import Settings
 from store.windows import Calendar, date_of
 from streams.arrival_watermarks import ArrivalWatermarks
 from streams.assignment import Consumer, CurrentTopic, IdleRejoin, Rewinder, StartOffsets, every
+from streams.audit.periodic import make_periodic_audit
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatchBuilder
 from streams.dead_letters.alarm import RatioAlarm
@@ -52,8 +53,9 @@ PARTITIONS_EVERY_S: Final = 3_600.0
 class Stores:
     """Clients of Redis and Postgres, and what is built on them alone."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now_ms: Callable[[], int]) -> None:
         """Create the clients; connects to nothing."""
+        self._now_ms = now_ms
         self.pool = make_pool(settings, max_size=4)
         self.client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=0)
         self.counters = RedisCounters(
@@ -69,10 +71,17 @@ class Stores:
             monotonic=time.monotonic,
         )
         self.owners = PartitionOwners(self.client, settings.redis_prefix)
+        self.audit = make_periodic_audit(
+            settings, self.client, self.pool, timezone_of=self.timezone_of, now_ms=now_ms
+        )
 
     async def timezone_of(self, tenant: str) -> str:
         """Return the IANA name of the tenant's time zone."""
         return (await self.catalogs.get(tenant)).timezone
+
+    async def make_partitions(self) -> None:
+        """Create the month partitions of history that are missing."""
+        await ensure_partitions(self.pool, date_of(Calendar("UTC").day_of(self._now_ms())))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -101,7 +110,7 @@ class Worker:
     def build(self) -> None:
         """Build the parts. Needs a running event loop; connects to nothing."""
         settings = self.settings
-        self.stores = Stores(settings)
+        self.stores = Stores(settings, self._now_ms)
         self.topic = CurrentTopic()
         self.arrivals = ArrivalWatermarks()
         self.rewinder = Rewinder(self.consumer)
@@ -232,8 +241,9 @@ class Worker:
             every(FORGET_ROLLED_S, self.rollover.forget_rolled, on_error),
             every(TICK_S, self.progress.report, on_error),
             every(TOPIC_CHECK_S, self._check_topic, on_error),
-            every(PARTITIONS_EVERY_S, self._make_partitions, on_error),
+            every(PARTITIONS_EVERY_S, self.stores.make_partitions, on_error),
             self._watch(),
+            every(self.stores.audit.check_s, self.stores.audit.audit_next, on_error),
         ):
             task = asyncio.create_task(work)
             self.rewinder.watch(task)
@@ -259,9 +269,6 @@ class Worker:
     async def _check_topic(self) -> None:
         await self.log_changes.check_topic_id()
         await self.idle_rejoin.rejoin_if_idle()
-
-    async def _make_partitions(self) -> None:
-        await ensure_partitions(self.stores.pool, date_of(Calendar("UTC").day_of(self._now_ms())))
 
     async def _watch(self) -> None:
         """End the process if a partition with lag stands still for too long.

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from typing import Final, Literal, NamedTuple
 
+import msgspec
+
 from store.audit import AuditNote, Correction
 from store.clock import system_clock_ms
 from store.postgres.audit import AuditedHistory
@@ -32,7 +34,7 @@ DIFFERING_MAX: Final = 20_000
 WAIT_S: Final = 30.0
 #: A group is compared again until two comparisons agree about it, at most so often.
 _COMPARISONS: Final = 6
-_PAUSE_S: Final = 0.5
+PAUSE_S: Final = 0.5
 _REWRITES: Final = 5
 #: Numbers in one correction, a bound of its script's time.
 _ADJUST_NUMBERS: Final = 4_000
@@ -58,8 +60,26 @@ class TenantAudit(NamedTuple):
         """Number of differing cells."""
         return sum(len(difference.cells) for difference in self.differing)
 
-    def note(self, source: Literal["command", "worker"], *, repaired: bool = False) -> AuditNote:
-        """Return the outcome as it is stored."""
+    def note(
+        self,
+        source: Literal["command", "worker"],
+        *,
+        previous: AuditNote | None,
+        repaired: bool = False,
+    ) -> AuditNote:
+        """Return the outcome as it is stored, given the tenant's previous one.
+
+        A sample that is clean does not clear a drift that is known: it has other groups, and may
+        have fewer windows. A whole audit does, and a new generation.
+        """
+        if (
+            previous is not None
+            and previous.result == "drift"
+            and previous.generation == self.generation
+            and self.sample is not None
+            and not self.differing
+        ):
+            return msgspec.structs.replace(previous, at_ms=self.at_ms)
         result: Literal["clean", "drift", "repaired", "skipped"] = "clean"
         if self.differing:
             result = "drift"
@@ -74,6 +94,7 @@ class TenantAudit(NamedTuple):
             cells=self.cells,
             source=source,
             duration_s=round(self.duration_s, 3),
+            generation=self.generation,
             sample=self.sample,
             reason="; ".join(self.notes),
         )
@@ -98,7 +119,7 @@ class Auditor:
         comparer: Comparer,
         *,
         now_ms: Callable[[], int],
-        pause_s: float = _PAUSE_S,
+        pause_s: float,
     ) -> None:
         """Compare a group that differs again after `pause_s`."""
         self._counters = counters
@@ -285,6 +306,20 @@ def _size(fix: Correction) -> int:
     return 2 * len(fix.alltime) + 3 * len(fix.tiles) + 4 * len(fix.offers)
 
 
+def make_auditor(
+    counters: AuditedCounters,
+    history: AuditedHistory,
+    *,
+    timezone_of: Callable[[str], Awaitable[str]],
+    now_ms: Callable[[], int],
+    wait_s: float = WAIT_S,
+    pause_s: float = PAUSE_S,
+) -> Auditor:
+    """Return an Auditor of these stores; see `Comparer` and `Auditor` for the waits."""
+    comparer = Comparer(counters, history, timezone_of=timezone_of, now_ms=now_ms, wait_s=wait_s)
+    return Auditor(counters, history, comparer, now_ms=now_ms, pause_s=pause_s)
+
+
 @asynccontextmanager
 async def open_auditor(
     settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms
@@ -303,8 +338,5 @@ async def open_auditor(
         async def timezone_of(tenant: str) -> str:
             return (await load_catalog(pool, tenant)).timezone
 
-        comparer = Comparer(
-            counters, history, timezone_of=timezone_of, now_ms=now_ms, wait_s=WAIT_S
-        )
-        auditor = Auditor(counters, history, comparer, now_ms=now_ms)
+        auditor = make_auditor(counters, history, timezone_of=timezone_of, now_ms=now_ms)
         yield auditor, RedisReports(client, settings.redis_prefix)

@@ -7,8 +7,7 @@ from typing import Any
 
 from store.postgres.audit import AuditedHistory
 from store.redis.audit import AuditedCounters
-from streams.audit.auditor import Auditor, TenantAudit
-from streams.audit.segment import Comparer
+from streams.audit.auditor import Auditor, TenantAudit, make_auditor
 from tests.support.events import NOW_MS
 from tests.support.stores import Stores
 
@@ -25,9 +24,14 @@ def auditor_of(
         return timezone
 
     counters = counters or AuditedCounters(stores.client, "is")
-    history = AuditedHistory(stores.pool)
-    comparer = Comparer(counters, history, timezone_of=timezone_of, now_ms=now_ms, wait_s=wait_s)
-    return Auditor(counters, history, comparer, now_ms=now_ms, pause_s=0.01)
+    return make_auditor(
+        counters,
+        AuditedHistory(stores.pool),
+        timezone_of=timezone_of,
+        now_ms=now_ms,
+        wait_s=wait_s,
+        pause_s=0.01,
+    )
 
 
 def cells_of(audit: TenantAudit) -> list[tuple[Any, ...]]:
