@@ -32,8 +32,10 @@ SEGMENT_GROUPS: Final = 20_000
 DIFFERING_MAX: Final = 20_000
 #: How long history may take to store what the counters have counted.
 WAIT_S: Final = 30.0
-#: A group is compared again until two comparisons agree about it, at most so often.
-_COMPARISONS: Final = 6
+#: A group differs if so many comparisons in a row found the same differences; it is compared at
+#: most COMPARISONS_MAX times.
+AGREEING: Final = 3
+COMPARISONS_MAX: Final = 10
 PAUSE_S: Final = 0.5
 _REWRITES: Final = 5
 #: Numbers in one correction, a bound of its script's time.
@@ -239,28 +241,32 @@ class Auditor:
     async def _compare(
         self, tenant: str, grouping: Grouping, ids: Sequence[str], *, recent: bool
     ) -> tuple[list[Difference], int]:
-        """Compare groups, and again until two comparisons agree about those that differ.
+        """Compare groups, and those that differ again until AGREEING comparisons agree.
 
-        Return the groups that differ, and the number of those about which no two agreed. One
+        Return the groups that differ, and the number of those about which they did not agree. One
         comparison can be wrong for a moment: if an event was sent to two partitions, the counters
         have it from one of them and history from the other, and their watermarks pass the two at
         different times.
         """
         found = await self._comparer.differences(tenant, grouping, ids, recent=recent)
+        agreed = {difference.id: (1, difference) for difference in found}
         settled: list[Difference] = []
-        for _ in range(_COMPARISONS):
-            if not found:
+        for _ in range(COMPARISONS_MAX - 1):
+            if not agreed:
                 break
             await asyncio.sleep(self._pause_s)
-            before = {difference.id: difference for difference in found}
-            again = await self._comparer.differences(
+            before = agreed
+            agreed = {}
+            for difference in await self._comparer.differences(
                 tenant, grouping, sorted(before), recent=recent
-            )
-            found = []
-            for difference in again:
-                same = same_differences(before[difference.id].cells, difference.cells)
-                (settled if same else found).append(difference)
-        return settled, len(found)
+            ):
+                times, last = before[difference.id]
+                times = times + 1 if same_differences(last.cells, difference.cells) else 1
+                if times == AGREEING:
+                    settled.append(difference)
+                else:
+                    agreed[difference.id] = times, difference
+        return settled, len(agreed)
 
     async def _all_ids(self, tenant: str, grouping: Grouping, generation: int) -> list[str]:
         ids = {id_ async for id_ in self._counters.ids(tenant, generation, grouping)}

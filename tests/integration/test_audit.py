@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from store.counters import Committed
 from store.records import Event
+from store.redis.audit import AuditedCounters
 from store.settings import Settings
-from store.windows import DAY_MS
+from store.windows import DAY_MS, Calendar
+from streams.aggregate import aggregate
 from tests.support.auditing import auditor_of, cells_of, dump_all
-from tests.support.contract import Writer, assert_counts, assert_counts_exact, start
-from tests.support.events import NOW_MS, TODAY, make_event
+from tests.support.contract import LOG, Writer, assert_counts, assert_counts_exact, start
+from tests.support.events import NOW_MS, TODAY, make_event, sourced
 from tests.support.stores import Stores, some_events
 
 pack, unpack = msgspec.msgpack.encode, msgspec.msgpack.decode
@@ -189,5 +193,242 @@ def test_a_healed_group_rolls_as_the_others_do(redis_url: str, database_url: str
         for day in range(TODAY + 1, TODAY + 34):
             await writer.roll(day)
             await assert_counts(stores.counters, batch, day)
+
+    run(redis_url, database_url, body)
+
+
+def test_traffic_makes_no_difference(redis_url: str, database_url: str) -> None:
+    """Three partitions are counted, and stored some time later, each at its own pace.
+
+    Producers send some events twice, also to another partition. New groups appear meanwhile.
+    """
+
+    async def body(stores: Stores) -> None:
+        chance = random.Random(7)
+        writer = await start(stores.counters)
+        stored: dict[int, int] = {}
+        waiting = {p: asyncio.Queue[list[Event]](maxsize=5) for p in range(3)}
+        sent: list[Event] = []
+
+        async def count(partition: int) -> None:
+            while True:
+                batch = [
+                    make_event(
+                        customer=f"C-{chance.randrange(400)}",
+                        offer=f"off_{chance.randrange(9)}",
+                        outcome=chance.choice(("impression", "click")),
+                        occurred_ms=NOW_MS - chance.randrange(40 * 24) * 3_600_000,
+                    )
+                    for _ in range(chance.randrange(1, 20))
+                ]
+                if sent and chance.random() < 0.2:
+                    batch.append(chance.choice(sent[-200:]))
+                sent.extend(batch)
+                await writer.commit(batch, partition=partition)
+                await waiting[partition].put(batch)
+                await asyncio.sleep(chance.random() / 100)
+
+        async def store(partition: int) -> None:
+            while True:
+                batch = await waiting[partition].get()
+                await asyncio.sleep(chance.random() / 50)
+                first = stored.get(partition)
+                begin = first or 0
+                await stores.history.write(
+                    topic="t",
+                    topic_id=LOG,
+                    partition=partition,
+                    expected_offset=first,
+                    next_offset=begin + len(batch),
+                    events=sourced(*batch, first=begin),
+                )
+                stored[partition] = begin + len(batch)
+
+        tasks = [asyncio.create_task(work(p)) for p in range(3) for work in (count, store)]
+        auditor = auditor_of(stores)
+        compared = 0
+        try:
+            for _ in range(8):
+                audit = await auditor.audit("acme")
+                assert (cells_of(audit), audit.notes) == ([], [])
+                compared += audit.groups
+            for _ in range(8):
+                audit = await auditor.audit("acme", sample=10, recent=True)
+                assert (cells_of(audit), audit.notes) == ([], [])
+            assert not any(task.done() for task in tasks)
+            await a_group_that_history_lacks(stores.client)
+            await a_record_that_is_gone(stores.client)
+            audit = await auditor.audit("acme")
+            assert ({d.id for d in audit.differing}, audit.notes) == ({"off_9", "C-2"}, [])
+            repair = await auditor.repair(audit)
+            assert cells_of(repair.again) == []
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert compared > 1_500
+
+    run(redis_url, database_url, body)
+
+
+def test_a_copy_that_arrived_after_the_horizon_is_found_and_healed(
+    redis_url: str, database_url: str
+) -> None:
+    async def body(stores: Stores) -> None:
+        writer = await start(stores.counters)
+        batch = [make_event(customer="C-1", offer="off_1"), make_event(customer="C-2")]
+        await both(stores, writer, batch)
+        kept = sourced(batch[0], first=2, recorded_ms=NOW_MS + 5 * DAY_MS)
+        answer = await stores.counters.commit(
+            writer.generation,
+            topic_id=LOG,
+            partition=0,
+            expected_offset=2,
+            next_offset=3,
+            deltas=aggregate(kept, Calendar("UTC")),
+        )
+        assert answer == Committed(), "five days later the identity is forgotten"
+        await stores.store([batch[0]], 2)
+        auditor = auditor_of(stores)
+        audit = await auditor.audit("acme")
+        assert ("action", "off_1", "alltime", "impression", 2, 1) in cells_of(audit)
+        assert {d.id for d in audit.differing} == {"off_1", "cr_001", "ch_001", "C-1"}
+        assert cells_of((await auditor.repair(audit)).again) == []
+        await assert_counts(stores.counters, batch, TODAY)
+
+    run(redis_url, database_url, body)
+
+
+def test_rows_of_a_partition_that_complete_counters_never_counted_differ(
+    redis_url: str, database_url: str
+) -> None:
+    async def body(stores: Stores) -> None:
+        batch = await filled(stores)
+        await stores.history.write(
+            topic="t",
+            topic_id=LOG,
+            partition=5,
+            expected_offset=None,
+            next_offset=1,
+            events=sourced(make_event(customer="C-new")),
+        )
+        audit = await auditor_of(stores).audit("acme")
+        assert ("customer", "C-new", "alltime", "impression", 0, 1) in cells_of(audit)
+        await stores.client.hset(HOME + "meta", f"w:{LOG}:5", 0)
+        audit = await auditor_of(stores).audit("acme")
+        assert cells_of(audit) == [], f"they will be counted; {len(batch)} are"
+
+    run(redis_url, database_url, body)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"complete": "0"}, "its counters are not complete; history answers"),
+        ({"rolled": TODAY - 1}, "its windows are being rolled to a new day"),
+        ({"day": TODAY - 1, "rolled": TODAY - 1}, "the window day of its counters is not today"),
+        ({"timezone": "Asia/Tokyo"}, "its counters are in time zone Asia/Tokyo, not UTC"),
+        ({f"w:{LOG}:0": 250}, "action: history has not stored what the counters have: 50 offsets"),
+        ({"over:a": 1}, "action: some groups are counted as one (KEYS_PER_GROUPING_MAX)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_compared_is_no_difference(
+    redis_url: str, database_url: str, change: dict[str, Any], note: str
+) -> None:
+    async def body(stores: Stores) -> None:
+        await filled(stores)
+        await stores.client.hset(HOME + "meta", mapping=change)
+        await a_cell(stores.client)
+        audit = await auditor_of(stores, wait_s=0.0).audit("acme")
+        assert not [d for d in audit.differing if d.grouping in ("action", "customer")]
+        assert audit.notes[0].startswith(note), audit.notes
+
+    run(redis_url, database_url, body)
+
+
+def test_a_truncated_topic_is_no_difference(redis_url: str, database_url: str) -> None:
+    async def body(stores: Stores) -> None:
+        await filled(stores)
+        await stores.history.reset(
+            topic="t", topic_id=LOG, partition=0, expected_offset=200, next_offset=50
+        )
+        await stores.client.hset(HOME + "meta", f"w:{LOG}:0", 50)
+        audit = await auditor_of(stores).audit("acme")
+        assert audit.groups == 0
+        assert "truncated" in audit.notes[0]
+
+    run(redis_url, database_url, body)
+
+
+def test_a_tenant_without_counters_is_not_compared(redis_url: str, database_url: str) -> None:
+    async def body(stores: Stores) -> None:
+        await stores.store(some_events(5), None)
+        auditor = auditor_of(stores)
+        assert await auditor.tenants() == ["acme"]
+        audit = await auditor.audit("acme")
+        assert (audit.groups, audit.notes) == (0, ["it has no counters"])
+        assert audit.note("command", previous=None).result == "skipped"
+
+    run(redis_url, database_url, body)
+
+
+def test_a_record_that_cannot_be_read_is_replaced_only_at_its_watermarks(
+    redis_url: str, database_url: str
+) -> None:
+    async def body(stores: Stores) -> None:
+        writer = await start(stores.counters)
+        batch = some_events(100)
+        await both(stores, writer, batch)
+        await a_record_that_cannot_be_read(stores.client)
+        auditor = auditor_of(stores)
+        audit = await auditor.audit("acme")
+        more = [make_event(customer="C-3"), make_event(customer="C-5")]
+        await both(stores, writer, more)
+        spoiled = await stores.client.dump(HOME + "u:C-4")
+        (broken,) = audit.differing
+        counters = AuditedCounters(stores.client, "is")
+        fixes = [broken.correction]
+        assert not await counters.adjust(
+            "acme", broken.generation, "customer", fixes, rewrite=True
+        ), "events were counted since"
+        assert await stores.client.dump(HOME + "u:C-4") == spoiled
+        assert cells_of((await auditor.repair(audit)).again) == []
+        await assert_counts(stores.counters, batch + more, TODAY)
+
+    run(redis_url, database_url, body)
+
+
+def test_a_repair_after_midnight_or_a_swap_changes_nothing(
+    redis_url: str, database_url: str
+) -> None:
+    async def body(stores: Stores) -> None:
+        writer = await start(stores.counters)
+        await both(stores, writer, some_events(100))
+        await a_cell(stores.client)
+        audit = await auditor_of(stores).audit("acme")
+        await writer.roll(TODAY + 1)
+        rolled = await dump_all(stores.client)
+        tomorrow = auditor_of(stores, now_ms=lambda: NOW_MS + DAY_MS)
+        repair = await tomorrow.repair(audit)
+        assert {d.id for d in repair.again.differing} == {"off_1"}
+        assert await dump_all(stores.client) == rolled
+
+    run(redis_url, database_url, body)
+
+
+def test_the_calendar_of_the_tenant_decides(redis_url: str, database_url: str) -> None:
+    async def body(stores: Stores) -> None:
+        zone = "America/New_York"
+        now_ms = NOW_MS + 14 * 3_600_000  # 02:00 UTC, the evening before in New York
+        day = Calendar(zone).day_of(now_ms)
+        generation = await stores.counters.create(
+            "acme", day=day, timezone=zone, complete=True, watermarks=[]
+        )
+        batch = [make_event(occurred_ms=now_ms - hours * 3_600_000) for hours in range(0, 900, 5)]
+        await both(stores, Writer(stores.counters, generation), batch)
+        auditor = auditor_of(stores, now_ms=lambda: now_ms, timezone=zone)
+        audit = await auditor.audit("acme")
+        assert (cells_of(audit), audit.notes, audit.groups) == ([], [], 4)
 
     run(redis_url, database_url, body)
