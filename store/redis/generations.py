@@ -5,7 +5,7 @@ Each method is one script or one pipeline; the scripts are in `lua/`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from store.counters import (
@@ -15,7 +15,6 @@ from store.counters import (
     Generation,
     Position,
     Shortfall,
-    Source,
     TenantOverview,
 )
 from store.records import GROUPINGS, Grouping
@@ -149,7 +148,6 @@ class RedisGenerations(RedisWatermarks):
         now_ms: int,
         behind: bool = False,
         fewer: bool = False,
-        given_up: Collection[Source] = (),
     ) -> Activated | Behind | Fewer | None:
         """Make a generation under construction the active one; None if it is not that."""
         # Listed first, as in `create`: it may be the tenant's first one after a flush.
@@ -163,7 +161,6 @@ class RedisGenerations(RedisWatermarks):
             int(behind),
             int(fewer),
             now_ms,
-            *(f"{topic_id}:{partition}" for topic_id, partition in given_up),
         )
         match answer[0]:
             case b"ok":
