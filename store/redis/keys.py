@@ -71,6 +71,15 @@ class Keys(NamedTuple):
         """Exists while no worker may start another periodic audit."""
         return f"{self.prefix}:audit_turn"
 
+    def lease(self, tenant: str) -> str:
+        """Return the key of the lease of a rebuild of the tenant."""
+        return self._base(tenant) + "rebuild"
+
+    @property
+    def rebuilds(self) -> str:
+        """Hash: tenant -> progress or result of its last rebuild, as JSON."""
+        return f"{self.prefix}:rebuilds"
+
     @property
     def tenants(self) -> str:
         """Set of the tenants that have a generation."""

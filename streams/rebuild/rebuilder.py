@@ -1,0 +1,189 @@
+"""Rebuild of counters: a new generation beside the active one, then one swap.
+
+The live worker and the readers keep running. The new generation is filled from history, from the
+topic, or from both without a seam; it follows the topic until it is ahead of the live counters, and
+one script activates it. The worker's next commit is refused and continues in the new generation.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from store.clock import system_clock_ms
+from store.postgres.history import HistoryWriter
+from store.postgres.pool import Pool, open_pool
+from store.redis.counters import RedisCounters, open_counters
+from store.settings import Settings
+from streams.kafka.topic_scan import TopicScan
+from streams.rebuild.context import Context, open_topic
+from streams.rebuild.errors import RebuildError
+from streams.rebuild.finish import Finisher
+from streams.rebuild.lease import lease
+from streams.rebuild.pace import Pace
+from streams.rebuild.plan import Offsets, TopicView, describe
+from streams.rebuild.prepare import Preparer
+from streams.rebuild.progress import Report
+from streams.rebuild.results import Failure, Options, RebuildResult, RollbackResult
+from streams.rebuild.work import Work
+
+#: Tenants whose generations are built at once from the topic, which is then read once for all.
+TENANTS_MAX: Final = 1_000
+
+
+class Rebuilder:
+    """Rebuild and rollback of the counters of tenants. All methods raise StoreUnavailable."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        counters: RedisCounters,
+        pool: Pool,
+        *,
+        now_ms: Callable[[], int] = system_clock_ms,
+        report: Report = lambda progress: None,
+    ) -> None:
+        """`report` is called with the progress of every phase."""
+        self._settings = settings
+        self._counters = counters
+        self._pool = pool
+        self._history = HistoryWriter(pool)
+        self._now_ms = now_ms
+        self._report = report
+
+    async def tenants(self, tenant: str | None = None) -> list[str]:
+        """Return the tenants to rebuild: `tenant` only, or all that have a history or counters.
+
+        Raises RebuildError if `tenant` has neither.
+        """
+        known = {*await self._history.tenants(), *await self._counters.tenants()}
+        if tenant is None:
+            return sorted(known)
+        if tenant not in known:
+            raise RebuildError(f"tenant {tenant}: has neither a history nor counters")
+        return [tenant]
+
+    async def rebuild(
+        self, tenants: Sequence[str], options: Options
+    ) -> AsyncIterator[RebuildResult | Failure]:
+        """Rebuild the counters of `tenants` and yield the outcome of each."""
+        together = 1 if options.source == "history" else TENANTS_MAX
+        for first in range(0, len(tenants), together):
+            async for outcome in self._rebuild_together(tenants[first : first + together], options):
+                yield outcome
+
+    async def rebuild_inconsistent(self) -> AsyncIterator[RebuildResult | Failure]:
+        """Rebuild the tenants whose counters do not match history, from history."""
+        for tenant in await self.tenants():
+            if not await self._is_consistent(tenant):
+                options = Options(source="history", force=True)
+                async for outcome in self.rebuild([tenant], options):
+                    yield outcome
+
+    async def roll_back(
+        self, tenant: str | None = None, *, force: bool = False
+    ) -> AsyncIterator[RollbackResult | Failure]:
+        """Activate the previous generation of `tenant`, or of all tenants that have counters.
+
+        Unless `force`, a generation is left alone if the topic no longer holds what it lacks.
+        """
+        async with open_topic(self._settings) as scan:
+            topic = None if scan is None else TopicView(scan.topic_id, await scan.earliest())
+            for name in [tenant] if tenant else await self._counters.tenants():
+                reason = await self._cannot_roll_back(name, topic) if not force else None
+                done = None
+                if reason is None:
+                    done = await self._counters.rollback(name, now_ms=self._now_ms())
+                    reason = "there is no generation before the active one"
+                if done is None:
+                    yield Failure(name, reason)
+                else:
+                    yield RollbackResult(name, done.generation, done.behind)
+
+    async def _cannot_roll_back(self, tenant: str, topic: TopicView | None) -> str | None:
+        active = await self._counters.generation(tenant)
+        previous = active and await self._counters.previous(active)
+        if active is None or previous is None or topic is None:
+            return None
+        counted = await self._counters.all_watermarks(previous)
+        lost = []
+        for source, end in (await self._counters.reach(active)).items():
+            first = counted.get(source, 0)
+            held = topic.earliest.get(source[1], 0) if source[0] == topic.topic_id else end
+            if first < min(end, held):
+                lost.append(Offsets(source, first, min(end, held)))
+        if not lost:
+            return None
+        return (
+            f"generation {previous.number} has not counted {describe(lost)}, which the topic no "
+            "longer holds; rebuild instead, or use --force: history answers then until a rebuild"
+        )
+
+    async def _is_consistent(self, tenant: str) -> bool:
+        generation = await self._counters.generation(tenant)
+        if generation is None or not generation.complete:
+            return False
+        watermarks = await self._counters.all_watermarks(generation)
+        return await self._history.matches_counters(tenant, watermarks)
+
+    async def _rebuild_together(
+        self, tenants: Sequence[str], options: Options
+    ) -> AsyncIterator[RebuildResult | Failure]:
+        async with open_topic(self._settings) as scan, AsyncExitStack() as stack:
+            if scan is None and options.source != "history":
+                raise RebuildError(
+                    f"--from {options.source} needs Kafka, which does not answer; "
+                    "--from history does without it"
+                )
+            context = self._context(scan, options)
+            await context.look_at_topic()
+            preparer = Preparer(context)
+            works: dict[str, Work] = {}
+            for tenant in tenants:
+                token = uuid.uuid4().hex
+                try:
+                    await stack.enter_async_context(lease(self._counters.builds, tenant, token))
+                    works[tenant] = await preparer.prepare(tenant, token)
+                except RebuildError as error:
+                    yield Failure(tenant, str(error))
+            if works:
+                async for outcome in Finisher(context, works).finish():
+                    yield outcome
+
+    def _context(self, scan: TopicScan | None, options: Options) -> Context:
+        return Context(
+            settings=self._settings,
+            counters=self._counters,
+            pool=self._pool,
+            scan=scan,
+            options=options,
+            pace=Pace(events_per_s=options.events_per_s, share=1.0),
+            now_ms=self._now_ms,
+            report=self._report,
+        )
+
+
+@asynccontextmanager
+async def open_rebuilder(
+    settings: Settings, *, report: Report = lambda progress: None
+) -> AsyncIterator[Rebuilder]:
+    """Open the stores and yield a Rebuilder on them. No connection is made before it is needed."""
+    async with (
+        open_counters(settings) as counters,
+        open_pool(settings, max_size=2) as pool,
+    ):
+        yield Rebuilder(settings, counters, pool, report=report)
+
+
+async def rebuild_inconsistent(
+    settings: Settings, *, report: Report = lambda progress: None
+) -> list[RebuildResult | Failure]:
+    """Rebuild the tenants whose counters do not match history; return the outcomes.
+
+    For a start on data that a crash may have left inconsistent, when the topic that could repair
+    the counters is gone too.
+    """
+    async with open_rebuilder(settings, report=report) as rebuilder:
+        return [outcome async for outcome in rebuilder.rebuild_inconsistent()]
