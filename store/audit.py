@@ -44,7 +44,7 @@ class HistoryRow(NamedTuple):
     offer: str | None
     """Only set for customers."""
     day: int
-    """Of events before the tile days, the last of their days."""
+    """Of all events before the tile days, the day before these."""
     outcome: str
     source: Source | None
     """None = below all watermarks of the audit, so that the counters must have it."""

@@ -30,7 +30,6 @@ _UNCOUNTED: Final = load("uncounted")
 _WATERMARKS: Final = load("watermarks")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MS: Final = timedelta(milliseconds=1)
 _BIGINT_MAX: Final = 2**63 - 1
 _FETCH: Final = 5_000
 #: Ids are listed in the statement up to this number; beyond, all groups in their range are read.
@@ -184,12 +183,12 @@ class HistorySnapshot:
         async with self._connection.cursor(name="groups") as cursor:
             await cursor.execute(statement, parameters)
             while fetched := await cursor.fetchmany(_FETCH):
-                for id_, offer, bucket, outcome, ordinal, offset, n, last in fetched:
+                for id_, offer, bucket, outcome, ordinal, offset, n in fetched:
                     if id_ != current:
                         if rows:
                             yield current, rows
                         current, rows = id_, []
-                    day = oldest + bucket - 1 if bucket else scope.calendar.day_of(_ms(last))
+                    day = oldest + bucket - 1
                     source = None if ordinal is None else sources[ordinal - 1]
                     rows.append(HistoryRow(id_, offer, day, outcome, source, offset or 0, n))
         if rows:
@@ -203,7 +202,3 @@ async def _positions(connection: Connection) -> dict[Source, int]:
 
 def _instant(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
-
-
-def _ms(instant: datetime) -> int:
-    return (instant - _EPOCH) // _MS

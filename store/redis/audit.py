@@ -17,8 +17,8 @@ from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import GROUPING_CODES, Keys
 from store.windows import TILE_DAYS, Period
 
-#: Groups of one read: with a few fields each, a script of 1 to 3 ms.
-READ_GROUPS: Final = 200
+#: Groups of one read: a script of 1 ms, or 3 ms if each group has 20 fields.
+READ_GROUPS: Final = 100
 #: Groups of one correction: about 30 commands each.
 ADJUST_GROUPS: Final = 40
 _BLOCK_DAYS: Final = 4

@@ -38,6 +38,7 @@ AGREEING: Final = 3
 COMPARISONS_MAX: Final = 10
 PAUSE_S: Final = 0.5
 _REWRITES: Final = 5
+REPAIRS_MAX: Final = 3
 #: Numbers in one correction, a bound of its script's time.
 _ADJUST_NUMBERS: Final = 4_000
 
@@ -152,24 +153,34 @@ class Auditor:
     async def repair(self, audit: TenantAudit) -> Repair:
         """Correct the groups that an audit found to differ, and audit them again.
 
-        Nothing else is changed. A group whose generation or window day has changed since is left as
-        it is; the second audit shows it.
+        Nothing else is changed. Corrections are refused once the generation or the window day is
+        another one. Events that are counted meanwhile may leave the last day of an offer wrong; so
+        what still differs is corrected again, at most REPAIRS_MAX times.
         """
         by_grouping: dict[Grouping, list[str]] = {}
-        for batch in _batches(d for d in audit.differing if not d.unreadable):
-            first = batch[0]
-            corrections = [d.correction for d in batch]
-            await self._counters.adjust(audit.tenant, first.generation, first.grouping, corrections)
         for difference in audit.differing:
             by_grouping.setdefault(difference.grouping, []).append(difference.id)
-            if difference.unreadable:
-                await self._rewrite(audit.tenant, difference)
 
         async def groups(grouping: Grouping, _: int) -> list[str]:
             return sorted(by_grouping[grouping])
 
-        again = await self._audit(audit.tenant, groups, list(by_grouping), sample=audit.sample)
+        differing = audit.differing
+        for _ in range(REPAIRS_MAX):
+            await self._correct(audit.tenant, differing)
+            again = await self._audit(audit.tenant, groups, list(by_grouping), sample=audit.sample)
+            differing = again.differing
+            if not differing:
+                break
         return Repair(len(audit.differing), again)
+
+    async def _correct(self, tenant: str, differing: Sequence[Difference]) -> None:
+        for batch in _batches(d for d in differing if not d.unreadable):
+            first = batch[0]
+            corrections = [d.correction for d in batch]
+            await self._counters.adjust(tenant, first.generation, first.grouping, corrections)
+        for difference in differing:
+            if difference.unreadable:
+                await self._rewrite(tenant, difference)
 
     async def _rewrite(self, tenant: str, difference: Difference) -> None:
         """Replace a record that cannot be read, once no event is counted meanwhile."""

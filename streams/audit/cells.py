@@ -33,7 +33,7 @@ class Expected(NamedTuple):
     """What the counters of one group should have."""
 
     counts: Mapping[tuple[int, str], int]
-    """(day, outcome type) -> count; days before the tiles as the last one of them."""
+    """(day, outcome type) -> count; days before the tile days as the day before these."""
     offers: Mapping[OfferSeen, int]
 
 
@@ -77,8 +77,11 @@ def compare(
         )
         cells += (cell for cell in (rank, unique) if cell.counters != cell.history)
     cells += _differing_days(found, wanted, today)
+    has_offers = found.offers
+    if recent:
+        has_offers = {seen: day for seen, day in has_offers.items() if day > today - TILE_DAYS}
     if not any(cell.column == UNIQUE for cell in cells) and _differing_offers(
-        found.offers, wanted.offers, None if not recent else today - TILE_DAYS + 1
+        has_offers, wanted.offers, today
     ):
         # No period shows it yet: the wrong day of an offer will be wrong in a window some day.
         n = _unique(wanted.offers, "alltime", today)
@@ -123,14 +126,24 @@ def _unique(offers: Mapping[OfferSeen, int], period: Period, today: int) -> int:
 
 
 def _differing_offers(
-    found: Mapping[OfferSeen, int], wanted: Mapping[OfferSeen, int], since: int | None
+    found: Mapping[OfferSeen, int], wanted: Mapping[OfferSeen, int], today: int
 ) -> dict[OfferSeen, tuple[int | None, int | None]]:
-    """Return last day found and last day wanted of the offers where they differ."""
+    """Return last day found and last day wanted of the offers where they differ.
+
+    Days before the tile days are all the same: they are in no window, and a rebuild does not keep
+    them apart.
+    """
+    oldest = today - TILE_DAYS
+
+    def differ(has: int | None, should: int | None) -> bool:
+        if has is None or should is None:
+            return has is not should
+        return max(has, oldest) != max(should, oldest)
+
     return {
         seen: (found.get(seen), wanted.get(seen))
         for seen in sorted(found.keys() | wanted.keys())
-        if found.get(seen) != wanted.get(seen)
-        and (since is None or max(found.get(seen, -1), wanted.get(seen, -1)) >= since)
+        if differ(found.get(seen), wanted.get(seen))
     }
 
 
@@ -142,13 +155,13 @@ def correction(id_: str, found: GroupState | None, wanted: Expected, today: int)
     alltime = _sums(wanted.counts, "alltime", today)
     tiles = {key: n for key, n in wanted.counts.items() if key[0] > today - TILE_DAYS}
     if found is None:
-        offers = _differing_offers({}, wanted.offers, None)
+        offers = _differing_offers({}, wanted.offers, today)
         return Correction(id_, alltime, dict(sorted(tiles.items())), offers)
     return Correction(
         id_,
         _minus(alltime, found.windows.get("alltime", {})),
         _minus(tiles, found.tiles),
-        _differing_offers(found.offers, wanted.offers, None),
+        _differing_offers(found.offers, wanted.offers, today),
     )
 
 

@@ -399,20 +399,31 @@ def test_a_record_that_cannot_be_read_is_replaced_only_at_its_watermarks(
     run(redis_url, database_url, body)
 
 
-def test_a_repair_after_midnight_or_a_swap_changes_nothing(
+def test_a_correction_of_yesterday_or_of_another_generation_is_refused(
     redis_url: str, database_url: str
 ) -> None:
     async def body(stores: Stores) -> None:
         writer = await start(stores.counters)
-        await both(stores, writer, some_events(100))
+        batch = some_events(100)
+        await both(stores, writer, batch)
         await a_cell(stores.client)
-        audit = await auditor_of(stores).audit("acme")
+        (differing,) = (await auditor_of(stores).audit("acme")).differing
+        counters = AuditedCounters(stores.client, "is")
+
+        async def refused(number: int) -> bool:
+            before = await dump_all(stores.client)
+            generation = differing.generation._replace(number=number)
+            done = await counters.adjust("acme", generation, "action", [differing.correction])
+            assert await dump_all(stores.client) == before
+            return not done
+
+        assert await refused(2), "it is not the active one"
         await writer.roll(TODAY + 1)
-        rolled = await dump_all(stores.client)
+        assert await refused(1), "it is another day"
         tomorrow = auditor_of(stores, now_ms=lambda: NOW_MS + DAY_MS)
-        repair = await tomorrow.repair(audit)
-        assert {d.id for d in repair.again.differing} == {"off_1"}
-        assert await dump_all(stores.client) == rolled
+        repair = await tomorrow.repair(await tomorrow.audit("acme"))
+        assert cells_of(repair.again) == []
+        await assert_counts(stores.counters, batch, TODAY + 1)
 
     run(redis_url, database_url, body)
 

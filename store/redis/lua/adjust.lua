@@ -7,7 +7,8 @@
 --           alltime  flat {type, n, ...}: the difference of the count of all time
 --           tiles    flat {day, type, n, ...}: the difference of a day's count
 --           offers   flat {offer id, day after the window day or 0, last day found, last day wanted,
---                    ...}, -1 = none; changed only if the last day is still the one found
+--                    ...}, -1 = none. A later day is set unless the record has it by now; an
+--                    earlier one, or none, only if the last day is still the one found
 --       4 '' or '1': delete the records first; for records that cannot be read. The corrections are
 --         then the whole counts, so 5.. must be all watermarks of the audit: field, value, ...
 -- Returns {'ok'}, {'fenced', active generation} or {'moved'}: something was counted since the audit.
@@ -92,8 +93,10 @@ local function correct_offers(key, offers)
   for i = 1, #offers, 4 do
     local day, found, wanted = offers[i + 1], offers[i + 2], offers[i + 3]
     local name = (day > 0 and 'p' .. day .. ':' or '-') .. number_of(offers[i])
-    local now = redis.call('HGET', key, name)
-    if (now and tonumber(now) or -1) == found then
+    local now = tonumber(redis.call('HGET', key, name) or '-1')
+    if wanted > found and wanted > now then
+      redis.call('HSET', key, name, wanted)
+    elseif wanted < found and now == found then
       if wanted < 0 then redis.call('HDEL', key, name) else redis.call('HSET', key, name, wanted) end
     end
   end
