@@ -58,7 +58,7 @@ class CommitBatchBuilder:
         by_tenant, rejected = self._decode(partition, records)
         by_offset = {record.offset: record for record in records}
         for tenant, events in list(by_tenant.items()):
-            registered = await self._registered(tenant, events)
+            registered = await keep_registered(self._catalogs, tenant, events)
             if len(registered) < len(events):
                 kept = {e.offset for e in registered}
                 rejected += [
@@ -91,7 +91,7 @@ class CommitBatchBuilder:
         by_tenant: dict[str, list[SourcedEvent]] = {}
         rejected: list[RejectedRecord] = []
         for record in records:
-            decoded = decode(record.value, _judged_at_ms(record, now_ms))
+            decoded = decode(record.value, judged_at_ms(record, now_ms))
             if isinstance(decoded, Event):
                 of_tenant = by_tenant.get(decoded.tenant)
                 if of_tenant is None:
@@ -102,17 +102,6 @@ class CommitBatchBuilder:
             else:
                 rejected.append(RejectedRecord(partition, record, decoded))
         return by_tenant, rejected
-
-    async def _registered(self, tenant: str, events: list[SourcedEvent]) -> list[SourcedEvent]:
-        """Return the events whose outcome type the tenant has registered."""
-        catalog: Catalog = await retry("catalog", self._catalogs.get, tenant)
-        outcomes = {e.event.outcome for e in events}
-        if not outcomes <= catalog.outcome_types.keys():
-            # The type may have been registered a moment ago: ask for the newest catalog once.
-            catalog = await retry("catalog", self._catalogs.fresh, tenant)
-            if not outcomes <= catalog.outcome_types.keys():
-                return [e for e in events if e.event.outcome in catalog.outcome_types]
-        return events
 
     def _report(self, events: int, rejected: Sequence[RejectedRecord]) -> None:
         """Update the metrics, and the alarm on the share of rejected events."""
@@ -128,6 +117,20 @@ class CommitBatchBuilder:
                 logger.info("dead-letter ratio back to normal", **counts)
 
 
+async def keep_registered(
+    catalogs: CatalogCache, tenant: str, events: list[SourcedEvent]
+) -> list[SourcedEvent]:
+    """Return the events whose outcome type the tenant has registered."""
+    catalog: Catalog = await retry("catalog", catalogs.get, tenant)
+    outcomes = {e.event.outcome for e in events}
+    if not outcomes <= catalog.outcome_types.keys():
+        # The type may have been registered a moment ago: ask for the newest catalog once.
+        catalog = await retry("catalog", catalogs.fresh, tenant)
+        if not outcomes <= catalog.outcome_types.keys():
+            return [e for e in events if e.event.outcome in catalog.outcome_types]
+    return events
+
+
 def split_evenly(records: Sequence[Any], max_records: int) -> Iterator[Sequence[Any]]:
     """Yield all records in order, in as few and as even parts of `max_records` as possible.
 
@@ -138,7 +141,7 @@ def split_evenly(records: Sequence[Any], max_records: int) -> Iterator[Sequence[
         yield records[len(records) * n // parts : len(records) * (n + 1) // parts]
 
 
-def _judged_at_ms(record: Any, now_ms: int) -> int:
+def judged_at_ms(record: Any, now_ms: int) -> int:
     """Return the time that decides whether an event is too far in the future.
 
     That is the time when the broker appended the record, where the broker gives it: a record that
