@@ -7,7 +7,7 @@ the store's is refused and gets the stored values; an identity counts once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from store.records import CounterReader, Grouping
@@ -215,9 +215,11 @@ class CounterStore(CounterReader, Protocol):
         timezone: str,
         token: str,
         watermarks: Sequence[Position],
+        gaps: Mapping[Position, int] | None = None,
     ) -> Generation:
         """Create a generation beside the active one.
 
+        `gaps` maps first offsets to ends (exclusive) of what it lacks though history has it.
         Only a writer with its token can change it, and no reader sees it before `swap`.
         """
         ...
@@ -229,13 +231,15 @@ class CounterStore(CounterReader, Protocol):
         now_ms: int,
         behind: bool = False,
         fewer: bool = False,
+        given_up: Collection[Source] = (),
     ) -> Activated | Behind | Fewer | None:
         """Make a generation under construction the active one, in one step.
 
         It is complete if it has reached every watermark of the active one. If not, it is refused;
         with `behind` it is activated, and complete as soon as it has reached them. `fewer` allows
-        fewer events than the active one has. The previous generation stays for `rollback`. Return
-        None if the generation is not under construction. Safe to repeat.
+        fewer events than the active one has. Offsets of the sources in `given_up` are not waited
+        for: nobody has them any more. The previous generation stays for `rollback`. Return None if
+        the generation is not under construction. Safe to repeat.
         """
         ...
 

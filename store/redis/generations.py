@@ -5,7 +5,7 @@ Each method is one script or one pipeline; the scripts are in `lua/`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from store.counters import (
@@ -15,6 +15,7 @@ from store.counters import (
     Generation,
     Position,
     Shortfall,
+    Source,
     TenantOverview,
 )
 from store.records import GROUPINGS, Grouping
@@ -83,7 +84,13 @@ class RedisGenerations(RedisWatermarks):
         async with redis_errors():
             await self._client.sadd(self._keys.tenants, tenant)
         await self._new_generation(
-            tenant, day=day, timezone=timezone, complete=complete, token="", watermarks=watermarks
+            tenant,
+            day=day,
+            timezone=timezone,
+            complete=complete,
+            token="",
+            watermarks=watermarks,
+            gaps={},
         )
         generation = await self.generation(tenant)
         assert generation is not None
@@ -97,10 +104,17 @@ class RedisGenerations(RedisWatermarks):
         timezone: str,
         token: str,
         watermarks: Sequence[Position],
+        gaps: Mapping[Position, int] | None = None,
     ) -> Generation:
         """Create a generation beside the active one; `token` is needed to change it."""
         number = await self._new_generation(
-            tenant, day=day, timezone=timezone, complete=False, token=token, watermarks=watermarks
+            tenant,
+            day=day,
+            timezone=timezone,
+            complete=False,
+            token=token,
+            watermarks=watermarks,
+            gaps=gaps or {},
         )
         return Generation(
             tenant=tenant,
@@ -121,8 +135,11 @@ class RedisGenerations(RedisWatermarks):
         complete: bool,
         token: str,
         watermarks: Sequence[Position],
+        gaps: Mapping[Position, int],
     ) -> int:
         fields: list[str | int] = []
+        for (topic_id, partition, first), end in gaps.items():
+            fields += [f"gap:{topic_id}:{partition}:{first}", end]
         for position in watermarks:
             for kind in ("w", "f"):
                 field = watermark_field(kind, position.topic_id, position.partition)
@@ -148,6 +165,7 @@ class RedisGenerations(RedisWatermarks):
         now_ms: int,
         behind: bool = False,
         fewer: bool = False,
+        given_up: Collection[Source] = (),
     ) -> Activated | Behind | Fewer | None:
         """Make a generation under construction the active one; None if it is not that."""
         # Listed first, as in `create`: it may be the tenant's first one after a flush.
@@ -161,6 +179,7 @@ class RedisGenerations(RedisWatermarks):
             int(behind),
             int(fewer),
             now_ms,
+            *(f"{topic_id}:{partition}" for topic_id, partition in given_up),
         )
         match answer[0]:
             case b"ok":

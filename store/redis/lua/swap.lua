@@ -2,7 +2,8 @@
 -- The new one is complete if it has reached every watermark of the one before. What it has not
 -- reached becomes its targets (t:); commits delete a target when they reach it.
 -- ARGV: 1 generation, 2 build token, 3 '1' = activate it although it is behind, 4 '1' = activate it
---       although it has fewer events, 5 time in ms
+--       although it has fewer events, 5 time in ms, 6.. sources ("topic id:partition") whose missing
+--       offsets nobody has any more: they get no target
 -- Returns {'ok', previous generation or '', behind}, {'fenced'}, {'behind', behind}, or {'fewer',
 -- events, events of the active one}; behind is flat {source, watermark, target, ...}. Only 'ok' has
 -- changed anything. Safe to repeat: a generation that this token has activated answers 'ok' again.
@@ -15,7 +16,9 @@ if state[1] ~= ARGV[2] then return {'fenced'} end
 local behind = {}
 if active then
   local former = base .. active .. ':meta'
-  behind = behind_of(reach_of(redis.call('HGETALL', former)))
+  local reach = reach_of(redis.call('HGETALL', former))
+  for i = 6, #ARGV do reach[ARGV[i]] = nil end
+  behind = behind_of(reach)
   if #behind > 0 and ARGV[3] ~= '1' then return {'behind', behind} end
   local events = redis.call('HGET', former, 'events')
   if #behind == 0 and ARGV[4] ~= '1' and events and tonumber(state[3]) < tonumber(events) then
