@@ -65,7 +65,8 @@ class RefillResult:
     """Offsets from history's position to the end of the topic, which workers store."""
     topic_id: str = ""
     ranges: Mapping[int, range] = dataclasses.field(default_factory=dict)
-    """Partition -> offsets that history has now; a gap of history that is noted there is filled."""
+    """Partition -> offsets that history has now, so gaps that are noted there are filled. Empty
+    if one tenant only was asked for."""
 
 
 def _no_progress(phase: str, done: int, total: int) -> None:
@@ -98,6 +99,7 @@ class Refill:
             settings, pool, tenant=tenant, known_tenants=counted_tenants, now_ms=now_ms
         )
         self._result = self._reader.result
+        self._filled: dict[int, range] = {}
         self._suspects: dict[int, list[SourcedEvent]] = {}
         self._suspected = 0
 
@@ -110,9 +112,9 @@ class Refill:
             await self._prepare(scan)
             starts, ends = await scan.earliest(), await scan.ends()
             until = self._until(starts, ends)
-            self._result.beyond = sum(ends.values()) - sum(until.values())
-            filled = {p: range(starts[p], end) for p, end in until.items() if end > starts[p]}
-            total = sum(map(len, filled.values()))
+            self._result.beyond = sum(ends[p] - max(starts[p], until[p]) for p in ends)
+            self._filled = {p: range(starts[p], end) for p, end in until.items() if end > starts[p]}
+            total = sum(map(len, self._filled.values()))
             done = dict(starts)
             scan.seek(starts)
             async for batch in self._batches(scan, until):
@@ -122,7 +124,8 @@ class Refill:
                     self._progress("topic", sum(done.values()) - sum(starts.values()), total)
             await self._restore_suspects()
             await scan.check_topic_id()
-        self._result.ranges = filled
+        if self._tenant is None:
+            self._result.ranges = self._filled
         return self._result
 
     async def _prepare(self, scan: TopicScan) -> None:
@@ -156,6 +159,7 @@ class Refill:
             except OffsetsGone as gone:
                 self._result.unreadable += gone.earliest - gone.wanted
                 scan.seek({gone.partition: gone.earliest})
+                self._filled[gone.partition] = range(gone.earliest, until[gone.partition])
             else:
                 return
 
@@ -200,7 +204,8 @@ class Refill:
         )
         if isinstance(answer, HistoryRefused):
             self._moved.discard(partition)
-            self._watermarks[partition] = answer.watermark
+            stored_to = self._watermarks[partition] = answer.watermark or 0
+            self._filled[partition] = range(self._filled[partition].start, stored_to)
             return 0
         self._watermarks[partition] = next_offset
         return answer
