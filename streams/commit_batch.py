@@ -58,7 +58,7 @@ class CommitBatchBuilder:
         by_tenant, rejected = self._decode(partition, records)
         by_offset = {record.offset: record for record in records}
         for tenant, events in list(by_tenant.items()):
-            registered = await self._registered(tenant, events)
+            registered = await keep_registered(self._catalogs, tenant, events)
             if len(registered) < len(events):
                 kept = {e.offset for e in registered}
                 rejected += [
@@ -103,17 +103,6 @@ class CommitBatchBuilder:
                 rejected.append(RejectedRecord(partition, record, decoded))
         return by_tenant, rejected
 
-    async def _registered(self, tenant: str, events: list[SourcedEvent]) -> list[SourcedEvent]:
-        """Return the events whose outcome type the tenant has registered."""
-        catalog: Catalog = await retry("catalog", self._catalogs.get, tenant)
-        outcomes = {e.event.outcome for e in events}
-        if not outcomes <= catalog.outcome_types.keys():
-            # The type may have been registered a moment ago: ask for the newest catalog once.
-            catalog = await retry("catalog", self._catalogs.fresh, tenant)
-            if not outcomes <= catalog.outcome_types.keys():
-                return [e for e in events if e.event.outcome in catalog.outcome_types]
-        return events
-
     def _report(self, events: int, rejected: Sequence[RejectedRecord]) -> None:
         """Update the metrics, and the alarm on the share of rejected events."""
         for each in rejected:
@@ -126,6 +115,20 @@ class CommitBatchBuilder:
                 logger.error("dead-letter ratio too high", last=detail, **counts)
             else:
                 logger.info("dead-letter ratio back to normal", **counts)
+
+
+async def keep_registered(
+    catalogs: CatalogCache, tenant: str, events: list[SourcedEvent]
+) -> list[SourcedEvent]:
+    """Return the events whose outcome type the tenant has registered."""
+    catalog: Catalog = await retry("catalog", catalogs.get, tenant)
+    outcomes = {e.event.outcome for e in events}
+    if not outcomes <= catalog.outcome_types.keys():
+        # The type may have been registered a moment ago: ask for the newest catalog once.
+        catalog = await retry("catalog", catalogs.fresh, tenant)
+        if not outcomes <= catalog.outcome_types.keys():
+            return [e for e in events if e.event.outcome in catalog.outcome_types]
+    return events
 
 
 def split_evenly(records: Sequence[Any], max_records: int) -> Iterator[Sequence[Any]]:
