@@ -399,6 +399,27 @@ def test_a_record_that_cannot_be_read_is_replaced_only_at_its_watermarks(
     run(redis_url, database_url, body)
 
 
+@pytest.mark.parametrize("spoil", [a_record_that_is_gone, a_record_that_cannot_be_read])
+def test_a_damaged_record_does_not_stop_the_roll_of_the_others(
+    redis_url: str, database_url: str, spoil: Spoil
+) -> None:
+    """A script that fails has taken its records from the due set for good."""
+
+    async def body(stores: Stores) -> None:
+        writer = await start(stores.counters)
+        batch = some_events(200)
+        await both(stores, writer, batch)
+        await spoil(stores.client)
+        await writer.roll(TODAY + 5)
+        auditor = auditor_of(stores, now_ms=lambda: NOW_MS + 5 * DAY_MS)
+        audit = await auditor.audit("acme")
+        assert {(d.grouping, d.id) for d in audit.differing} == {SPOILS[spoil]}
+        assert cells_of((await auditor.repair(audit)).again) == []
+        await assert_counts(stores.counters, batch, TODAY + 5)
+
+    run(redis_url, database_url, body)
+
+
 def test_a_correction_of_yesterday_or_of_another_generation_is_refused(
     redis_url: str, database_url: str
 ) -> None:

@@ -36,7 +36,9 @@ while rolled < day and left > 0 do
   local members = redis.call('SPOP', due, left)
   for _, member in ipairs(members) do
     local kind, id = string.sub(member, 1, 1), string.sub(member, 3)
-    refresh(kind, id, home .. kind .. ':' .. id, day)
+    -- A damaged record fails. It stays as it is, for an audit to find and to heal; without `pcall` the
+    -- other records of this call would never be rolled, as they have left the set.
+    pcall(refresh, kind, id, home .. kind .. ':' .. id, day)
   end
   done = done + #members
   left = left - #members
