@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,13 @@ import msgspec
 import pytest
 
 from store.counters import Committed
-from store.records import Event
+from store.records import Event, Grouping
 from store.redis.audit import AuditedCounters
 from store.settings import Settings
 from store.windows import DAY_MS, Calendar
 from streams.aggregate import aggregate
-from tests.support.auditing import auditor_of, cells_of, dump_all
+from streams.audit import segment
+from tests.support.auditing import auditor_of, cells_of, comparer_of, dump_all
 from tests.support.contract import LOG, Writer, assert_counts, assert_counts_exact, start
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
 from tests.support.stores import Stores, some_events
@@ -267,6 +268,55 @@ def test_traffic_makes_no_difference(redis_url: str, database_url: str) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         assert compared > 1_500
+
+    run(redis_url, database_url, body)
+
+
+def test_each_chunk_is_compared_at_its_own_watermarks(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events of all groups are counted before each chunk is read, and stored only afterwards."""
+    monkeypatch.setattr(segment, "READ_GROUPS", 2)
+
+    async def body(stores: Stores) -> None:
+        writer = await start(stores.counters)
+        await both(stores, writer, some_events(100))
+        ids = [f"C-{i}" for i in range(6)]
+        stored: list[asyncio.Task[None]] = []
+
+        class Counting(AuditedCounters):
+            async def read(self, tenant: str, grouping: Grouping, ids: Sequence[str]) -> Any:
+                for partition in (0, 1) if ids else ():
+                    first = writer.watermarks.get(partition)
+                    batch = [make_event(customer=f"C-{i}", offer=f"off_{i}") for i in range(6)]
+                    await writer.commit(batch, partition=partition)
+                    before = stored[-1] if stored else None
+                    stored.append(asyncio.create_task(store(batch, partition, first, before)))
+                return await super().read(tenant, grouping, ids)
+
+        async def store(
+            batch: list[Event],
+            partition: int,
+            first: int | None,
+            before: asyncio.Task[None] | None,
+        ) -> None:
+            await asyncio.sleep(0.02)
+            if before is not None:
+                await before
+            await stores.history.write(
+                topic="t",
+                topic_id=LOG,
+                partition=partition,
+                expected_offset=first,
+                next_offset=(first or 0) + len(batch),
+                events=sourced(*batch, first=first or 0),
+            )
+
+        comparer = comparer_of(stores, counters=Counting(stores.client, "is"))
+        for _ in range(3):
+            assert await comparer.differences("acme", "customer", ids, recent=False) == []
+        assert len(stored) == 2 * 3 * 3
+        await asyncio.gather(*stored)
 
     run(redis_url, database_url, body)
 

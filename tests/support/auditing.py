@@ -8,6 +8,7 @@ from typing import Any
 from store.postgres.audit import AuditedHistory
 from store.redis.audit import AuditedCounters
 from streams.audit.auditor import Auditor, TenantAudit, make_auditor
+from streams.audit.segment import Comparer
 from tests.support.events import NOW_MS
 from tests.support.stores import Stores
 
@@ -18,19 +19,30 @@ def auditor_of(
     now_ms: Callable[[], int] = lambda: NOW_MS,
     timezone: str = "UTC",
     wait_s: float = 10.0,
-    counters: AuditedCounters | None = None,
 ) -> Auditor:
     async def timezone_of(tenant: str) -> str:
         return timezone
 
-    counters = counters or AuditedCounters(stores.client, "is")
     return make_auditor(
-        counters,
+        AuditedCounters(stores.client, "is"),
         AuditedHistory(stores.pool),
         timezone_of=timezone_of,
         now_ms=now_ms,
         wait_s=wait_s,
         pause_s=0.01,
+    )
+
+
+def comparer_of(stores: Stores, *, counters: AuditedCounters) -> Comparer:
+    async def timezone_of(tenant: str) -> str:
+        return "UTC"
+
+    return Comparer(
+        counters,
+        AuditedHistory(stores.pool),
+        timezone_of=timezone_of,
+        now_ms=lambda: NOW_MS,
+        wait_s=10.0,
     )
 
 
