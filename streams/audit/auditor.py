@@ -37,10 +37,12 @@ WAIT_S: Final = 30.0
 AGREEING: Final = 3
 COMPARISONS_MAX: Final = 10
 PAUSE_S: Final = 0.5
+#: Offers of one customer in one correction.
+OFFERS_MAX: Final = 500
 _REWRITES: Final = 5
 REPAIRS_MAX: Final = 3
 #: Numbers in one correction, a bound of its script's time.
-_ADJUST_NUMBERS: Final = 4_000
+_ADJUST_NUMBERS: Final = 3_000
 
 
 class TenantAudit(NamedTuple):
@@ -174,21 +176,23 @@ class Auditor:
         return Repair(len(audit.differing), again)
 
     async def _correct(self, tenant: str, differing: Sequence[Difference]) -> None:
-        for batch in _batches(d for d in differing if not d.unreadable):
-            first = batch[0]
-            corrections = [d.correction for d in batch]
-            await self._counters.adjust(tenant, first.generation, first.grouping, corrections)
         for difference in differing:
             if difference.unreadable:
                 await self._rewrite(tenant, difference)
+        readable = [d for d in differing if not d.unreadable]
+        for batch in _batches(part for d in readable for part in _parts(d)):
+            first = batch[0]
+            corrections = [part.correction for part in batch]
+            await self._counters.adjust(tenant, first.generation, first.grouping, corrections)
 
     async def _rewrite(self, tenant: str, difference: Difference) -> None:
         """Replace a record that cannot be read, once no event is counted meanwhile."""
         for _ in range(_REWRITES):
-            grouping, fix = difference.grouping, difference.correction
-            if await self._counters.adjust(
-                tenant, difference.generation, grouping, [fix], rewrite=True
-            ):
+            grouping, generation = difference.grouping, difference.generation
+            first, *rest = (part.correction for part in _parts(difference))
+            if await self._counters.adjust(tenant, generation, grouping, [first], rewrite=True):
+                for part in rest:
+                    await self._counters.adjust(tenant, generation, grouping, [part])
                 return
             try:
                 found = await self._comparer.differences(
@@ -296,6 +300,16 @@ class Auditor:
 
 
 GroupsOf = Callable[[Grouping, int], Awaitable[list[str]]]
+
+
+def _parts(difference: Difference) -> list[Difference]:
+    """Split the offers of a customer that has very many, so that no script is long."""
+    fix = difference.correction
+    offers = list(fix.offers.items())
+    parts = [fix._replace(offers=dict(offers[:OFFERS_MAX]))]
+    for at in range(OFFERS_MAX, len(offers), OFFERS_MAX):
+        parts.append(Correction(fix.id, {}, {}, dict(offers[at : at + OFFERS_MAX])))
+    return [difference._replace(correction=part) for part in parts]
 
 
 def _batches(differing: Iterable[Difference]) -> Iterable[list[Difference]]:

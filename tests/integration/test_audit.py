@@ -449,6 +449,53 @@ def test_a_record_that_cannot_be_read_is_replaced_only_at_its_watermarks(
     run(redis_url, database_url, body)
 
 
+def test_events_counted_after_the_audit_stay_counted(redis_url: str, database_url: str) -> None:
+    """Also an earlier day of an offer, while the record was gone: the later one is set."""
+
+    async def body(stores: Stores) -> None:
+        writer = await start(stores.counters)
+        batch = some_events(200)
+        await both(stores, writer, batch)
+        await a_record_that_is_gone(stores.client)
+        (differing,) = (await auditor_of(stores).audit("acme")).differing
+        later = [
+            make_event(customer="C-2", offer="off_2", occurred_ms=NOW_MS - days * DAY_MS)
+            for days in (0, 20, 40)
+        ]
+        more = [make_event(customer="C-2", offer="off_new"), *later]
+        await both(stores, writer, more)
+        counters = AuditedCounters(stores.client, "is")
+        fix = [differing.correction]
+        assert await counters.adjust("acme", differing.generation, "customer", fix)
+        await assert_counts(stores.counters, batch + more, TODAY)
+        await assert_counts_exact(stores.counters, batch + more, TODAY)
+
+    run(redis_url, database_url, body)
+
+
+@pytest.mark.parametrize("spoil", ["deleted", "unreadable"])
+def test_a_customer_of_very_many_offers_is_healed_in_parts(
+    redis_url: str, database_url: str, spoil: str
+) -> None:
+    async def body(stores: Stores) -> None:
+        writer = await start(stores.counters)
+        batch = [
+            make_event(offer=f"off_{i}", occurred_ms=NOW_MS - i % 50 * DAY_MS) for i in range(1_300)
+        ]
+        await both(stores, writer, batch)
+        if spoil == "deleted":
+            await stores.client.delete(HOME + "u:C-1")
+        else:
+            await stores.client.hset(HOME + "u:C-1", "s", b"\xc1")
+        auditor = auditor_of(stores)
+        audit = await auditor.audit("acme")
+        assert [d.id for d in audit.differing] == ["C-1"]
+        assert cells_of((await auditor.repair(audit)).again) == []
+        await assert_counts(stores.counters, batch, TODAY)
+
+    run(redis_url, database_url, body)
+
+
 @pytest.mark.parametrize("spoil", [a_record_that_is_gone, a_record_that_cannot_be_read])
 def test_a_damaged_record_does_not_stop_the_roll_of_the_others(
     redis_url: str, database_url: str, spoil: Spoil
