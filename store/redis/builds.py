@@ -13,8 +13,6 @@ from store.redis.keys import Keys
 
 #: Buckets of identities in one call: about 1 ms of Redis.
 BUCKETS_MAX: Final = 500
-#: Results that are kept, of the tenants rebuilt last.
-RESULTS_MAX: Final = 1_000
 
 
 class LeaseHeld(NamedTuple):
@@ -89,6 +87,11 @@ class RedisBuilds:
         """Store the progress or the result of the tenant's rebuild, in place of the last one."""
         async with redis_errors():
             await self._client.hset(self._keys.rebuilds, tenant, msgspec.json.encode(report))
+
+    async def forget_report(self, tenant: str) -> None:
+        """Delete what `report` stored."""
+        async with redis_errors():
+            await self._client.hdel(self._keys.rebuilds, tenant)
 
     async def reports(self) -> dict[str, dict[str, Any]]:
         """Return tenant -> last progress or result of a rebuild."""
