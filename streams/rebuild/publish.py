@@ -40,7 +40,8 @@ class Publisher:
             latest, self._latest = self._latest, {}
             for tenant, progress in latest.items():
                 key = tenant if is_tenant(tenant) else TOGETHER
-                await self._store(key, msgspec.to_builtins(progress))
+                with contextlib.suppress(StoreUnavailable):  # nothing depends on it
+                    await self._builds.report_progress(key, msgspec.to_builtins(progress))
 
     async def finish(
         self, outcome: RebuildResult | Failure, *, source: str, began_ms: int, now_ms: int
@@ -58,12 +59,8 @@ class Publisher:
             ended |= {"generation": outcome.generation, "events": outcome.events}
         else:
             ended["reason"] = outcome.reason
-        await self._store(outcome.tenant, ended)
-
-    async def _store(self, tenant: str, report: dict[str, Any]) -> None:
-        # Nothing depends on it, so that a failure is no reason to stop.
         with contextlib.suppress(StoreUnavailable):
-            await self._builds.report(tenant, report)
+            await self._builds.report_end(outcome.tenant, ended)
 
 
 @asynccontextmanager
@@ -77,4 +74,4 @@ async def publishing(builds: RedisBuilds, report: Report) -> AsyncIterator[Publi
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):
-            await builds.forget_report(TOGETHER)
+            await builds.report_end(TOGETHER, None)
