@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -23,8 +23,9 @@ TOGETHER: Final = "*"
 class Publisher:
     """Reports progress to the caller at once, and to Redis once a second."""
 
-    def __init__(self, builds: RedisBuilds, report: Report) -> None:
+    def __init__(self, builds: RedisBuilds, report: Report, now_ms: Callable[[], int]) -> None:
         self._builds = builds
+        self._now_ms = now_ms
         self._report = report
         self._latest: dict[str, Progress] = {}
 
@@ -34,20 +35,19 @@ class Publisher:
         self._report(progress)
 
     async def run(self) -> None:
-        """Publish what is new, until cancelled."""
+        """Publish the last progress, until cancelled; also while a long query makes none."""
         while True:
             await asyncio.sleep(PUBLISH_EVERY_S)
-            latest, self._latest = self._latest, {}
-            for tenant, progress in latest.items():
+            for tenant, progress in list(self._latest.items()):
                 key = tenant if is_tenant(tenant) else TOGETHER
+                report = msgspec.to_builtins(progress) | {"atMs": self._now_ms()}
                 with contextlib.suppress(StoreUnavailable):  # nothing depends on it
-                    await self._builds.report_progress(key, msgspec.to_builtins(progress))
+                    await self._builds.report_progress(key, report)
 
-    async def finish(
-        self, outcome: RebuildResult | Failure, *, source: str, began_ms: int, now_ms: int
-    ) -> None:
+    async def finish(self, outcome: RebuildResult | Failure, *, source: str, began_ms: int) -> None:
         """Publish how the rebuild of a tenant ended."""
         self._latest.pop(outcome.tenant, None)
+        now_ms = self._now_ms()
         ended: dict[str, Any] = {
             "tenant": outcome.tenant,
             "phase": "done" if isinstance(outcome, RebuildResult) else "failed",
@@ -64,9 +64,11 @@ class Publisher:
 
 
 @asynccontextmanager
-async def publishing(builds: RedisBuilds, report: Report) -> AsyncIterator[Publisher]:
+async def publishing(
+    builds: RedisBuilds, report: Report, now_ms: Callable[[], int]
+) -> AsyncIterator[Publisher]:
     """Yield a publisher that runs inside the block."""
-    publisher = Publisher(builds, report)
+    publisher = Publisher(builds, report, now_ms)
     running = asyncio.create_task(publisher.run())
     try:
         yield publisher

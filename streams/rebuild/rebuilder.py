@@ -135,7 +135,7 @@ class Rebuilder:
         began_ms = self._now_ms()
         async with (
             open_topic(self._settings) as scan,
-            publishing(self._counters.builds, self._report) as publisher,
+            publishing(self._counters.builds, self._report, self._now_ms) as publisher,
             AsyncExitStack() as stack,
         ):
             if scan is None and options.source != "history":
@@ -146,9 +146,7 @@ class Rebuilder:
             context = self._context(scan, options, publisher)
             await context.look_at_topic()
             async for outcome in self._outcomes(tenants, context, stack):
-                await publisher.finish(
-                    outcome, source=options.source, began_ms=began_ms, now_ms=self._now_ms()
-                )
+                await publisher.finish(outcome, source=options.source, began_ms=began_ms)
                 yield outcome
 
     async def _outcomes(
