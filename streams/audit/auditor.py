@@ -234,7 +234,13 @@ class Auditor:
                         tenant, grouping, segment, recent=recent
                     )
                     compared += len(segment)
-                    differing += settled
+                    unknown = sum(difference.unknown for difference in settled)
+                    differing += (d for d in settled if not d.unknown)
+                    if unknown:
+                        notes.append(
+                            f"{grouping}: {unknown} groups have more than history, which lacks "
+                            "offsets; the counters may be the only copy of these events"
+                        )
                     if unsettled:
                         notes.append(f"{grouping}: differences of {unsettled} groups keep changing")
                     if len(differing) - first >= DIFFERING_MAX:

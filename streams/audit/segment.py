@@ -44,6 +44,8 @@ class Difference(NamedTuple):
     """The record must be written anew."""
     generation: GenerationState
     """The generation when the group was read."""
+    unknown: bool = False
+    """The counters have more, and history lacks offsets: they may be the only copy."""
 
 
 class _Found(NamedTuple):
@@ -129,6 +131,7 @@ class Comparer:
         # 3. Read history in one snapshot, and compare group by group.
         async with self._history.snapshot(tenant) as snapshot:
             firsts, ends = await self._bounds(tenant, grouping, found, snapshot, needed)
+            lacks = await snapshot.lacks(started, found.ends)
             calendar = Calendar(found.state.timezone)
             scope = Scope(tenant, grouping, ids, found.state.day, calendar, recent)
             differing = []
@@ -140,7 +143,7 @@ class Comparer:
         for id_, group in found.groups.items():
             wanted = expected((), {}, scope.today)
             differing += _compare(grouping, id_, group, wanted, found.offers, recent)
-        return differing
+        return [_judge(difference) for difference in differing] if lacks else differing
 
     async def _read(self, tenant: str, grouping: Grouping, ids: Sequence[str]) -> _Found:
         timezone = await self._timezone_of(tenant)
@@ -226,3 +229,9 @@ def _compare(
         return []
     fix = correction(id_, state, wanted, generation.day)
     return [Difference(grouping, id_, cells, fix, state is None, generation)]
+
+
+def _judge(difference: Difference) -> Difference:
+    """Return whether it is known that the counters are wrong, given that history lacks offsets."""
+    more = any(cell.counters is None or cell.counters > cell.history for cell in difference.cells)
+    return difference._replace(unknown=more)

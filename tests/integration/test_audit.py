@@ -25,6 +25,9 @@ from tests.support.stores import Stores, some_events
 
 pack, unpack = msgspec.msgpack.encode, msgspec.msgpack.decode
 HOME = "is:{acme/0}:1:"
+GAPS_TABLE = """CREATE TABLE IF NOT EXISTS history_gaps (
+    log uuid, partition integer, first_offset bigint, next_offset bigint
+)"""
 
 
 def run(redis_url: str, database_url: str, body: Callable[[Stores], Awaitable[None]]) -> None:
@@ -407,6 +410,45 @@ def test_a_truncated_topic_is_no_difference(redis_url: str, database_url: str) -
         audit = await auditor_of(stores).audit("acme")
         assert audit.groups == 0
         assert "truncated" in audit.notes[0]
+
+    run(redis_url, database_url, body)
+
+
+def test_what_history_lacks_is_not_taken_from_the_counters(
+    redis_url: str, database_url: str
+) -> None:
+    """Retention deleted offsets 3..5 before history had them; the counters have them."""
+
+    async def body(stores: Stores) -> None:
+        writer = await start(stores.counters)
+        batch = [make_event(offer=f"off_{i}", customer=f"C-{i}") for i in range(9)]
+        await writer.commit(batch)
+        await stores.store(batch[:3], None)
+        await stores.history.write(
+            topic="t",
+            topic_id=LOG,
+            partition=0,
+            expected_offset=3,
+            next_offset=9,
+            events=sourced(*batch[6:], first=6),
+        )
+        async with stores.pool.connection() as connection:
+            await connection.execute(GAPS_TABLE)
+            await connection.execute(
+                "INSERT INTO history_gaps VALUES (%s, 0, 3, 6) ON CONFLICT DO NOTHING", (LOG,)
+            )
+        await stores.client.delete(HOME + "u:C-1")
+        before = await dump_all(stores.client)
+        auditor = auditor_of(stores)
+        audit = await auditor.audit("acme")
+        assert [(d.grouping, d.id) for d in audit.differing] == [("customer", "C-1")]
+        assert audit.notes[0].startswith("action: 3 groups have more than history")
+        await auditor.repair(audit)
+        after = await dump_all(stores.client)
+        assert {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)} == {
+            (HOME + "u:C-1").encode()
+        }
+        await assert_counts(stores.counters, batch, TODAY)
 
     run(redis_url, database_url, body)
 
