@@ -113,13 +113,16 @@ class Pipeline:
                 async with asyncio.timeout_at(next_idle_s):
                     batch, acknowledge = await queue.take()
             except TimeoutError:
+                pass
+            else:
+                # A batch with another base was fetched before a rewind, and is fetched again.
+                if batch.base == self.positions[partition]:
+                    await self._process(batch, acknowledge)
+                queue.done()
+            # Also after a batch: while batches wait, `take` returns at once and never times out.
+            if loop.time() >= next_idle_s:
                 await self._commit_idle(partition)
                 next_idle_s = loop.time() + self._idle_commit_s
-                continue
-            # A batch with another base was fetched before a rewind, and is fetched again.
-            if batch.base == self.positions[partition]:
-                await self._process(batch, acknowledge)
-            queue.done()
 
     async def _commit_idle(self, partition: int) -> None:
         """Move the watermarks of tenants without events, the lowest first, a bounded number.
