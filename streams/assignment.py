@@ -101,6 +101,7 @@ class StartOffsets:
         the steps matters: once `assign` returns, the previous owner of a partition can send no more
         dead letters of it, so the stores are asked after that.
         """
+        self._arrivals.suspend()
         await self._pipeline.abandon()
         self._rewinder.session_starts()
         self._forget_reported()
@@ -142,9 +143,13 @@ class StartOffsets:
 class Rewinder:
     """Decides what follows an error: a rewind of all partitions, or the end of the process."""
 
-    def __init__(self, consumer: Callable[[], Consumer]) -> None:
-        """Create a rewinder. For one event loop, which must be running."""
+    def __init__(self, consumer: Callable[[], Consumer], *, on_rewind: Callable[[], None]) -> None:
+        """Create a rewinder. For one event loop, which must be running.
+
+        `on_rewind` is called at each request for a rewind, before anything is read again.
+        """
         self._consumer = consumer
+        self._on_rewind = on_rewind
         self._rewinding: asyncio.Task[None] | None = None
         self._again = False
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
@@ -173,6 +178,7 @@ class Rewinder:
         If a rewind is already running, `after` is dropped and the running one seeks once more: it
         may have asked the stores before the new finding.
         """
+        self._on_rewind()
         if self._rewinding is None or self._rewinding.done():
             self._rewinding = asyncio.create_task(self._rewind(after))
             self.watch(self._rewinding)

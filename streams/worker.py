@@ -104,7 +104,7 @@ class Worker:
         self.stores = Stores(settings)
         self.topic = CurrentTopic()
         self.arrivals = ArrivalWatermarks()
-        self.rewinder = Rewinder(self.consumer)
+        self.rewinder = Rewinder(self.consumer, on_rewind=self.arrivals.suspend)
         self.committer = CounterCommitter(
             self.stores.counters,
             self.stores.writer,

@@ -18,7 +18,7 @@ local first, day = 0, 0 -- range of the days that have keys: due sets and daily 
 for i = 1, #fields, 2 do
   if fields[i] == 'day' then day = tonumber(fields[i + 1]) end
   if fields[i] == 'rolled' then first = tonumber(fields[i + 1]) end
-  local slot = string.match(fields[i], '^d:(%d+)$')
+  local slot = string.match(fields[i], '^d:(-?%d+)$')
   if slot then redis.call('UNLINK', home .. 'ids:' .. slot) end
 end
 for _, kind in ipairs(KINDS) do redis.call('UNLINK', rank_of(kind, 'w'), rank_of(kind, 'm')) end
