@@ -7,7 +7,7 @@ the store's is refused and gets the stored values; an identity counts once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from store.records import CounterReader, Grouping
@@ -26,6 +26,8 @@ class Deltas(NamedTuple):
     channels: Sequence[Any] = ()
     customers: Sequence[Any] = ()
     """id, [day, type, count, ...], [offer id, day, ...], id, ..."""
+    events: int = 0
+    """Number of events."""
 
 
 class Position(NamedTuple):
@@ -50,6 +52,47 @@ class Generation(NamedTuple):
     """The last day whose due records are all rolled; less than `day` during a roll."""
     build_token: str = ""
     """Set while this generation is built beside the active one."""
+
+
+#: A partition of one incarnation of a topic: topic id, partition.
+Source = tuple[str, int]
+
+
+class Shortfall(NamedTuple):
+    """A source in which a generation has counted less than the one that was active before."""
+
+    source: Source
+    watermark: int
+    """Next offset to count."""
+    target: int
+    """The watermark that makes good for it."""
+
+    @property
+    def offsets(self) -> int:
+        """Number of offsets that are missing."""
+        return self.target - self.watermark
+
+
+class Activated(NamedTuple):
+    """A swap or a rollback is done; the generation is complete if it is not behind."""
+
+    generation: int
+    previous: int | None
+    """The generation that was active before."""
+    behind: Sequence[Shortfall]
+
+
+class Behind(NamedTuple):
+    """Nothing changed: the generation has not reached what the active one has counted."""
+
+    sources: Sequence[Shortfall]
+
+
+class Fewer(NamedTuple):
+    """Nothing changed: the generation has fewer events, though it is not behind."""
+
+    events: int
+    active_events: int
 
 
 class Committed(NamedTuple):
@@ -179,15 +222,30 @@ class CounterStore(CounterReader, Protocol):
         """
         ...
 
-    async def swap(self, building: Generation) -> bool:
-        """Make a generation under construction the active one, complete, in one step.
+    async def swap(
+        self,
+        building: Generation,
+        *,
+        now_ms: int,
+        behind: bool = False,
+        fewer: bool = False,
+        given_up: Collection[Source] = (),
+    ) -> Activated | Behind | Fewer | None:
+        """Make a generation under construction the active one, in one step.
 
-        The previous one stays for `rollback`. Return False if it is not under construction.
+        It is complete if it has reached every watermark of the active one. If not, it is refused;
+        with `behind` it is activated, and complete as soon as it has reached them. `fewer` allows
+        fewer events than the active one has. Offsets of the sources in `given_up` are not waited
+        for. The previous generation stays for `rollback`. Return None if the generation is not
+        under construction. Safe to repeat.
         """
         ...
 
-    async def rollback(self, tenant: str) -> int | None:
-        """Activate the previous generation; return its number, or None if there is none."""
+    async def rollback(self, tenant: str, *, now_ms: int) -> Activated | None:
+        """Activate the previous generation; return None if there is none.
+
+        It is complete as soon as it has reached every watermark of the one that was active.
+        """
         ...
 
     async def drop(self, generation: Generation) -> None:
@@ -195,7 +253,7 @@ class CounterStore(CounterReader, Protocol):
         ...
 
     async def mark_complete(self, generation: Generation) -> None:
-        """Allow the generation to answer questions."""
+        """Record that a generation that started empty has all of history now."""
         ...
 
     async def watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:

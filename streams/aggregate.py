@@ -91,6 +91,7 @@ def aggregate(events: Sequence[SourcedEvent], calendar: Calendar) -> Deltas:
             for id_, counts in customers.items()
             for part in (id_, _triples(counts), offers[id_])
         ],
+        len(events),
     )
 
 

@@ -133,10 +133,10 @@ class Rebuilder:
         generation; the tenants before it stay rolled back.
         """
         for name in [tenant] if tenant else await self._counters.tenants():
-            generation = await self._counters.rollback(name)
-            if generation is None:
+            done = await self._counters.rollback(name, now_ms=self._now_ms())
+            if done is None:
                 raise RebuildError(f"tenant {name}: there is no generation before the active one")
-            yield RollbackResult(name, generation)
+            yield RollbackResult(name, done.generation)
 
     async def _is_consistent(self, tenant: str) -> bool:
         generation = await self._counters.generation(tenant)
@@ -210,7 +210,9 @@ async def rebuild_from_history(
                 progress(done, history.rows)
             if done != history.rows:
                 raise RebuildError(f"tenant {tenant}: built {done} of {history.rows} events")
-            if not dry_run and not await counters.swap(building):
+            if not dry_run and (
+                await counters.swap(building, now_ms=now_ms(), behind=True, fewer=True) is None
+            ):
                 raise RebuildError(f"tenant {tenant}: the new generation no longer exists")
         except BaseException:
             await counters.drop(building)

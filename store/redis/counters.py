@@ -146,6 +146,7 @@ class RedisCounters(RedisGenerations):
             _pack(
                 {
                     "types": deltas.types,
+                    "n": deltas.events,
                     "a": deltas.actions,
                     "t": deltas.treatments,
                     "c": deltas.channels,

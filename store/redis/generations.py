@@ -5,29 +5,39 @@ Each method is one script or one pipeline; the scripts are in `lua/`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from store.counters import Generation, Position, TenantOverview
+from store.counters import (
+    Activated,
+    Behind,
+    Fewer,
+    Generation,
+    Position,
+    Shortfall,
+    Source,
+    TenantOverview,
+)
 from store.records import GROUPINGS, Grouping
 from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import GROUPING_CODES, Keys, watermark_field
+from store.redis.watermarks import RedisWatermarks
 
 #: Maximum number of keys that one call of the `drop` script deletes: a few milliseconds.
 DROP_KEYS: Final = 1_000
 
 
-class RedisGenerations:
+class RedisGenerations(RedisWatermarks):
     """Generations and watermarks of all tenants. Every method raises StoreUnavailable."""
 
     def __init__(self, client: Client, prefix: str) -> None:
-        self._client: Any = client  # the driver's types allow answers of both str and bytes
-        self._keys = Keys(prefix)
+        super().__init__(client, prefix)
         self._create = Script("create")
         self._admit = Script("admit")
         self._swap = Script("swap")
         self._rollback = Script("rollback")
         self._drop = Script("drop")
+        self._prove = Script("prove")
 
     async def generation(self, tenant: str) -> Generation | None:
         """Return the tenant's active generation, or None if it has none."""
@@ -132,23 +142,50 @@ class RedisGenerations:
         )
         return number
 
-    async def swap(self, building: Generation) -> bool:
-        """Make a generation under construction the active one; return False if it is not that."""
+    async def swap(
+        self,
+        building: Generation,
+        *,
+        now_ms: int,
+        behind: bool = False,
+        fewer: bool = False,
+        given_up: Collection[Source] = (),
+    ) -> Activated | Behind | Fewer | None:
+        """Make a generation under construction the active one; None if it is not that."""
         # Listed first, as in `create`: it may be the tenant's first one after a flush.
         async with redis_errors():
             await self._client.sadd(self._keys.tenants, building.tenant)
         answer = await self._swap(
-            self._client, self._keys.active(building.tenant), building.number, building.build_token
+            self._client,
+            self._keys.active(building.tenant),
+            building.number,
+            building.build_token,
+            int(behind),
+            int(fewer),
+            now_ms,
+            *(f"{topic_id}:{partition}" for topic_id, partition in given_up),
         )
-        return bool(answer[0] == b"ok")
+        match answer[0]:
+            case b"ok":
+                previous = int(answer[1]) if answer[1] else None
+                return Activated(building.number, previous, _shortfalls(answer[2]))
+            case b"behind":
+                return Behind(_shortfalls(answer[1]))
+            case b"fewer":
+                return Fewer(int(answer[1]), int(answer[2]))
+        return None
 
-    async def rollback(self, tenant: str) -> int | None:
-        """Activate the previous generation; return its number, or None if there is none."""
+    async def rollback(self, tenant: str, *, now_ms: int) -> Activated | None:
+        """Activate the previous generation; None if there is none."""
         active = await self.generation(tenant)
         if active is None:
             return None
-        answer = await self._rollback(self._client, self._keys.active(tenant), active.number)
-        return int(answer[1]) if answer[0] == b"ok" else None
+        answer = await self._rollback(
+            self._client, self._keys.active(tenant), active.number, now_ms
+        )
+        if answer[0] != b"ok":
+            return None
+        return Activated(int(answer[1]), active.number, _shortfalls(answer[2]))
 
     async def drop(self, generation: Generation) -> None:
         """Delete a generation that is not active, DROP_KEYS keys per call of the script."""
@@ -159,43 +196,16 @@ class RedisGenerations:
             )
 
     async def mark_complete(self, generation: Generation) -> None:
-        """Allow the generation to answer questions."""
-        async with redis_errors():
-            await self._client.hset(
-                self._keys.meta(generation.tenant, generation.number), "complete", "1"
-            )
+        """Record that a generation that started empty has all of history now."""
+        await self._prove(self._client, self._keys.active(generation.tenant), generation.number)
 
-    async def watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
-        """Return partition -> next offset to count."""
-        return await self._watermarks(generation, "w", topic_id)
 
-    async def first_watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
-        """Return partition -> the watermark that the generation was created with."""
-        return await self._watermarks(generation, "f", topic_id)
-
-    async def all_watermarks(self, generation: Generation) -> Mapping[tuple[str, int], int]:
-        """Return (topic id, partition) -> next offset, of every topic id ever counted."""
-        found = {}
-        for field, value in (await self._meta(generation)).items():
-            kind, _, rest = field.decode().partition(":")
-            if kind == "w" and not rest.startswith("rebuild:"):
-                topic_id, _, partition = rest.rpartition(":")
-                found[topic_id, int(partition)] = int(value)
-        return found
-
-    async def _watermarks(
-        self, generation: Generation, kind: str, topic_id: str
-    ) -> Mapping[int, int]:
-        meta = await self._meta(generation)
-        start = watermark_field(kind, topic_id, 0)[:-1].encode()
-        return {int(k[len(start) :]): int(v) for k, v in meta.items() if k.startswith(start)}
-
-    async def _meta(self, generation: Generation) -> Mapping[bytes, bytes]:
-        async with redis_errors():
-            meta: dict[bytes, bytes] = await self._client.hgetall(
-                self._keys.meta(generation.tenant, generation.number)
-            )
-        return meta
+def _shortfalls(flat: Sequence[Any]) -> list[Shortfall]:
+    found = []
+    for i in range(0, len(flat), 3):
+        topic_id, _, partition = flat[i].decode().rpartition(":")
+        found.append(Shortfall((topic_id, int(partition)), int(flat[i + 1]), int(flat[i + 2])))
+    return found
 
 
 async def overview(client: Any, keys: Keys, generations: RedisGenerations) -> list[TenantOverview]:

@@ -46,8 +46,10 @@ class Keys(NamedTuple):
     def meta(self, tenant: str, generation: int) -> str:
         """Return the key of a generation's hash.
 
-        Fields: day, rolled, timezone, complete, types, building, previous, w:*, f:*, d:*,
-        over:<grouping code> (interactions counted as OTHER).
+        Fields: day, rolled, timezone, types, events, previous, replaced_ms, w:*, f:*, d:*,
+        over:<grouping code> (interactions counted as OTHER); building while it is built, token
+        afterwards. It is complete while it has none of: t:<source> (watermark to reach),
+        gap:<source>:<first offset> (end of a gap), unproven (it started empty).
         """
         return f"{self._base(tenant)}{generation}:meta"
 

@@ -109,7 +109,7 @@ def test_a_rollback_behind_the_session_is_noticed_for_a_tenant_without_events_be
         await before.commit("acme", 0, sourced(*batch[15:], first=15), 20)
         committer = committer_of(stores)
         committer.start_session(LOG, {0: 20})
-        await stores.counters.rollback("acme")
+        await stores.counters.rollback("acme", now_ms=NOW_MS)
         with pytest.raises(RewindRequired):
             await committer.commit("acme", 0, sourced(*more, first=20), 21)
 
@@ -189,7 +189,7 @@ def test_a_rollback_is_noticed_without_an_event(redis_url: str, database_url: st
         await store(stores, 0, batch[:15], None)
         await stores.rebuild()
         await committer.commit("acme", 0, sourced(*batch[15:], first=15), 20)
-        await stores.counters.rollback("acme")
+        await stores.counters.rollback("acme", now_ms=NOW_MS)
         active = await stores.counters.generation("acme")
         assert active is not None
         with pytest.raises(RewindRequired):

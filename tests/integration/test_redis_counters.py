@@ -150,7 +150,7 @@ def test_nothing_of_a_dropped_generation_stays(redis_url: str) -> None:
             building = await store.build(
                 "acme", day=TODAY + 8, timezone="UTC", token="t", watermarks=[]
             )
-            assert await store.swap(building)
+            assert await store.swap(building, now_ms=NOW_MS, behind=True)
             assert len(await keys_of(redis_url)) > 20
             await store.drop(writer.generation)
             assert await keys_of(redis_url) == set()

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from store.catalog_document import CatalogDocument
+from store.counters import Activated
 from store.postgres.catalog import load_catalog
 from store.records import GROUPINGS, Event
 from store.settings import Settings
@@ -128,7 +129,8 @@ async def rebuild(pair: ReaderPair, counted: Sequence[Event]) -> None:
         watermarks=[],
     )
     await Writer(pair.counters, building).commit(counted)
-    assert await pair.counters.swap(building)
+    swapped = await pair.counters.swap(building, now_ms=pair.now_ms)
+    assert isinstance(swapped, Activated), swapped
 
 
 def test_a_worker_that_starts_after_the_change_counts_in_the_counters_zone(

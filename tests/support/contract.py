@@ -13,12 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store.counters import (
+    Activated,
+    Behind,
     Committed,
     CounterStore,
     Duplicates,
+    Fewer,
     Generation,
     Refused,
     Rolled,
+    Shortfall,
     TenantOverview,
 )
 from store.records import GROUPINGS, CounterPage, Event, Grouping, Incomplete, Question
@@ -354,6 +358,100 @@ class CounterStoreContract:
 
         self.check(open_store, body)
 
+    def test_a_generation_that_is_behind_is_complete_once_it_has_caught_up(
+        self, open_store: OpenStore
+    ) -> None:
+        """It is refused, or activated and answers when its last partition has caught up."""
+
+        async def body(store: CounterStore) -> None:
+            live = await start(store)
+            batch = [make_event(offer=f"off_{i}") for i in range(9)]
+            await live.commit(batch[:6], partition=0)
+            await live.commit(batch[6:8], partition=1)
+            behind = Writer(store, await self._building(store, "t"))
+            await behind.commit(batch[:4], partition=0)
+            missing = [Shortfall((LOG, 0), 4, 6), Shortfall((LOG, 1), 0, 2)]
+            assert await store.swap(behind.generation, now_ms=NOW_MS) == Behind(missing)
+            await assert_counts(store, batch[:8], TODAY)
+            answer = await store.swap(behind.generation, now_ms=NOW_MS, behind=True)
+            assert answer == Activated(2, 1, missing)
+            active = Writer(store, behind.generation._replace(build_token=""), behind.watermarks)
+            for part, partition in ((batch[4:6], 0), (batch[6:7], 1), (batch[7:9], 1)):
+                asked = await store.read(question("action", "alltime"))
+                assert asked == Incomplete("not_complete"), part
+                await active.commit(part, partition=partition)
+            await assert_counts(store, batch, TODAY)
+
+        self.check(open_store, body)
+
+    def test_a_rollback_is_complete_once_it_has_counted_what_came_since(
+        self, open_store: OpenStore
+    ) -> None:
+        async def body(store: CounterStore) -> None:
+            first = await start(store)
+            batch = [make_event(offer=f"off_{i}") for i in range(5)]
+            await first.commit(batch[:2])
+            second = Writer(store, await self._building(store, "t"))
+            await second.commit(batch[:2])
+            assert await store.swap(second.generation, now_ms=NOW_MS) == Activated(2, 1, [])
+            second.generation = second.generation._replace(build_token="")
+            await second.commit(batch[2:4])
+            back = await store.rollback("acme", now_ms=NOW_MS)
+            assert back == Activated(1, 2, [Shortfall((LOG, 0), 2, 4)])
+            assert await store.read(question("action", "alltime")) == Incomplete("not_complete")
+            await first.commit(batch[2:5])
+            await assert_counts(store, batch, TODAY)
+
+        self.check(open_store, body)
+
+    def test_counters_that_started_empty_stay_incomplete_when_rolled_back_to(
+        self, open_store: OpenStore
+    ) -> None:
+        """Reaching the other generation's watermarks does not give them what history has."""
+
+        async def body(store: CounterStore) -> None:
+            first = await start(store, complete=False)
+            await first.commit([make_event()])
+            second = Writer(store, await self._building(store, "t"))
+            more = [make_event(), make_event()]
+            await second.commit(more)
+            assert isinstance(await store.swap(second.generation, now_ms=NOW_MS), Activated)
+            await assert_counts(store, more, TODAY)
+            await store.rollback("acme", now_ms=NOW_MS)
+            await first.commit([make_event()])
+            assert await store.read(question("action", "alltime")) == Incomplete("not_complete")
+            await store.mark_complete(first.generation)
+            assert isinstance(await store.read(question("action", "alltime")), CounterPage)
+
+        self.check(open_store, body)
+
+    def test_a_generation_with_fewer_events_is_refused(self, open_store: OpenStore) -> None:
+        async def body(store: CounterStore) -> None:
+            live = await start(store)
+            batch = [make_event(offer=f"off_{i}") for i in range(3)]
+            await live.commit(batch)
+            building = await self._building(store, "t")
+            answer = await store.commit(
+                building,
+                topic_id=LOG,
+                partition=0,
+                expected_offset=None,
+                next_offset=3,
+                deltas=aggregate(sourced(*batch[:2]), UTC),
+            )
+            assert answer == Committed()
+            assert await store.swap(building, now_ms=NOW_MS) == Fewer(2, 3)
+            await assert_counts(store, batch, TODAY)
+            done = await store.swap(building, now_ms=NOW_MS, fewer=True)
+            assert done == Activated(2, 1, [])
+            await assert_counts(store, batch[:2], TODAY)
+
+        self.check(open_store, body)
+
+    @staticmethod
+    async def _building(store: CounterStore, token: str) -> Generation:
+        return await store.build("acme", day=TODAY, timezone="UTC", token=token, watermarks=[])
+
     def test_another_day_or_zone_than_the_stores_is_not_answered(
         self, open_store: OpenStore
     ) -> None:
@@ -490,7 +588,8 @@ class CounterStoreContract:
             )
             rebuilt = Writer(store, building)
             assert await rebuilt.commit(batch[:2]) == Committed()
-            assert await store.swap(building)
+            swapped = await store.swap(building, now_ms=NOW_MS, given_up=[(LOG, 0)], fewer=True)
+            assert swapped == Activated(building.number, writer.generation.number, [])
             await assert_counts(store, batch[:2], TODAY + 40)
 
         self.check(lambda: open_limited_store(2), body)

@@ -3,8 +3,9 @@
 Two workers read one topic of three partitions. Each has its own cache of generation and watermarks;
 batches are sent again, workers resume late, windows roll, generations are rebuilt and swapped.
 Whatever happens, the counters of the active generation are the sum over the distinct events of
-each partition below that partition's watermark (invariant 1), and a refused commit has changed
-nothing.
+each partition below that partition's watermark (invariant 1), a refused commit has changed nothing,
+and the active generation is complete only while it has counted all that each generation before it
+had counted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from store.counters import Committed, CounterStore, Deltas, Duplicates, Generation, Refused, Rolled
+from store.counters import (
+    Activated,
+    Behind,
+    Committed,
+    CounterStore,
+    Deltas,
+    Duplicates,
+    Generation,
+    Refused,
+    Rolled,
+)
 from store.records import CounterPage, Event, Incomplete
 from store.windows import Calendar, window_of
 from streams.aggregate import aggregate, by_slot, distinct
@@ -42,6 +53,8 @@ class Protocol(RuleBasedStateMachine):
         self.seen: list[Event] = []
         self.today = TODAY
         self.tokens = 0
+        self.reached: dict[int, int] = {}
+        """Partition -> highest watermark that any active generation had."""
 
     def go(self, call: Awaitable[Any]) -> Any:
         async def wait() -> Any:
@@ -199,16 +212,28 @@ class Protocol(RuleBasedStateMachine):
                 kept = [e for i, e in enumerate(kept) if i not in set(answer.indexes)]
             assert isinstance(answer, Committed)
         self.workers = live
-        if swap:
-            assert self.go(self.store.swap(building))
-            assert not self.go(self.store.swap(building)), "only once"
-        else:
+        if not swap:
             self.go(self.store.drop(building))
+            return
+        active, watermarks = self.truth()
+        is_behind = any(
+            min(upto, len(self.topic[p])) < offset for p, offset in self.reached.items()
+        )
+        answer = self.go(self.store.swap(building, now_ms=NOW_MS))
+        if is_behind:
+            assert isinstance(answer, Behind), (answer, self.reached)
+            assert self.truth() == (active, watermarks), "refused, so unchanged"
+            answer = self.go(self.store.swap(building, now_ms=NOW_MS, behind=True))
+        assert isinstance(answer, Activated), answer
+        assert bool(answer.behind) == is_behind
+        assert answer == self.go(self.store.swap(building, now_ms=NOW_MS, behind=True))._replace(
+            behind=answer.behind
+        ), "safe to repeat"
 
     @rule()
     def rollback(self) -> None:
         """Roll back to the previous generation, whatever it has counted."""
-        self.go(self.store.rollback("acme"))
+        self.go(self.store.rollback("acme", now_ms=NOW_MS))
 
     # ---- invariants
 
@@ -218,12 +243,19 @@ class Protocol(RuleBasedStateMachine):
 
     @invariant()
     def counters_are_the_distinct_events_below_the_watermarks(self) -> None:
-        if not hasattr(self, "believes"):
+        if not hasattr(self, "workers"):  # before `begin`
             return
-        _, watermarks = self.truth()
+        generation, watermarks = self.truth()
+        for partition, offset in watermarks.items():
+            self.reached[partition] = max(offset, self.reached.get(partition, 0))
+        whole = all(watermarks.get(p, 0) >= offset for p, offset in self.reached.items())
+        assert generation.complete == whole, "complete, so nothing counted before is missing"
         below = self._below(watermarks)
         for group_by, period in (("action", "alltime"), ("customer", "alltime")):
             answer = self.go(self.store.read(question(group_by, period)))  # type: ignore[arg-type]
+            if not whole:
+                assert answer == Incomplete("not_complete")
+                continue
             assert isinstance(answer, CounterPage)
             want = groups_of(below, group_by, window_of(period, TODAY), UTC)  # type: ignore[arg-type]
             assert list(answer.page.groups) == want
@@ -242,9 +274,11 @@ class Protocol(RuleBasedStateMachine):
 
         Before that, windows are not answered.
         """
-        if not hasattr(self, "believes"):
+        if not hasattr(self, "workers"):  # before `begin`
             return
         generation, watermarks = self.truth()
+        if not generation.complete:
+            return
         if (generation.rolled or 0) < generation.day:
             asked = question("customer", "weekly", today=generation.day)
             assert self.go(self.store.read(asked)) == Incomplete("rolling")

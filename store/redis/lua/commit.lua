@@ -3,8 +3,9 @@
 -- ARGV: 1 generation, 2 window day, 3 watermark field, 4 expected watermark ('' = none),
 --       5 next watermark, 6 build token ('' = the generation is the active one),
 --       7 number of slots before and after an identity's own slot that are searched for it,
---       8 msgpack {types, a, t, c, u}:
+--       8 msgpack {types, n, a, t, c, u}:
 --         types  outcome type keys; the deltas refer to them by index from 0
+--         n      events in the batch
 --         a,t,c  flat {id, deltas, ...}; deltas flat {day, type, count, ...} in order of day
 --         u      flat {id, deltas, offers, ...}; offers flat {offer id, day, ...}
 --       9 maximum groups of a grouping; further groups are counted as one, OTHER
@@ -13,7 +14,8 @@
 -- {'fenced', generation, day, watermark} or {'duplicates', index of the identity from 0, ...};
 -- only 'ok' has changed anything.
 local token, wfield, expected_offset, next_watermark = ARGV[6], ARGV[3], ARGV[4], ARGV[5]
-local state = redis.call('HMGET', meta, 'day', wfield, 'building', 'types')
+local target_field = 't' .. string.sub(wfield, 2)
+local state = redis.call('HMGET', meta, 'day', wfield, 'building', 'types', 'events', target_field)
 local owner
 if token == '' then
   owner = redis.call('GET', KEYS[1]) == gen
@@ -331,8 +333,13 @@ for due, list in pairs(dues) do
   in_parts(list, function(...) redis.call('SADD', home .. 'due:' .. due, ...) end)
 end
 
--- 5. The watermark.
+-- 5. The watermark, and the number of events. Generations of older versions have no such number.
 redis.call('HSET', meta, wfield, next_watermark)
+if state[5] then redis.call('HINCRBY', meta, 'events', batch.n) end
+if state[6] and tonumber(next_watermark) >= tonumber(state[6]) then
+  redis.call('HDEL', meta, target_field)
+  complete_if_whole()
+end
 local answer = {'ok'}
 for kind, n in pairs(overflow) do
   redis.call('HINCRBY', meta, 'over:' .. kind, n)

@@ -33,3 +33,42 @@ end
 local function earlier(due, next_due)
   return (due == 0 or next_due < due) and next_due or due
 end
+
+-- Marks the generation complete if nothing keeps it from that: a watermark that it has yet to reach
+-- (t:), offsets that history has and these counters never saw (gap:), or a start without the events
+-- of history (unproven).
+local function complete_if_whole()
+  for _, field in ipairs(redis.call('HKEYS', meta)) do
+    if field == 'unproven' or string.find(field, '^t:') or string.find(field, '^gap:') then return end
+  end
+  redis.call('HSET', meta, 'complete', '1')
+end
+
+-- Returns {watermark field -> offset}: what a generation has counted, or has yet to count before it
+-- is complete. The progress of a rebuild is left out.
+local function reach_of(fields)
+  local reach = {}
+  for i = 1, #fields, 2 do
+    local kind, source = string.match(fields[i], '^([wt]):(.+)$')
+    if kind and string.sub(source, 1, 8) ~= 'rebuild:' then
+      reach[source] = math.max(reach[source] or 0, tonumber(fields[i + 1]))
+    end
+  end
+  return reach
+end
+
+-- Returns flat {source, watermark, target, ...} of the sources in which `meta` is behind `reach`, in
+-- the order of their names.
+local function behind_of(reach)
+  local sources, behind = {}, {}
+  for source in pairs(reach) do sources[#sources + 1] = source end
+  table.sort(sources)
+  for _, source in ipairs(sources) do
+    local watermark = tonumber(redis.call('HGET', meta, 'w:' .. source) or 0)
+    if watermark < reach[source] then
+      local n = #behind
+      behind[n + 1], behind[n + 2], behind[n + 3] = source, watermark, reach[source]
+    end
+  end
+  return behind
+end

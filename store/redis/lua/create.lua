@@ -5,9 +5,11 @@ local active = redis.call('GET', KEYS[1])
 if ARGV[5] == '' then
   if active then return {'exists', active} end
   redis.call('SET', KEYS[1], gen)
+  if ARGV[4] == '0' then redis.call('HSET', meta, 'unproven', '1') end
 else
-  redis.call('HSET', meta, 'building', ARGV[5])
+  redis.call('HSET', meta, 'building', ARGV[5], 'token', ARGV[5])
 end
-redis.call('HSET', meta, 'day', ARGV[2], 'rolled', ARGV[2], 'timezone', ARGV[3], 'complete', ARGV[4])
+redis.call(
+  'HSET', meta, 'day', ARGV[2], 'rolled', ARGV[2], 'timezone', ARGV[3], 'complete', ARGV[4], 'events', '0')
 for i = 6, #ARGV, 2 do redis.call('HSET', meta, ARGV[i], ARGV[i + 1]) end
 return {'ok'}

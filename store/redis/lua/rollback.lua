@@ -1,9 +1,20 @@
--- Activates the previous generation.
--- ARGV: 1 expected active generation. Returns {'ok', generation} or {'none'}.
+-- Activates the previous generation. What the active one has counted beyond it becomes its targets
+-- (t:): it is complete when it has reached them.
+-- ARGV: 1 expected active generation, 2 time in ms. Returns {'ok', generation, {source, watermark,
+-- target, ...}} with the sources in which it is behind, or {'none'}.
 if redis.call('GET', KEYS[1]) ~= gen then return {'none'} end
 local previous = redis.call('HGET', meta, 'previous')
 if not previous or previous == '' or redis.call('EXISTS', base .. previous .. ':meta') == 0 then
   return {'none'}
 end
+local reach = reach_of(redis.call('HGETALL', meta))
+redis.call('HSET', meta, 'replaced_ms', ARGV[2])
+meta = base .. previous .. ':meta'
+local behind = behind_of(reach)
+local state = redis.call('HMGET', meta, 'complete', 'unproven')
+if state[1] ~= '1' then redis.call('HSET', meta, 'unproven', '1') end
+for i = 1, #behind, 3 do redis.call('HSET', meta, 't:' .. behind[i], behind[i + 2]) end
+if #behind > 0 then redis.call('HSET', meta, 'complete', '0') end
+redis.call('HDEL', meta, 'replaced_ms')
 redis.call('SET', KEYS[1], previous)
-return {'ok', previous}
+return {'ok', previous, behind}

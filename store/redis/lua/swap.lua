@@ -1,8 +1,33 @@
 -- Activates a generation under construction; the previous one stays, for a rollback.
--- ARGV: 1 generation, 2 build token. Returns {'ok', previous generation or ''} or {'fenced'}.
+-- The new one is complete if it has reached every watermark of the one before. What it has not
+-- reached becomes its targets (t:); commits delete a target when they reach it.
+-- ARGV: 1 generation, 2 build token, 3 '1' = activate it although it is behind, 4 '1' = activate it
+--       although it has fewer events, 5 time in ms, 6.. sources ("topic id:partition") whose missing
+--       offsets are given up: they get no target
+-- Returns {'ok', previous generation or '', flat behind}, {'fenced'}, {'behind', flat behind} where
+-- behind is {source, watermark, target, ...}, or {'fewer', events, events of the active one}. Only 'ok' has changed
+-- anything. Safe to repeat: a generation that this token has activated answers 'ok' again.
 local active = redis.call('GET', KEYS[1])
-if redis.call('HGET', meta, 'building') ~= ARGV[2] then return {'fenced'} end
-redis.call('HDEL', meta, 'building')
-redis.call('HSET', meta, 'complete', '1', 'previous', active or '')
+local state = redis.call('HMGET', meta, 'building', 'token', 'events', 'previous')
+if active == gen and not state[1] and state[2] == ARGV[2] then
+  return {'ok', state[4] or '', {}}
+end
+if state[1] ~= ARGV[2] then return {'fenced'} end
+local behind = {}
+if active then
+  local former = base .. active .. ':meta'
+  local reach = reach_of(redis.call('HGETALL', former))
+  for i = 6, #ARGV do reach[ARGV[i]] = nil end
+  behind = behind_of(reach)
+  if #behind > 0 and ARGV[3] ~= '1' then return {'behind', behind} end
+  local events = redis.call('HGET', former, 'events')
+  if #behind == 0 and ARGV[4] ~= '1' and events and tonumber(state[3]) < tonumber(events) then
+    return {'fewer', state[3], events}
+  end
+  redis.call('HSET', former, 'replaced_ms', ARGV[5])
+end
+for i = 1, #behind, 3 do redis.call('HSET', meta, 't:' .. behind[i], behind[i + 2]) end
+redis.call('HDEL', meta, 'building', 'w:rebuild:0', 'f:rebuild:0')
+redis.call('HSET', meta, 'complete', #behind == 0 and '1' or '0', 'previous', active or '')
 redis.call('SET', KEYS[1], gen)
-return {'ok', active or ''}
+return {'ok', active or '', behind}
