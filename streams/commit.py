@@ -14,10 +14,10 @@ from store.counters import Committed, CounterStore, Deltas, Duplicates, Refused
 from store.logs import get_logger
 from store.records import Grouping, SourcedEvent
 from streams.aggregate import aggregate, by_slot, distinct
+from streams.completeness import HistoryView
 from streams.freshness import Freshness
 from streams.retry import retry
 from streams.tenant_state import (
-    HistoryView,
     ReadSession,
     RewindRequired,
     TenantState,

@@ -16,6 +16,7 @@ from typing import Final
 
 from store import metrics
 from store.logs import get_logger
+from store.offsets import Gap, after, offsets_in
 from store.postgres.history import HistoryRefused, HistoryWriter
 from store.records import SourcedEvent
 from streams.retry import retry
@@ -40,6 +41,8 @@ class HistoryBatch:
     """Called when the batch is in history."""
     size: int = 0
     """Bytes of the records that the events came in."""
+    gaps: Sequence[Gap] = ()
+    """Offsets before the events that retention took."""
 
 
 class HistorySink:
@@ -181,6 +184,7 @@ class HistorySink:
                 for event in batch.events
                 if expected_offset is None or event.offset >= expected_offset
             ]
+            gaps = after((gap for batch in batches for gap in batch.gaps), expected_offset or 0)
             answer = await retry(
                 "history",
                 self._writer.write,
@@ -190,6 +194,7 @@ class HistorySink:
                 expected_offset=expected_offset,
                 next_offset=next_offset,
                 events=events,
+                gaps=gaps,
             )
             if isinstance(answer, HistoryRefused):
                 stored_offset = answer.watermark
@@ -204,6 +209,7 @@ class HistorySink:
                     self._positions[partition] = stored_offset
                 continue
             metrics.STORED.inc(answer)
+            metrics.LOST_OFFSETS.labels("history").inc(offsets_in(gaps))
             if self._epoch == epoch:
                 self._positions[partition] = next_offset
             break

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from store import logs
 from store.catalog import CatalogCache
 from store.clock import system_clock_ms
+from store.offsets import Gap
 from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryWriter
 from store.postgres.migrate import ensure_partitions
@@ -26,11 +27,13 @@ from streams.assignment import Consumer, CurrentTopic, IdleRejoin, Rewinder, Sta
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatchBuilder
 from streams.dead_letters.alarm import RatioAlarm
+from streams.dead_letters.record import DeadLetterSink
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.decoder import Decoder
 from streams.faust_app import create_app, run_app, tune_garbage_collector
 from streams.history_sink import HistorySink
 from streams.log_changes import LogChanges
+from streams.lost_offsets import LostOffsets
 from streams.pipeline import Pipeline
 from streams.progress import ProgressReporter
 from streams.rollover import Rollover
@@ -131,7 +134,19 @@ class Worker:
             rewinder=self.rewinder,
             now_ms=self._now_ms,
         )
-        self.pipeline = self._pipeline()
+        self.lost_offsets = LostOffsets(
+            self.stores.counters, self.stores.writer, self.committer.tenants
+        )
+        self.pipeline = make_pipeline(
+            settings,
+            self.stores.catalogs,
+            self.committer,
+            self.history,
+            self.dead_letters,
+            on_lost=self.lost_offsets.note,
+            on_failure=self.rewinder.on_error,
+            now_ms=self._now_ms,
+        )
         self.rollover = Rollover(
             self.stores.counters, self.committer, self.topic, now_ms=self._now_ms
         )
@@ -159,36 +174,6 @@ class Worker:
             forget_reported=self.progress.forget_reported,
         )
         self.idle_rejoin = IdleRejoin(self.topic, self.pipeline, self.consumer)
-
-    def _pipeline(self) -> Pipeline:
-        settings = self.settings
-        builder = CommitBatchBuilder(
-            decoder=Decoder(
-                future_tolerance_s=settings.future_tolerance_s,
-                event_bytes_max=settings.event_bytes_max,
-                id_chars_max=settings.id_chars_max,
-            ),
-            catalogs=self.stores.catalogs,
-            tenants=self.committer.tenants,
-            alarm=RatioAlarm(
-                ratio=settings.dead_letter_alarm_ratio,
-                window_events=settings.dead_letter_alarm_window,
-                bad_min=settings.dead_letter_alarm_min,
-            ),
-            now_ms=self._now_ms,
-        )
-        return Pipeline(
-            builder=builder,
-            committer=self.committer,
-            history=self.history,
-            dead_letters=self.dead_letters,
-            commit_events_max=settings.commit_batch_events,
-            queue_bytes=settings.fetch_bytes_max,
-            queue_batches=settings.queue_batches,
-            idle_commit_s=IDLE_COMMIT_S,
-            on_lost=self.log_changes.on_lost,
-            on_failure=self.rewinder.on_error,
-        )
 
     def consumer(self) -> Consumer:
         """Return the Kafka consumer, which Faust creates when it starts."""
@@ -278,6 +263,47 @@ class Worker:
                     f"nothing counted for {self.settings.watchdog_s:.0f} s while events wait "
                     f"in partitions {stalled}"
                 )
+
+
+def make_pipeline(
+    settings: Settings,
+    catalogs: CatalogCache,
+    committer: CounterCommitter,
+    history: HistorySink,
+    dead_letters: DeadLetterSink,
+    *,
+    on_lost: Callable[[Gap], Awaitable[None]],
+    on_failure: Callable[[BaseException], None],
+    now_ms: Callable[[], int],
+) -> Pipeline:
+    """Return a pipeline with the limits of `settings`."""
+    builder = CommitBatchBuilder(
+        decoder=Decoder(
+            future_tolerance_s=settings.future_tolerance_s,
+            event_bytes_max=settings.event_bytes_max,
+            id_chars_max=settings.id_chars_max,
+        ),
+        catalogs=catalogs,
+        tenants=committer.tenants,
+        alarm=RatioAlarm(
+            ratio=settings.dead_letter_alarm_ratio,
+            window_events=settings.dead_letter_alarm_window,
+            bad_min=settings.dead_letter_alarm_min,
+        ),
+        now_ms=now_ms,
+    )
+    return Pipeline(
+        builder=builder,
+        committer=committer,
+        history=history,
+        dead_letters=dead_letters,
+        commit_events_max=settings.commit_batch_events,
+        queue_bytes=settings.fetch_bytes_max,
+        queue_batches=settings.queue_batches,
+        idle_commit_s=IDLE_COMMIT_S,
+        on_lost=on_lost,
+        on_failure=on_failure,
+    )
 
 
 def run_worker(settings: Settings) -> None:

@@ -20,14 +20,14 @@ from store.counters import (
 )
 from store.records import GROUPINGS, Grouping
 from store.redis.client import Client, Script, redis_errors
+from store.redis.completeness import RedisCompleteness
 from store.redis.keys import GROUPING_CODES, Keys, watermark_field
-from store.redis.watermarks import RedisWatermarks
 
 #: Maximum number of keys that one call of the `drop` script deletes: a few milliseconds.
 DROP_KEYS: Final = 1_000
 
 
-class RedisGenerations(RedisWatermarks):
+class RedisGenerations(RedisCompleteness):
     """Generations and watermarks of all tenants. Every method raises StoreUnavailable."""
 
     def __init__(self, client: Client, prefix: str) -> None:

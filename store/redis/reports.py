@@ -12,6 +12,7 @@ from typing import Any, Final
 from redis.asyncio import RedisCluster
 
 from store.counters import Incidents, LogChange, PartitionProgress, Visible
+from store.offsets import Gap, offsets_in
 from store.redis.client import Client, redis_errors
 from store.redis.keys import Keys
 
@@ -109,7 +110,10 @@ class RedisReports:
     async def note_lost(
         self, topic_id: str, partition: int, first_offset: int, offsets: int
     ) -> None:
-        """Record that `offsets` offsets from `first_offset` on were deleted before counting."""
+        """Record that retention deleted `offsets` offsets, from `first_offset` on.
+
+        Only where the counters lack them: what history lacks is noted in Postgres.
+        """
         async with redis_errors():
             await self._client.hset(
                 self._keys.incidents, f"lost:{topic_id}:{partition}:{first_offset}", offsets
@@ -136,10 +140,12 @@ class RedisReports:
         """Return the lost offsets and the topic changes recorded so far."""
         async with redis_errors():
             fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.incidents)
-        lost = sum(int(v) for k, v in fields.items() if k.startswith(b"lost:"))
-        changes = []
-        for name, at_ms in fields.items():
-            kind, _, topic_id = name.decode().partition(":")
-            if kind != "lost":
-                changes.append(LogChange(kind, topic_id, int(at_ms)))
-        return Incidents(lost, sorted(changes, key=lambda c: c.at_ms))
+        lost, changes = [], []
+        for name, value in fields.items():
+            kind, _, rest = name.decode().partition(":")
+            if kind == "lost":
+                topic_id, partition, first = rest.split(":")
+                lost.append(Gap(topic_id, int(partition), int(first), int(first) + int(value)))
+            else:
+                changes.append(LogChange(kind, rest, int(value)))
+        return Incidents(offsets_in(lost), sorted(changes, key=lambda c: c.at_ms))

@@ -27,6 +27,7 @@ from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
 from streams.history_sink import HistorySink
 from streams.kafka.consumer import Batch
+from streams.lost_offsets import LostOffsets
 from streams.pipeline import Pipeline
 from tests.support.events import encode
 from tests.support.waiting import eventually_async
@@ -96,7 +97,7 @@ class PipelineFixture:
             queue_bytes=settings.fetch_bytes_max,
             queue_batches=settings.queue_batches,
             idle_commit_s=idle_commit_s,
-            on_lost=self._lost,
+            on_lost=LostOffsets(self.counters, writer, self.committer.tenants).note,
             on_failure=lambda error: pytest.fail(repr(error)),
         )
 
@@ -127,9 +128,6 @@ class PipelineFixture:
 
     async def _utc(self, tenant: str) -> str:
         return "UTC"
-
-    async def _lost(self, batch: Batch) -> None:
-        pytest.fail(f"{batch.lost} lost")
 
 
 @asynccontextmanager
