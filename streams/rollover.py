@@ -55,6 +55,10 @@ class Rollover:
         """Look at every tenant with the next call: its generation may be another one."""
         self._rolled.clear()
 
+    def forget(self, tenant: str) -> None:
+        """Look at the tenant with the next call: its generation is another one."""
+        self._rolled.pop(tenant, None)
+
     async def _roll(self, tenant: str) -> None:
         generation = await self._counters.generation(tenant)
         if generation is None:

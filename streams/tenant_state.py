@@ -179,6 +179,7 @@ class TenantStates:
             return
         state = self._states.get(active.tenant)
         if state is not None and state.generation.number != active.number:
+            logger.info("new generation", tenant=active.tenant, number=active.number)
             del self._states[active.tenant]
         await self.get(active.tenant)
 

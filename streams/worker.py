@@ -22,6 +22,7 @@ from store.redis.counters import RedisCounters
 from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from store.windows import Calendar, date_of
+from streams.activations import ActivationWatch
 from streams.arrival_watermarks import ArrivalWatermarks
 from streams.assignment import Consumer, CurrentTopic, IdleRejoin, Rewinder, StartOffsets, every
 from streams.commit import CounterCommitter
@@ -150,6 +151,9 @@ class Worker:
         self.rollover = Rollover(
             self.stores.counters, self.committer, self.topic, now_ms=self._now_ms
         )
+        self.activations = ActivationWatch(
+            self.stores.counters, self.committer.tenants, self.rollover
+        )
         self.progress = ProgressReporter(
             topic=self.topic,
             consumer=self.consumer,
@@ -216,6 +220,7 @@ class Worker:
             every(TICK_S, self.rollover.roll_tenants, on_error),
             every(FORGET_ROLLED_S, self.rollover.forget_rolled, on_error),
             every(TICK_S, self.progress.report, on_error),
+            every(TICK_S, self.activations.check_activations, on_error),
             every(TOPIC_CHECK_S, self._check_topic, on_error),
             every(PARTITIONS_EVERY_S, self._make_partitions, on_error),
             self._watch(),

@@ -5,6 +5,7 @@ Each method is one script or one pipeline; the scripts are in `lua/`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
@@ -18,10 +19,11 @@ from store.counters import (
     Source,
     TenantOverview,
 )
-from store.records import GROUPINGS, Grouping
+from store.records import GROUPINGS, Grouping, StoreUnavailable
 from store.redis.client import Client, Script, redis_errors
 from store.redis.completeness import RedisCompleteness
 from store.redis.keys import GROUPING_CODES, Keys, watermark_field
+from store.redis.reports import RedisReports
 
 #: Maximum number of keys that one call of the `drop` script deletes: a few milliseconds.
 DROP_KEYS: Final = 1_000
@@ -32,6 +34,7 @@ class RedisGenerations(RedisCompleteness):
 
     def __init__(self, client: Client, prefix: str) -> None:
         super().__init__(client, prefix)
+        self.reports = RedisReports(client, prefix)
         self._create = Script("create")
         self._admit = Script("admit")
         self._swap = Script("swap")
@@ -168,6 +171,7 @@ class RedisGenerations(RedisCompleteness):
         match answer[0]:
             case b"ok":
                 previous = int(answer[1]) if answer[1] else None
+                await self._announce(building.tenant)
                 return Activated(building.number, previous, _shortfalls(answer[2]))
             case b"behind":
                 return Behind(_shortfalls(answer[1]))
@@ -185,7 +189,13 @@ class RedisGenerations(RedisCompleteness):
         )
         if answer[0] != b"ok":
             return None
+        await self._announce(tenant)
         return Activated(int(answer[1]), active.number, _shortfalls(answer[2]))
+
+    async def _announce(self, tenant: str) -> None:
+        """Tell the workers of an activation. It is done, so an error here must not hide that."""
+        with contextlib.suppress(StoreUnavailable):  # workers look at all tenants every 30 s
+            await self.reports.note_activation(tenant)
 
     async def drop(self, generation: Generation) -> None:
         """Delete a generation that is not active, DROP_KEYS keys per call of the script."""

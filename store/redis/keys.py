@@ -82,6 +82,11 @@ class Keys(NamedTuple):
         return f"{self.prefix}:owners"
 
     @property
+    def activations(self) -> str:
+        """Sorted set: tenant -> time in ms, by the clock of Redis, of its last swap or rollback."""
+        return f"{self.prefix}:activations"
+
+    @property
     def incidents(self) -> str:
         """Hash of incidents of the topic.
 

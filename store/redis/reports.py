@@ -13,11 +13,13 @@ from redis.asyncio import RedisCluster
 
 from store.counters import Incidents, LogChange, PartitionProgress, Visible
 from store.offsets import Gap, offsets_in
-from store.redis.client import Client, redis_errors
+from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import Keys
 
 #: Workers report twice a second; an older report says nothing about the present.
 PROGRESS_OLD_MS: Final = 10_000
+#: How long a swap or a rollback is announced. Workers look twice a second.
+ACTIVATIONS_KEPT_MS: Final = 3_600_000
 
 
 class RedisReports:
@@ -26,6 +28,7 @@ class RedisReports:
     def __init__(self, client: Client, prefix: str) -> None:
         self._client: Any = client
         self._keys = Keys(prefix)
+        self._activation = Script("activation")
 
     async def instance(self) -> str:
         """Return an id that changes when Redis restarts or another server takes over.
@@ -130,6 +133,21 @@ class RedisReports:
                 _, partition, first_offset = position.split(":")
                 last[int(partition)] = max(int(first_offset), last.get(int(partition), 0))
         return last
+
+    async def note_activation(self, tenant: str) -> None:
+        """Tell the workers that another generation of the tenant was activated."""
+        await self._activation(self._client, self._keys.activations, tenant, ACTIVATIONS_KEPT_MS)
+
+    async def activations_since(self, at_ms: int) -> Mapping[str, int]:
+        """Return tenant -> time in ms of its last swap or rollback, of those not before `at_ms`.
+
+        All times are of the clock of Redis. Those of the last hour are kept.
+        """
+        async with redis_errors():
+            found: list[tuple[bytes, float]] = await self._client.zrangebyscore(
+                self._keys.activations, at_ms, "+inf", withscores=True
+            )
+        return {tenant.decode(): int(score) for tenant, score in found}
 
     async def note_log_change(self, kind: str, topic_id: str, at_ms: int) -> None:
         """Record that the topic was recreated or truncated (`kind`: `recreated` or `cut`)."""

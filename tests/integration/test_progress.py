@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
-from store.counters import PartitionProgress
+from store.counters import Activated, Generation, PartitionProgress
+from store.redis.counters import RedisCounters
 from store.settings import Settings
+from store.windows import Calendar
+from streams.activations import ActivationWatch
 from streams.arrival_watermarks import ArrivalWatermarks
 from streams.assignment import CurrentTopic, Rewinder
 from streams.progress import ProgressReporter
+from streams.rollover import Rollover
+from streams.tenant_state import RewindRequired
 from tests.support.pipeline_fixture import PipelineFixture, open_pipeline, values_of
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms
@@ -92,3 +99,43 @@ async def test_no_arrival_watermark_is_reported_once_redis_is_known_to_be_behind
     reporter.arrivals.begin([0])
     await reporter.progress.report()
     assert (await reporter.reports.arrivals(reporter.topic_id))[0] >= before_ms
+
+
+async def test_an_activation_is_noticed_once_without_traffic(reporter: ReporterFixture) -> None:
+    """The generation that another process activates has counted nothing: the topic is read again.
+
+    The rewind reads all generations, so it is asked for once. A later one that has as much is
+    adopted without a rewind.
+    """
+    counters, committer = reporter.pipeline.counters, reporter.pipeline.committer
+    topic = CurrentTopic(reporter.topic_id, 1)
+    rollover = Rollover(counters, committer, topic, now_ms=now_ms)
+    watch = ActivationWatch(counters, committer.tenants, rollover)
+    await watch.check_activations()
+    await rollover.roll_tenants()
+    assert list(rollover._rolled) == ["acme"]
+    building = await build(counters, token="empty")
+    assert isinstance(await counters.swap(building, now_ms=now_ms(), behind=True), Activated)
+    with pytest.raises(RewindRequired):
+        await watch.check_activations()
+    assert list(rollover._rolled) == []
+    await watch.check_activations()
+    assert await counters.rollback("acme", now_ms=now_ms()) is not None
+    with capture_logs() as logged:
+        await watch.check_activations()
+        await watch.check_activations()
+    assert (await committer.tenants.get("acme")).generation.number == 1
+    assert [entry["event"] for entry in logged] == []
+
+
+async def test_two_tenants_activated_at_once_are_both_found(reporter: ReporterFixture) -> None:
+    await asyncio.gather(*(reporter.reports.note_activation(name) for name in ("a", "b")))
+    found = await reporter.reports.activations_since(0)
+    assert set(found) == {"a", "b"}
+    assert set(await reporter.reports.activations_since(min(found.values()))) == {"a", "b"}
+    assert await reporter.reports.activations_since(max(found.values()) + 1) == {}
+
+
+async def build(counters: RedisCounters, *, token: str) -> Generation:
+    day = Calendar("UTC").day_of(now_ms())
+    return await counters.build("acme", day=day, timezone="UTC", token=token, watermarks=[])
