@@ -1,20 +1,31 @@
-"""The command `rebuild`: options, progress bar and messages of `streams.rebuild`."""
+"""The command `rebuild`: options and messages of `streams.rebuild`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Self
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
-from cli.console import CliError, UsageError, load_settings, print_result, run_async, stderr
+from cli.console import CliError, UsageError, load_settings, print_note, print_result, run_async
+from cli.rebuild_progress import RebuildProgress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from store.counters import Shortfall
     from store.settings import Settings
-    from streams.rebuild import RebuildResult
+    from streams.rebuild import Options, RebuildResult, RollbackResult
+
+
+class Source(StrEnum):
+    """Where the events come from."""
+
+    auto = "auto"
+    topic = "topic"
+    history = "history"
 
 
 def rebuild(
@@ -22,29 +33,45 @@ def rebuild(
         str | None, typer.Option(help="Rebuild only this tenant. Default: all tenants.")
     ] = None,
     source: Annotated[
-        str, typer.Option("--from", help="Source of the events; only `history` is supported.")
-    ] = "history",
+        Source,
+        typer.Option(
+            "--from",
+            help="`topic`, `history`, or `auto`: history for what the topic no longer holds, then "
+            "the topic.",
+        ),
+    ] = Source.auto,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Build and count, then discard the result.")
+        bool, typer.Option("--dry-run", help="Build and compare, then discard the result.")
     ] = False,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Return to the previous generation.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on although counts are lost, and say how many.")
+    ] = False,
+    rate: Annotated[
+        float | None, typer.Option(help="Maximum events per second. Default: what leaves room.")
+    ] = None,
 ) -> None:
-    """Rebuild the counters from history beside the live ones, then activate them in one step.
+    """Rebuild the counters beside the live ones, then activate them in one step.
 
-    Workers may keep running: after the swap they continue from the offsets that history had.
+    Workers and readers keep running. Interrupted, it leaves the live counters as they were.
     """
-    if source != "history":
-        raise UsageError("--from: only `history` is supported")
     if rollback and dry_run:
         raise UsageError("--dry-run cannot be combined with --rollback; leave one of them out")
+    if rate is not None and rate <= 0:
+        raise UsageError(f"--rate: {rate:g} is not allowed; a rate is above 0")
     settings = load_settings()
     with failures():
         if rollback:
-            run_async(_roll_back(settings, tenant))
+            failed = run_async(_roll_back(settings, tenant, force=force))
         else:
-            run_async(_rebuild(settings, tenant, dry_run=dry_run))
+            from streams.rebuild import Options
+
+            options = Options(source=source.value, force=force, dry_run=dry_run, events_per_s=rate)
+            failed = run_async(_rebuild(settings, tenant, options))
+    if failed:
+        raise CliError(f"{failed} tenants failed" if failed > 1 else "1 tenant failed")
 
 
 @contextmanager
@@ -58,72 +85,65 @@ def failures() -> Iterator[None]:
         raise CliError(str(error)) from error
 
 
-class RebuildBar:
-    """Progress bar on standard error for one tenant at a time.
+async def _rebuild(settings: Settings, tenant: str | None, options: Options) -> int:
+    """Rebuild, print each outcome, and return the number of failures."""
+    from streams.rebuild import Failure, open_rebuilder
 
-    A call (the `progress` of `streams.rebuild`) shows the bar; `hide` removes it, before anything
-    is printed, since Rich sends standard output through the console of a bar that is shown.
-    """
-
-    def __init__(self) -> None:
-        self._bar = ProgressBar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=stderr,
-            transient=True,
-        )
-        self._tenant: str | None = None  # whose bar is shown
-        self._task = self._bar.add_task("")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.hide()
-
-    def __call__(self, tenant: str, done: int, total: int) -> None:
-        if not stderr.is_terminal:
-            return
-        if tenant != self._tenant:
-            self._tenant = tenant
-            self._bar.reset(self._task, description=f"tenant {tenant}", total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done)
-
-    def hide(self) -> None:
-        if self._tenant is not None:
-            self._tenant = None
-            self._bar.stop()
+    failed = 0
+    with RebuildProgress() as progress:
+        async with open_rebuilder(settings, report=progress) as rebuilder:
+            tenants = await rebuilder.tenants(tenant)
+            if not tenants:
+                print_result("there are no counters and no history; there is nothing to rebuild")
+            async for outcome in rebuilder.rebuild(tenants, options):
+                progress.hide()
+                if isinstance(outcome, Failure):
+                    failed += 1
+                    print_note(f"failed: {outcome.reason}")
+                else:
+                    for note in outcome.notes:
+                        print_note(f"tenant {outcome.tenant}: {note}")
+                    print_result(described(outcome, dry_run=options.dry_run))
+    return failed
 
 
-async def _rebuild(settings: Settings, tenant: str | None, *, dry_run: bool) -> None:
-    from streams.rebuild import open_rebuilder
-
-    async with open_rebuilder(settings) as rebuilder:
-        tenants = await rebuilder.tenants(tenant)
-        if not tenants:
-            print_result("history is empty; there is nothing to rebuild")
-        with RebuildBar() as bar:
-            async for result in rebuilder.rebuild(tenants, dry_run=dry_run, progress=bar):
-                bar.hide()
-                print_result(_described(result, dry_run))
-
-
-def _described(result: RebuildResult, dry_run: bool) -> str:
-    text = f"tenant {result.tenant}: {result.events} events"
+def described(result: RebuildResult, *, dry_run: bool) -> str:
+    """Return the outcome of a rebuild in one line."""
+    text = f"tenant {result.tenant}: {result.events:,} events"
+    if result.from_history and result.from_history < result.events:
+        text += f" ({result.from_history:,} from history, the rest from the topic)"
+    if result.previous_events is not None and result.previous_events != result.events:
+        text += f", {result.events - result.previous_events:+,} since the rebuild began"
     if dry_run:
-        return f"{text} would be counted"
+        return f"{text}; dry run: nothing is changed"
     text += f", generation {result.generation}"
     if result.previous_generation is not None:
         text += f", previous generation {result.previous_generation}"
-    return text
+    return text + _incomplete(result.behind)
 
 
-async def _roll_back(settings: Settings, tenant: str | None) -> None:
-    from streams.rebuild import open_rebuilder
+def _incomplete(behind: Sequence[Shortfall]) -> str:
+    if not behind:
+        return ""
+    missing = sum(each.offsets for each in behind)
+    return f"; history answers until a worker has read the {missing:,} offsets that are missing"
 
+
+async def _roll_back(settings: Settings, tenant: str | None, *, force: bool) -> int:
+    from streams.rebuild import Failure, open_rebuilder
+
+    failed = 0
     async with open_rebuilder(settings) as rebuilder:
-        async for result in rebuilder.roll_back(tenant):
-            print_result(f"tenant {result.tenant}: back at generation {result.generation}")
+        async for outcome in rebuilder.roll_back(tenant, force=force):
+            if isinstance(outcome, Failure):
+                failed += 1
+                print_note(f"failed: tenant {outcome.tenant}: {outcome.reason}")
+            else:
+                print_result(_described_rollback(outcome))
+    return failed
+
+
+def _described_rollback(result: RollbackResult) -> str:
+    return f"tenant {result.tenant}: back at generation {result.generation}" + _incomplete(
+        result.behind
+    )

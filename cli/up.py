@@ -134,15 +134,18 @@ def _rebuild_inconsistent() -> None:
     The embedded broker loses its topics when it ends, so the events that only one of the stores
     has cannot be read again. History decides.
     """
-    from cli.rebuild import RebuildBar, failures
-    from streams.rebuild import rebuild_inconsistent
+    from cli.rebuild import failures
+    from cli.rebuild_progress import RebuildProgress
+    from streams.rebuild import Failure, rebuild_inconsistent
 
-    with failures(), RebuildBar() as bar:
-        results = run_async(rebuild_inconsistent(load_settings(), progress=bar))
-    for result in results:
+    with failures(), RebuildProgress() as progress:
+        outcomes = run_async(rebuild_inconsistent(load_settings(), report=progress))
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise CliError(outcome.reason)
         print_note(
-            f"tenant {result.tenant}: counters rebuilt from history after an unclean end "
-            f"({result.events} events)"
+            f"tenant {outcome.tenant}: counters rebuilt from history after an unclean end "
+            f"({outcome.events} events)"
         )
 
 

@@ -228,9 +228,11 @@ class CounterStore(CounterReader, Protocol):
         timezone: str,
         token: str,
         watermarks: Sequence[Position],
+        gaps: Mapping[Position, int] | None = None,
     ) -> Generation:
         """Create a generation beside the active one.
 
+        `gaps` maps first offsets to ends (exclusive) of what it lacks though history has it.
         Only a writer with its token can change it, and no reader sees it before `swap`.
         """
         ...
@@ -249,8 +251,8 @@ class CounterStore(CounterReader, Protocol):
         It is complete if it has reached every watermark of the active one. If not, it is refused;
         with `behind` it is activated, and complete as soon as it has reached them. `fewer` allows
         fewer events than the active one has. Offsets of the sources in `given_up` are not waited
-        for. The previous generation stays for `rollback`. Return None if the generation is not
-        under construction. Safe to repeat.
+        for: nobody has them any more. The previous generation stays for `rollback`. Return None if
+        the generation is not under construction. Safe to repeat.
         """
         ...
 

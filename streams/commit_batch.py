@@ -91,7 +91,7 @@ class CommitBatchBuilder:
         by_tenant: dict[str, list[SourcedEvent]] = {}
         rejected: list[RejectedRecord] = []
         for record in records:
-            decoded = decode(record.value, _judged_at_ms(record, now_ms))
+            decoded = decode(record.value, judged_at_ms(record, now_ms))
             if isinstance(decoded, Event):
                 of_tenant = by_tenant.get(decoded.tenant)
                 if of_tenant is None:
@@ -138,7 +138,7 @@ def split_evenly(records: Sequence[Any], max_records: int) -> Iterator[Sequence[
         yield records[len(records) * n // parts : len(records) * (n + 1) // parts]
 
 
-def _judged_at_ms(record: Any, now_ms: int) -> int:
+def judged_at_ms(record: Any, now_ms: int) -> int:
     """Return the time that decides whether an event is too far in the future.
 
     That is the time when the broker appended the record, where the broker gives it: a record that

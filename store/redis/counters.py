@@ -21,6 +21,7 @@ from store.counters import (
     TenantOverview,
 )
 from store.records import CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
+from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
 from store.redis.generations import RedisGenerations, overview
 from store.redis.keys import GROUPING_CODES, watermark_field
@@ -48,7 +49,7 @@ _unpack = msgspec.msgpack.decode
 class RedisCounters(RedisGenerations):
     """The `store.counters.CounterStore` in Redis: generations, and the counts in them.
 
-    `reports` holds what workers report about themselves.
+    `reports` holds what workers report about themselves, `builds` what rebuilds need besides.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RedisCounters(RedisGenerations):
         Once a grouping has `groups_max` groups, all further ones count as one group.
         """
         super().__init__(client, prefix)
+        self.builds = RedisBuilds(client, prefix)
         self._groups_max = groups_max
         self._slots_back = -(-dedup_horizon_h // 24)
         self._commit = Script("commit")

@@ -6,7 +6,7 @@ Each method is one script or one pipeline; the scripts are in `lua/`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from store.counters import (
@@ -87,7 +87,13 @@ class RedisGenerations(RedisCompleteness):
         async with redis_errors():
             await self._client.sadd(self._keys.tenants, tenant)
         await self._new_generation(
-            tenant, day=day, timezone=timezone, complete=complete, token="", watermarks=watermarks
+            tenant,
+            day=day,
+            timezone=timezone,
+            complete=complete,
+            token="",
+            watermarks=watermarks,
+            gaps={},
         )
         generation = await self.generation(tenant)
         assert generation is not None
@@ -101,10 +107,17 @@ class RedisGenerations(RedisCompleteness):
         timezone: str,
         token: str,
         watermarks: Sequence[Position],
+        gaps: Mapping[Position, int] | None = None,
     ) -> Generation:
         """Create a generation beside the active one; `token` is needed to change it."""
         number = await self._new_generation(
-            tenant, day=day, timezone=timezone, complete=False, token=token, watermarks=watermarks
+            tenant,
+            day=day,
+            timezone=timezone,
+            complete=False,
+            token=token,
+            watermarks=watermarks,
+            gaps=gaps or {},
         )
         return Generation(
             tenant=tenant,
@@ -125,8 +138,11 @@ class RedisGenerations(RedisCompleteness):
         complete: bool,
         token: str,
         watermarks: Sequence[Position],
+        gaps: Mapping[Position, int],
     ) -> int:
         fields: list[str | int] = []
+        for (topic_id, partition, first), end in gaps.items():
+            fields += [f"gap:{topic_id}:{partition}:{first}", end]
         for position in watermarks:
             for kind in ("w", "f"):
                 field = watermark_field(kind, position.topic_id, position.partition)

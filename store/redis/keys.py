@@ -57,6 +57,15 @@ class Keys(NamedTuple):
         """Return the key of the sorted set of a grouping's groups in `period`."""
         return f"{self._base(tenant)}{generation}:r:{GROUPING_CODES[grouping]}:{period}"
 
+    def lease(self, tenant: str) -> str:
+        """Return the key of the lease of a rebuild of the tenant."""
+        return self._base(tenant) + "rebuild"
+
+    @property
+    def rebuilds(self) -> str:
+        """Hash: tenant -> progress or result of its last rebuild, as JSON."""
+        return f"{self.prefix}:rebuilds"
+
     @property
     def tenants(self) -> str:
         """Set of the tenants that have a generation."""

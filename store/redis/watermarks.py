@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from store.counters import Generation
+from store.counters import Generation, Source
 from store.redis.client import Client, redis_errors
 from store.redis.keys import Keys, watermark_field
+
+#: How many of the last generations may be unfinished: each was left by a rebuild that was killed.
+UNFINISHED_MAX: Final = 50
 
 
 class RedisWatermarks:
@@ -33,6 +36,50 @@ class RedisWatermarks:
             if kind == "w" and not rest.startswith("rebuild:"):
                 topic_id, _, partition = rest.rpartition(":")
                 found[topic_id, int(partition)] = int(value)
+        return found
+
+    async def reach(self, generation: Generation) -> Mapping[Source, int]:
+        """Return (topic id, partition) -> what is counted, or has to be before it is complete."""
+        found: dict[Source, int] = {}
+        for name, value in (await self._meta(generation)).items():
+            kind, _, source = name.decode().partition(":")
+            topic_id, _, partition = source.rpartition(":")
+            if kind in ("w", "t") and topic_id != "rebuild":
+                key = topic_id, int(partition)
+                found[key] = max(int(value), found.get(key, 0))
+        return found
+
+    async def previous(self, generation: Generation) -> Generation | None:
+        """Return the generation that a rollback of `generation` would activate; None = none."""
+        number = (await self._meta(generation)).get(b"previous")
+        if not number:
+            return None
+        previous = generation._replace(number=int(number))
+        return previous if await self._meta(previous) else None
+
+    async def events(self, generation: Generation) -> int | None:
+        """Return the number of events counted; None = made by a version that did not count them."""
+        number = (await self._meta(generation)).get(b"events")
+        return None if number is None else int(number)
+
+    async def build_watermark(
+        self, building: Generation, topic_id: str, partition: int
+    ) -> int | None:
+        """Return a watermark of a generation under construction; None if it is not that."""
+        meta = await self._meta(building)
+        if meta.get(b"building") != building.build_token.encode():
+            return None
+        value = meta.get(watermark_field("w", topic_id, partition).encode())
+        return None if value is None else int(value)
+
+    async def unfinished(self, tenant: str) -> list[int]:
+        """Return the numbers of the tenant's generations under construction."""
+        async with redis_errors():
+            last = int(await self._client.get(self._keys.last(tenant)) or 0)
+            found = []
+            for number in range(max(1, last - UNFINISHED_MAX), last + 1):
+                if await self._client.hexists(self._keys.meta(tenant, number), "building"):
+                    found.append(number)
         return found
 
     async def _watermarks(

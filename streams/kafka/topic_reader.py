@@ -64,7 +64,7 @@ class TopicReader:
 @asynccontextmanager
 async def open_topic(settings: Settings, topic: str) -> AsyncIterator[TopicReader]:
     """Open a reader of `topic`, which must exist. Raises StoreUnavailable."""
-    consumer = _make_consumer(settings, "interaction-summary-reader")
+    consumer = make_consumer(settings, "interaction-summary-reader")
     try:
         with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
             await consumer.start()
@@ -73,7 +73,8 @@ async def open_topic(settings: Settings, topic: str) -> AsyncIterator[TopicReade
         await consumer.stop()
 
 
-def _make_consumer(settings: Settings, client_id: str, **options: Any) -> AIOKafkaConsumer:
+def make_consumer(settings: Settings, client_id: str, **options: Any) -> AIOKafkaConsumer:
+    """Return a consumer outside of any group, which the caller starts and stops."""
     return AIOKafkaConsumer(
         bootstrap_servers=settings.brokers,
         client_id=client_id,
@@ -104,7 +105,7 @@ async def read_tails(
     `positions` maps partitions to offsets; a missing partition starts at 0. Raises
     StoreUnavailable.
     """
-    consumer = _make_consumer(
+    consumer = make_consumer(
         settings,
         "interaction-summary-status",
         max_partition_fetch_bytes=1,  # at most one record batch: any answer contains the end

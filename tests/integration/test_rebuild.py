@@ -12,6 +12,7 @@ from store.settings import Settings
 from store.windows import PERIODS
 from streams.commit import CounterCommitter
 from streams.rebuild import RebuildError
+from streams.rebuild.progress import Progress
 from streams.tenant_state import RewindRequired
 from tests.support.contract import LOG, Writer, assert_counts, question, start
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
@@ -130,13 +131,13 @@ def test_a_rebuild_that_cannot_go_on_leaves_nothing(redis_url: str, database_url
             await stores.store(some_events(30), None)
             await start(stores.counters)
 
-            def interfere(done: int, total: int) -> None:
+            def interfere(_: Progress) -> None:
                 asyncio.get_running_loop().create_task(
                     stores.client.hset("is:{acme/0}:2:meta", "building", "another token")
                 )
 
             with pytest.raises(RebuildError):
-                await stores.rebuild(progress=interfere)
+                await stores.rebuild(interfere)
             active = await stores.counters.generation("acme")
             assert active is not None
             assert active.number == 1

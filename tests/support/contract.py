@@ -587,8 +587,8 @@ class CounterStoreContract:
                 "acme", day=TODAY + 40, timezone="UTC", token="t", watermarks=[]
             )
             rebuilt = Writer(store, building)
-            assert await rebuilt.commit(batch[:2]) == Committed()
-            swapped = await store.swap(building, now_ms=NOW_MS, given_up=[(LOG, 0)], fewer=True)
+            assert await rebuilt.commit([*batch[:2], batch[1]]) == Committed()
+            swapped = await store.swap(building, now_ms=NOW_MS, fewer=True)
             assert swapped == Activated(building.number, writer.generation.number, [])
             await assert_counts(store, batch[:2], TODAY + 40)
 

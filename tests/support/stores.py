@@ -6,12 +6,13 @@ from typing import Any
 
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import make_pool
-from store.records import Catalog, Event
+from store.records import Event
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS
-from streams.rebuild import RebuildResult, rebuild_from_history
+from streams.rebuild import Failure, Options, Rebuilder, RebuildError, RebuildResult
+from streams.rebuild.progress import Report
 from tests.support.contract import LOG
 from tests.support.events import NOW_MS, make_event, sourced
 
@@ -34,6 +35,7 @@ class Stores:
     """Counters in Redis and history in PostgreSQL, opened by `async with`."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.client: Any = make_client(settings, timeout_s=10, retries=0)
         self.counters = RedisCounters(self.client, "is")
         self.pool = make_pool(settings, max_size=3)
@@ -60,15 +62,15 @@ class Stores:
         )
         assert isinstance(written, int), written
 
-    async def rebuild(self, **options: Any) -> RebuildResult:
-        """Rebuild the counters of `acme` from history, in batches of seven events."""
-        return await rebuild_from_history(
-            self.counters,
-            self.pool,
-            Catalog("acme", "UTC"),
-            now_ms=lambda: NOW_MS,
-            batch_events=7,
-            dedup_horizon_h=48,
-            arrived_ms=NOW_MS,
-            **options,
+    async def rebuild(
+        self, report: Report = lambda progress: None, **options: Any
+    ) -> RebuildResult:
+        """Rebuild the counters of `acme` from history, without Kafka, whatever is lost."""
+        rebuilder = Rebuilder(
+            self.settings, self.counters, self.pool, now_ms=lambda: NOW_MS, report=report
         )
+        chosen = Options(source="history", force=True)._replace(**options)
+        (outcome,) = [outcome async for outcome in rebuilder.rebuild(["acme"], chosen)]
+        if isinstance(outcome, Failure):
+            raise RebuildError(outcome.reason)
+        return outcome

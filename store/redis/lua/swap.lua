@@ -3,10 +3,10 @@
 -- reached becomes its targets (t:); commits delete a target when they reach it.
 -- ARGV: 1 generation, 2 build token, 3 '1' = activate it although it is behind, 4 '1' = activate it
 --       although it has fewer events, 5 time in ms, 6.. sources ("topic id:partition") whose missing
---       offsets are given up: they get no target
--- Returns {'ok', previous generation or '', flat behind}, {'fenced'}, {'behind', flat behind} where
--- behind is {source, watermark, target, ...}, or {'fewer', events, events of the active one}. Only 'ok' has changed
--- anything. Safe to repeat: a generation that this token has activated answers 'ok' again.
+--       offsets nobody has any more: they get no target
+-- Returns {'ok', previous generation or '', behind}, {'fenced'}, {'behind', behind}, or {'fewer',
+-- events, events of the active one}; behind is flat {source, watermark, target, ...}. Only 'ok' has
+-- changed anything. Safe to repeat: a generation that this token has activated answers 'ok' again.
 local active = redis.call('GET', KEYS[1])
 local state = redis.call('HMGET', meta, 'building', 'token', 'events', 'previous')
 if active == gen and not state[1] and state[2] == ARGV[2] then
@@ -28,6 +28,7 @@ if active then
 end
 for i = 1, #behind, 3 do redis.call('HSET', meta, 't:' .. behind[i], behind[i + 2]) end
 redis.call('HDEL', meta, 'building', 'w:rebuild:0', 'f:rebuild:0')
-redis.call('HSET', meta, 'complete', #behind == 0 and '1' or '0', 'previous', active or '')
+redis.call('HSET', meta, 'previous', active or '')
+complete_if_whole()
 redis.call('SET', KEYS[1], gen)
 return {'ok', active or '', behind}

@@ -1,0 +1,7 @@
+-- The same for customers, with the offer: for the last day of each offer.
+SELECT customer_id, offer_id, width_bucket(occurred_at, %(midnights)s::timestamptz[]) AS bucket,
+       outcome_type, count(*)
+FROM interaction_history
+WHERE tenant_id = %(tenant)s AND {source}
+GROUP BY customer_id, offer_id, bucket, outcome_type
+ORDER BY customer_id COLLATE "C"

@@ -1,0 +1,126 @@
+"""Sums over a tenant's history for a rebuild, all of one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from store.postgres.pool import Connection, Pool, transaction
+from store.postgres.sql import load
+from store.records import Grouping
+from store.windows import DAY_MS, TILE_DAYS, Calendar
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMEOUT_S: Final = 6 * 3_600.0  # all of a large tenant; each fetch is short
+#: Rows of one fetch: a few milliseconds of work.
+FETCH_ROWS: Final = 5_000
+#: Days from the first one with a tile to the last bucket, which has all later days: events may be
+#: minutes ahead of the clock, and a rebuild may run past midnight.
+_BUCKETS: Final = TILE_DAYS + 2
+_COLUMNS: Final[Mapping[Grouping, str]] = {
+    "action": "offer_id",
+    "treatment": "creative_id",
+    "channel": "channel_id",
+}
+
+
+class Below(NamedTuple):
+    """Condition on the rows: those of one topic id only below an offset of each partition."""
+
+    topic_id: str
+    ends: Mapping[int, int]
+    """Partition -> offset; all partitions from 0 on."""
+
+
+class HistorySums:
+    """One snapshot of a tenant's rows. Every method raises StoreUnavailable."""
+
+    def __init__(
+        self, connection: Connection, tenant: str, positions: Mapping[tuple[str, int], int]
+    ) -> None:
+        self.positions = positions
+        """(topic id, partition) -> next offset: history has all offsets below."""
+        self._connection = connection
+        self._tenant = tenant
+
+    async def rows(self, below: Below | None) -> int:
+        """Return the number of the tenant's rows."""
+        statement, parameters = self._query("count_rows", below)
+        row = await (await self._connection.execute(statement, parameters)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def groups(
+        self, grouping: Grouping, calendar: Calendar, day: int, below: Below | None
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """Yield (id, bucket, outcome type, events) of all groups but customers, in order of the id.
+
+        Bucket 1 is the first day that has a tile when the window day is `day`; bucket 0 has all
+        days before.
+        """
+        statement, parameters = self._query("sum_groups", below, column=_COLUMNS[grouping])
+        return self._fetch(statement, {**parameters, "midnights": _midnights(calendar, day)})
+
+    def customers(
+        self, calendar: Calendar, day: int, below: Below | None
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """Yield (id, offer, bucket, outcome type, events) of all customers, in order of the id."""
+        statement, parameters = self._query("sum_customers", below)
+        return self._fetch(statement, {**parameters, "midnights": _midnights(calendar, day)})
+
+    async def identities(
+        self, oldest_slot: int, below: Below | None
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield (slot, concatenated identities) of the rows that arrived in `oldest_slot` or later.
+
+        The parts of a slot follow each other.
+        """
+        statement, parameters = self._query("recent_identities", below)
+        since = _EPOCH + timedelta(milliseconds=oldest_slot * DAY_MS)
+        async for rows in self._fetch(statement, {**parameters, "since": since}, rows_max=16):
+            for slot, packed in rows:
+                yield slot, packed
+
+    def _query(self, name: str, below: Below | None, **names: str) -> tuple[str, dict[str, Any]]:
+        parameters: dict[str, Any] = {"tenant": self._tenant}
+        source = "true"
+        if below is not None:
+            source = load("source_below")
+            parameters["topic_id"] = UUID(below.topic_id)
+            parameters["ends"] = [below.ends[p] for p in sorted(below.ends)]
+        return load(name).format(source=source, **names), parameters
+
+    async def _fetch(
+        self, statement: str, parameters: Mapping[str, Any], rows_max: int = FETCH_ROWS
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        async with self._connection.cursor(name="sums", binary=True) as cursor:
+            await cursor.execute(statement, parameters)
+            while rows := await cursor.fetchmany(rows_max):
+                yield rows
+
+
+def first_tile_day(day: int) -> int:
+    """Return the day of bucket 1 when the window day is `day`."""
+    return day - TILE_DAYS + 1
+
+
+def _midnights(calendar: Calendar, day: int) -> list[datetime]:
+    first = first_tile_day(day)
+    # Python's time zone rules decide what a day is, not those of the database.
+    return [
+        _EPOCH + timedelta(milliseconds=calendar.midnight_ms(first + i)) for i in range(_BUCKETS)
+    ]
+
+
+@asynccontextmanager
+async def open_sums(pool: Pool, tenant: str) -> AsyncIterator[HistorySums]:
+    """Yield a snapshot of the tenant's rows as of now. Raises StoreUnavailable."""
+    async with transaction(pool, read_only=True, snapshot=True, timeout_s=_TIMEOUT_S) as connection:
+        # The sums sort and hash millions of rows; the default of 4 MB would write files.
+        await connection.execute("SET LOCAL work_mem = '128MB'")
+        cursor = await connection.execute(load("watermarks"))
+        found: Sequence[tuple[Any, ...]] = await cursor.fetchall()
+        yield HistorySums(connection, tenant, {(str(log), p): offset for log, p, offset in found})

@@ -1,0 +1,7 @@
+"""The error of a rebuild."""
+
+from __future__ import annotations
+
+
+class RebuildError(Exception):
+    """A rebuild or a rollback was not possible; the active generation is unchanged."""

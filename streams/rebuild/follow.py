@@ -1,0 +1,155 @@
+"""The end of a rebuild: follow the topic to its head, then swap."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from store.counters import Activated, Behind, Fewer, Shortfall
+from store.records import SourcedEvent
+from store.redis.counters import RedisCounters
+from streams.kafka.topic_scan import TopicScan
+from streams.rebuild.errors import RebuildError
+from streams.rebuild.progress import ProgressMeter
+from streams.rebuild.records import RecordReader
+from streams.rebuild.work import Work
+
+#: A partition with fewer offsets to go is at the head: one batch of a worker.
+HEAD_OFFSETS: Final = 200
+POLL_MS: Final = 40
+#: How long a swap is tried that loses the race with the live worker; then the worker, which reads
+#: again what the new generation lacks, completes it.
+RACE_S: Final = 10.0
+#: How long the head is chased that moves on as fast as it is followed.
+CHASE_S: Final = 300.0
+
+
+class Follower:
+    """Reads the topic on for tenants whose new generations are built, and swaps them in."""
+
+    def __init__(
+        self,
+        scan: TopicScan | None,
+        works: Mapping[str, Work],
+        reader: RecordReader,
+        counters: RedisCounters,
+        meter: ProgressMeter,
+        *,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`scan` is None if Kafka does not answer: then nothing is read on."""
+        self._scan = scan
+        self._works = dict(works)
+        self._reader = reader
+        self._counters = counters
+        self._meter = meter
+        self._now_ms = now_ms
+        self._topic_id = scan.topic_id if scan else ""
+        self._positions: dict[int, int] = {}
+        if scan is not None:
+            self._positions = {
+                partition: min(work.builder.watermarks.get(partition, 0) for work in works.values())
+                for partition in range(scan.partitions)
+            }
+            scan.seek(self._positions)
+
+    async def catch_up(self) -> None:
+        """Follow the topic until it is a batch behind the head.
+
+        Raises OffsetsGone, TopicChanged, RebuildError, StoreUnavailable.
+        """
+        if self._scan is None:
+            return
+        self._meter.begin("catching up", None)
+        give_up_s = time.monotonic() + CHASE_S
+        while True:
+            ends = await self._scan.ends()
+            lag = self._lag(ends)
+            self._meter.update(self._done(), lag=lag)
+            if lag <= HEAD_OFFSETS or time.monotonic() > give_up_s:
+                return
+            await self._read_to(ends)
+
+    async def swap(self, work: Work, *, force: bool) -> Activated:
+        """Activate the new generation of `work`, complete if it wins the race with the worker.
+
+        Raises RebuildError if it has fewer events than the active one, unless `force`.
+        """
+        give_up_s = time.monotonic() + RACE_S
+        while True:
+            await self.finish(work)
+            answer = await self._counters.swap(
+                work.builder.generation,
+                now_ms=self._now_ms(),
+                fewer=force,
+                given_up=[s for s in work.given_up if s[0] != self._topic_id],
+                behind=self._scan is None or time.monotonic() > give_up_s,
+            )
+            match answer:
+                case Activated():
+                    self._works.pop(work.tenant, None)
+                    return answer
+                case Fewer():
+                    raise RebuildError(_fewer(work, answer))
+                case Behind():
+                    targets = self._targets(answer.sources)
+                    if not targets:
+                        give_up_s = 0.0  # of another topic id: cannot be read any more
+                    else:
+                        await self._read_to(targets, give_up_s=give_up_s)
+                case None:
+                    raise RebuildError(
+                        f"tenant {work.tenant}: the new generation no longer exists; the live "
+                        "counters are unchanged"
+                    )
+
+    async def finish(self, work: Work) -> None:
+        """Bring the generation to the position that is read, and to the tenant's day."""
+        if self._scan is not None:
+            for partition, offset in self._positions.items():
+                await work.builder.count(self._scan.topic_id, partition, [], offset)
+        await work.builder.roll(work.builder.calendar.day_of(self._now_ms()))
+
+    def _targets(self, behind: Sequence[Shortfall]) -> dict[int, int]:
+        return {
+            shortfall.source[1]: shortfall.target
+            for shortfall in behind
+            if shortfall.source[0] == self._topic_id
+        }
+
+    def _lag(self, ends: Mapping[int, int]) -> int:
+        return sum(max(0, end - self._positions[p]) for p, end in ends.items())
+
+    def _done(self) -> int:
+        return sum(work.builder.events for work in self._works.values())
+
+    async def _read_to(self, ends: Mapping[int, int], *, give_up_s: float | None = None) -> None:
+        """Count the records up to `ends`, and what comes with them."""
+        assert self._scan is not None
+        while any(self._positions[p] < end for p, end in ends.items()):
+            if give_up_s is not None and time.monotonic() > give_up_s:
+                return
+            for batch in await self._scan.poll(POLL_MS):
+                by_tenant: dict[str, list[SourcedEvent]] = defaultdict(list)
+                for sourced in self._reader.events(batch.records, self._now_ms()):
+                    by_tenant[sourced.event.tenant].append(sourced)
+                for tenant, events in by_tenant.items():
+                    if (work := self._works.get(tenant)) is not None:
+                        await work.builder.count(
+                            self._scan.topic_id, batch.partition, events, batch.next_offset
+                        )
+                self._positions[batch.partition] = batch.next_offset
+            self._meter.update(self._done(), lag=self._lag(ends))
+
+
+def _fewer(work: Work, answer: Fewer) -> str:
+    missing = answer.active_events - answer.events
+    number = work.active.number if work.active else 0
+    return (
+        f"tenant {work.tenant}: {missing:,} events would be lost: generation {number} has "
+        f"{answer.active_events:,}, the new one {answer.events:,}. If they are copies that were "
+        "counted twice (see `audit`), or if the source is right, use --force; the live counters "
+        "are unchanged"
+    )

@@ -1,0 +1,116 @@
+"""The part of a rebuild that the topic answers: all partitions at once, summed in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from store.windows import DAY_MS
+from streams.kafka.topic_scan import TopicScan
+from streams.rebuild.pace import Pace
+from streams.rebuild.progress import ProgressMeter
+from streams.rebuild.records import RecordReader, Tally
+from streams.rebuild.work import Work
+
+#: Customers in memory, of all tenants, before the sums are written: about 1 KiB each.
+CUSTOMERS_MAX: Final = 300_000
+#: Batches between two looks at the memory.
+CHECK_BATCHES: Final = 16
+
+
+class TopicSummer:
+    """Sums the records of the topic for several tenants, whose identities it remembers."""
+
+    def __init__(
+        self,
+        scan: TopicScan,
+        works: Mapping[str, Work],
+        reader: RecordReader,
+        tally: Tally,
+        pace: Pace,
+        meter: ProgressMeter,
+        *,
+        slots_back: int,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """Each of `works` must have sums and seen identities."""
+        self._scan = scan
+        self._works = works
+        self._reader = reader
+        self._tally = tally
+        self._pace = pace
+        self._meter = meter
+        self._slots_back = slots_back
+        self._now_ms = now_ms
+        self._slots: dict[int, int] = {}
+        self._position = {
+            partition: min(work.starts[partition] for work in works.values())
+            for partition in range(scan.partitions)
+        }
+
+    @property
+    def positions(self) -> Mapping[int, int]:
+        """Partition -> offset up to which it is summed."""
+        return self._position
+
+    async def sum_to(self, ends: Mapping[int, int]) -> None:
+        """Sum the records up to `ends`, and write what does not fit into memory.
+
+        Raises OffsetsGone, TopicChanged, RebuildError, StoreUnavailable.
+        """
+        begin = dict(self._position)
+        total = sum(max(0, ends[p] - offset) for p, offset in begin.items())
+        self._meter.begin("topic", total)
+        self._scan.seek(self._position)
+        batches = done = 0
+        async for batch in self._scan.batches(ends):
+            self._sum(batch.partition, batch.records)
+            done += batch.next_offset - self._position[batch.partition]
+            self._position[batch.partition] = batch.next_offset
+            self._meter.update(done, lag=max(0, total - done))
+            await self._pace.pause(len(batch.records))
+            batches += 1
+            if batches % CHECK_BATCHES == 0:
+                await self._bound_memory()
+
+    def _sum(self, partition: int, records: Sequence[Any]) -> None:
+        works, tally = self._works, self._tally
+        slot = None
+        for event, offset, recorded_ms in self._reader.events(records, self._now_ms()):
+            work = works[event.tenant]
+            if offset < work.starts[partition]:
+                continue  # history has it
+            slot = recorded_ms // DAY_MS
+            assert work.seen is not None and work.sums is not None
+            if work.seen.add(event.event_id[:8], slot):
+                work.sums.add(event)
+            else:
+                tally.copies += 1
+        if slot is not None:
+            self._slots[partition] = slot
+
+    async def _bound_memory(self) -> None:
+        if sum(work.sums.groups for work in self._works.values() if work.sums) >= CUSTOMERS_MAX:
+            await self._write()
+        if len(self._slots) == self._scan.partitions:
+            oldest = min(self._slots.values()) - self._slots_back
+            for work in self._works.values():
+                if work.seen:
+                    work.seen.forget_before(oldest)
+
+    async def _write(self) -> None:
+        for work in self._works.values():
+            if work.sums:
+                await work.builder.write(work.sums.take())
+
+    async def finish(self, oldest_slot: int) -> None:
+        """Write all sums, the identities from `oldest_slot` on, and the watermarks."""
+        await self._write()
+        self._meter.begin("identities", None)
+        for work in self._works.values():
+            if work.seen:
+                for slot, packed in work.seen.slots(oldest_slot):
+                    await work.builder.remember(slot, packed)
+            work.seen = work.sums = None
+            for partition, offset in self._position.items():
+                await work.builder.count(self._scan.topic_id, partition, [], offset)

@@ -1,0 +1,262 @@
+"""Rebuild from the topic, from history and from both: the same counters, each event once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from store.records import CounterPage, Event
+from store.settings import Settings
+from store.windows import DAY_MS
+from streams.commit import CounterCommitter
+from streams.rebuild import Options, RebuildError
+from tests.support.contract import assert_counts, question
+from tests.support.events import NOW_MS, TODAY, make_event, sourced
+from tests.support.replay import ReplayFixture
+
+OTHER_TOPIC = "5e9d6d47-3a4b-4bd2-8d9c-0f3b1d8a7c55"
+
+
+def run(settings: Settings, check: Callable[[ReplayFixture], Awaitable[None]]) -> None:
+    async def go() -> None:
+        async with ReplayFixture(settings) as replay:
+            await check(replay)
+
+    asyncio.run(go())
+
+
+def many_events(n: int, seed: int = 1, tenant: str = "acme") -> list[Event]:
+    """Return events of the last 50 days with few groups, so that they share all of them."""
+    chosen = random.Random(seed)
+    return [
+        make_event(
+            tenant=tenant,
+            customer=f"C-{chosen.randrange(40)}",
+            offer=f"off_{chosen.randrange(6)}",
+            creative=chosen.choice((None, "cr_1", "cr_2")),
+            channel=chosen.choice((None, "ch_1")),
+            outcome=chosen.choice(("impression", "click", "convert", "deferred")),
+            occurred_ms=NOW_MS - chosen.randrange(50 * DAY_MS),
+        )
+        for _ in range(n)
+    ]
+
+
+async def fill(replay: ReplayFixture) -> None:
+    """Send events to all partitions; every tenth is a copy of one in any partition."""
+    for partition in range(4):
+        events = many_events(100, seed=partition)
+        copies = [replay.topic[p][9] for p in range(partition)]
+        await replay.send(partition, [*events, *events[:10], *copies])
+    await replay.send(2, many_events(20, seed=9, tenant="other"))
+
+
+def ends_of(replay: ReplayFixture) -> dict[int, int]:
+    return {partition: len(events) for partition, events in replay.topic.items()}
+
+
+@pytest.mark.parametrize("source", ["topic", "history", "auto"])
+def test_every_source_gives_each_event_once(settings: Settings, source: str) -> None:
+    """Nothing is lost, copies in any partition count once, and the generation is complete."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        ends = ends_of(replay)
+        await replay.count(ends)
+        await replay.store_history(ends)
+        result = await replay.replay(Options(source=source))  # type: ignore[arg-type]
+        assert (result.generation, result.previous_generation) == (2, 1)
+        assert (result.events, result.previous_events) == (400, 400)
+        assert result.behind == []
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
+        active = await replay.counters.generation("acme")
+        assert active is not None
+        assert await replay.counters.watermarks(active, replay.topic_id) == ends
+
+    run(settings, check)
+
+
+@pytest.mark.parametrize("source", ["topic", "history", "auto"])
+def test_copies_that_arrive_after_a_rebuild_are_recognised(settings: Settings, source: str) -> None:
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        ends = ends_of(replay)
+        await replay.store_history(ends)
+        await replay.replay(Options(source=source))  # type: ignore[arg-type]
+
+        async def utc(_: str) -> str:
+            return "UTC"
+
+        committer = CounterCommitter(
+            replay.counters, replay.history, now_ms=lambda: NOW_MS, timezone_of=utc
+        )
+        committer.start_session(replay.topic_id, ends)
+        again = [*replay.topic[3][:50], make_event(offer="new")]
+        await committer.commit("acme", 0, sourced(*again, first=ends[0]), ends[0] + len(again))
+        await assert_counts(replay.counters, [*replay.distinct(), again[-1]], TODAY)
+
+    run(settings, check)
+
+
+def test_what_history_lacks_comes_from_the_topic(settings: Settings) -> None:
+    """History is behind, as it always is while events arrive: by half a second, or by hours."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        await replay.count(ends_of(replay))
+        await replay.store_history({0: 30, 1: 110, 3: 1})
+        result = await replay.replay(Options(source="history"))
+        assert result.behind == []
+        assert 0 < result.from_history < result.events == 400
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
+
+    run(settings, check)
+
+
+def test_what_the_topic_lacks_comes_from_history(settings: Settings) -> None:
+    """The topic was created again: history has events of both incarnations."""
+
+    async def check(replay: ReplayFixture) -> None:
+        before = many_events(50, seed=77)
+        replay.topic[0] = list(before)
+        await replay.store_history({0: 50}, OTHER_TOPIC)
+        replay.topic[0] = []
+        await fill(replay)
+        await replay.store_history({0: 20})
+        result = await replay.replay(Options(source="auto"))
+        assert (result.from_history, result.events) == (50, 450)
+        await assert_counts(replay.counters, [*before, *replay.distinct()], TODAY)
+
+        with pytest.raises(RebuildError, match="history has 50 events that the topic no longer"):
+            await replay.replay(Options(source="topic"))
+        await assert_counts(replay.counters, [*before, *replay.distinct()], TODAY)
+        forced = await replay.replay(Options(source="topic", force=True))
+        assert forced.events == 400
+        active = await replay.counters.generation("acme")
+        assert active is not None
+        assert not active.complete, "history has more, so history answers"
+
+    run(settings, check)
+
+
+def test_counts_that_only_the_counters_have_are_not_lost(settings: Settings) -> None:
+    """History and the topic are gone; both are filled again from their starts."""
+
+    async def check(replay: ReplayFixture) -> None:
+        counted = many_events(30)
+        replay.topic[1] = list(counted)
+        current, replay.topic_id = replay.topic_id, OTHER_TOPIC
+        await replay.count({1: 30})
+        replay.topic_id, replay.topic[1] = current, []
+        await replay.send(1, many_events(5, seed=3))
+        for source in ("auto", "history", "topic"):
+            with pytest.raises(RebuildError, match=r"30 offsets .*neither the topic nor history"):
+                await replay.replay(Options(source=source))  # type: ignore[arg-type]
+        await assert_counts(replay.counters, counted, TODAY)
+        forced = await replay.replay(Options(source="auto", force=True))
+        assert (forced.events, forced.previous_events) == (5, 30)
+        await assert_counts(replay.counters, replay.topic[1], TODAY)
+
+    run(settings, check)
+
+
+def test_rows_that_vanished_from_history_are_not_lost(settings: Settings) -> None:
+    """The watermark of history says that it has all, but somebody has deleted rows."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        ends = ends_of(replay)
+        await replay.count(ends)
+        await replay.store_history(ends)
+        async with replay.pool.connection() as connection:
+            await connection.execute("DELETE FROM interaction_history WHERE customer_id = 'C-1'")
+        with pytest.raises(RebuildError, match="events would be lost"):
+            await replay.replay(Options(source="history"))
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
+        assert (await replay.replay(Options(source="auto"))).events == 400
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
+
+    run(settings, check)
+
+
+def test_a_dry_run_changes_nothing_and_leaves_nothing(settings: Settings) -> None:
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        ends = ends_of(replay)
+        await replay.count(ends)
+        await replay.store_history(ends)
+        before = {key async for key in replay.client.scan_iter("is:{acme/0}:*")}
+        result = await replay.replay(Options(source="topic", dry_run=True))
+        assert result.events == 400
+        after = {key async for key in replay.client.scan_iter("is:{acme/0}:*")}
+        assert after - before <= {b"is:{acme/0}:last"}
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
+
+    run(settings, check)
+
+
+def test_a_second_rebuild_of_a_tenant_is_refused(settings: Settings) -> None:
+    """Not one of another tenant; and it can run once the first has ended."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        lease_key = "is:{acme/0}:rebuild"
+        running = replay.counters.builds
+        assert await running.take_lease("acme", "first", holder="them", lease_ms=9_000) is None
+
+        async def renew() -> None:
+            while True:
+                await running.keep_lease("acme", "first", holder="them", lease_ms=9_000)
+                await asyncio.sleep(0.2)
+
+        renewing = asyncio.create_task(renew())
+        with pytest.raises(RebuildError, match=r"another rebuild of it is running \(them\)"):
+            await replay.replay(Options(source="topic"))
+        assert (await replay.replay(Options(source="topic"), tenant="other")).events == 20
+        renewing.cancel()
+        await running.free_lease("acme", "first")
+        assert (await replay.replay(Options(source="topic"))).events == 400
+        assert not await replay.client.exists(lease_key)
+
+    run(settings, check)
+
+
+def test_what_a_killed_rebuild_left_is_dropped(settings: Settings) -> None:
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        left = await replay.counters.build(
+            "acme", day=TODAY, timezone="UTC", token="killed", watermarks=[]
+        )
+        assert left.number == 1
+        result = await replay.replay(Options(source="topic"))
+        assert result.generation == 2
+        assert result.notes == ["started afresh: dropped generation 1 of an interrupted rebuild"]
+        assert not [key async for key in replay.client.scan_iter("is:{acme/0}:1:*")]
+
+    run(settings, check)
+
+
+def test_all_tenants_are_rebuilt_from_one_reading_of_the_topic(settings: Settings) -> None:
+    async def check(replay: ReplayFixture) -> None:
+        from streams.rebuild import Rebuilder, RebuildResult
+
+        await fill(replay)
+        await replay.count(ends_of(replay))
+        await replay.count(ends_of(replay), tenant="other")
+        rebuilder = Rebuilder(replay.settings, replay.counters, replay.pool, now_ms=lambda: NOW_MS)
+        tenants = await rebuilder.tenants()
+        assert tenants == ["acme", "other"], "though history has neither"
+        outcomes = [o async for o in rebuilder.rebuild(tenants, Options(source="topic"))]
+        assert [(o.tenant, o.events) for o in outcomes if isinstance(o, RebuildResult)] == [
+            ("acme", 400),
+            ("other", 20),
+        ]
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
+        page = await replay.counters.read(question("action", "alltime")._replace(tenant="other"))
+        assert isinstance(page, CounterPage)
+        assert sum(group.total for group in page.page.groups) == 20
+
+    run(settings, check)

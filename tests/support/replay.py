@@ -1,0 +1,104 @@
+"""A topic with events, and the stores, for tests of rebuilds without a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from aiokafka import AIOKafkaProducer
+
+from store.records import Event
+from store.settings import Settings
+from streams.commit import CounterCommitter
+from streams.decode.decoder import Decoder
+from streams.kafka.topic_id import describe_topic
+from streams.rebuild import Failure, Options, Rebuilder, RebuildError, RebuildResult
+from tests.support.events import NOW_MS, encode, sourced
+from tests.support.stores import Stores
+
+DECODER = Decoder(future_tolerance_s=300, event_bytes_max=1_048_576)
+
+
+class ReplayFixture(Stores):
+    """Stores of a topic that has four partitions; opened by `async with`."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.now_ms = NOW_MS
+        self.topic: dict[int, list[Event]] = {}
+        """Partition -> the events in it."""
+        self.topic_id = ""
+
+    async def __aenter__(self) -> ReplayFixture:
+        await super().__aenter__()
+        found = await describe_topic(self.settings, self.settings.interactions_topic)
+        self.topic_id = found.topic_id
+        self.topic = {partition: [] for partition in range(found.partitions)}
+        return self
+
+    async def send(self, partition: int, events: Sequence[Event]) -> None:
+        """Append events to a partition, as records that arrive now."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.settings.brokers, acks="all")
+        await producer.start()
+        try:
+            sent = [
+                await producer.send(
+                    self.settings.interactions_topic,
+                    encode(event),
+                    partition=partition,
+                    timestamp_ms=self.now_ms,
+                )
+                for event in events
+            ]
+            await asyncio.gather(*sent)
+        finally:
+            await producer.stop()
+        self.topic[partition] += [_as_read(event) for event in events]
+
+    async def count(self, ends: Mapping[int, int], *, tenant: str = "acme") -> None:
+        """Count the tenant's events of the topic up to `ends` in the active generation."""
+
+        async def utc(_: str) -> str:
+            return "UTC"
+
+        committer = CounterCommitter(
+            self.counters, self.history, now_ms=lambda: self.now_ms, timezone_of=utc
+        )
+        committer.start_session(self.topic_id, dict.fromkeys(self.topic, 0))
+        for partition, end in ends.items():
+            events = sourced(*self.topic[partition][:end], recorded_ms=self.now_ms)
+            mine = [e for e in events if e.event.tenant == tenant]
+            await committer.commit(tenant, partition, mine, end)
+
+    async def store_history(self, ends: Mapping[int, int], topic_id: str | None = None) -> None:
+        """Store the events of the topic up to `ends`; the next offsets there are `ends` then."""
+        for partition, end in ends.items():
+            written = await self.history.write(
+                topic=self.settings.interactions_topic,
+                topic_id=topic_id or self.topic_id,
+                partition=partition,
+                expected_offset=None,
+                next_offset=end,
+                events=sourced(*self.topic[partition][:end], recorded_ms=self.now_ms),
+            )
+            assert isinstance(written, int), written
+
+    async def replay(self, options: Options, *, tenant: str = "acme") -> RebuildResult:
+        """Rebuild the tenant's counters. Raises RebuildError."""
+        rebuilder = Rebuilder(self.settings, self.counters, self.pool, now_ms=lambda: self.now_ms)
+        (outcome,) = [outcome async for outcome in rebuilder.rebuild([tenant], options)]
+        if isinstance(outcome, Failure):
+            raise RebuildError(outcome.reason)
+        return outcome
+
+    def distinct(self, tenant: str = "acme") -> list[Event]:
+        """Return the tenant's events of the whole topic, each identity once."""
+        found = {e.event_id: e for events in self.topic.values() for e in events}
+        return [event for event in found.values() if event.tenant == tenant]
+
+
+def _as_read(event: Event) -> Event:
+    """Return the event with the identity that a reader of its record gives it."""
+    read = DECODER.decode(encode(event), NOW_MS)
+    assert isinstance(read, Event)
+    return read
