@@ -52,13 +52,16 @@ class CommitBatchBuilder:
         self._tenants = tenants
         self._alarm = alarm
         self._now_ms = now_ms
+        self._warned: set[str] = set()
+        """Tenants whose counters have another time zone than their catalog."""
 
     async def build(self, partition: int, records: Sequence[Any]) -> CommitBatch:
         """Decode the records of one partition; reject unregistered types and excess tenants."""
         by_tenant, rejected = self._decode(partition, records)
         by_offset = {record.offset: record for record in records}
+        timezones: dict[str, str] = {}
         for tenant, events in list(by_tenant.items()):
-            registered = await self._registered(tenant, events)
+            registered, timezones[tenant] = await self._registered(tenant, events)
             if len(registered) < len(events):
                 kept = {e.offset for e in registered}
                 rejected += [
@@ -78,6 +81,8 @@ class CommitBatchBuilder:
                 )
                 for e in by_tenant.pop(tenant)
             ]
+        for tenant in by_tenant:
+            await self._check_timezone(tenant, timezones[tenant])
         rejected.sort(key=lambda each: each.record.offset)
         self._report(len(records), rejected)
         size = sum(len(record.value or b"") for record in records)
@@ -103,16 +108,33 @@ class CommitBatchBuilder:
                 rejected.append(RejectedRecord(partition, record, decoded))
         return by_tenant, rejected
 
-    async def _registered(self, tenant: str, events: list[SourcedEvent]) -> list[SourcedEvent]:
-        """Return the events whose outcome type the tenant has registered."""
+    async def _registered(
+        self, tenant: str, events: list[SourcedEvent]
+    ) -> tuple[list[SourcedEvent], str]:
+        """Return the events whose outcome type the tenant has registered, and its time zone."""
         catalog: Catalog = await retry("catalog", self._catalogs.get, tenant)
         outcomes = {e.event.outcome for e in events}
         if not outcomes <= catalog.outcome_types.keys():
             # The type may have been registered a moment ago: ask for the newest catalog once.
             catalog = await retry("catalog", self._catalogs.fresh, tenant)
             if not outcomes <= catalog.outcome_types.keys():
-                return [e for e in events if e.event.outcome in catalog.outcome_types]
-        return events
+                events = [e for e in events if e.event.outcome in catalog.outcome_types]
+        return events, catalog.timezone
+
+    async def _check_timezone(self, tenant: str, timezone: str) -> None:
+        """Warn, once, if the counters were created before the catalog gave the tenant its zone."""
+        counted_in = (await self._tenants.get(tenant)).generation.timezone
+        if timezone == counted_in:
+            self._warned.discard(tenant)
+        elif tenant not in self._warned:
+            self._warned.add(tenant)
+            logger.warning(
+                "counters have another time zone than the catalog; history answers until "
+                "`interaction-summary rebuild`",
+                tenant=tenant,
+                counters=counted_in,
+                catalog=timezone,
+            )
 
     def _report(self, events: int, rejected: Sequence[RejectedRecord]) -> None:
         """Update the metrics, and the alarm on the share of rejected events."""

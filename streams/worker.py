@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
 from store import logs
@@ -77,6 +78,13 @@ class Stores:
     async def timezone_of(self, tenant: str) -> str:
         """Return the IANA name of the tenant's time zone."""
         return (await self.catalogs.get(tenant)).timezone
+
+    async def make_partitions(self, today: date) -> None:
+        """Create the month partitions of history that are missing; log why that is not possible."""
+        try:
+            await ensure_partitions(self.pool, today)
+        except (StoreUnavailable, RuntimeError) as error:
+            logger.warning("month partitions not created", error=str(error))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -251,7 +259,7 @@ class Worker:
         await self.idle_rejoin.rejoin_if_idle()
 
     async def _make_partitions(self) -> None:
-        await ensure_partitions(self.stores.pool, date_of(Calendar("UTC").day_of(self._now_ms())))
+        await self.stores.make_partitions(date_of(Calendar("UTC").day_of(self._now_ms())))
 
     async def _watch(self) -> None:
         """End the process if a partition with lag stands still for too long.

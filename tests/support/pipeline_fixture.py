@@ -64,6 +64,7 @@ class PipelineFixture:
         *,
         idle_commit_s: float,
     ) -> None:
+        self.pool = pool
         self.dead_letters = FakeDeadLetterSink()
         self.acknowledged = 0
         writer = HistoryWriter(pool)
