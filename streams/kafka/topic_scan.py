@@ -149,27 +149,6 @@ class TopicScan:
             for tp, at in ((tp, found.get(tp)) for tp in self._tps)
         }
 
-    async def first_arrival_ms(
-        self, starts: Mapping[int, int], ends: Mapping[int, int]
-    ) -> int | None:
-        """Return the earliest timestamp of the first records of the partitions from `starts` on.
-
-        None if no partition has a record before its end. Seek afterwards.
-        """
-        self.seek(starts)
-        waiting = {p for p, end in ends.items() if self._next[p] < end}
-        first_ms: list[int] = []
-        with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                while waiting:
-                    for partition, records, next_offset in await self.poll(FETCH_POLL_MS):
-                        if partition in waiting and records:
-                            first_ms.append(int(records[0].timestamp))
-                            waiting.discard(partition)
-                        elif next_offset >= ends[partition]:
-                            waiting.discard(partition)
-        return min(first_ms, default=None)
-
     def seek(self, starts: Mapping[int, int]) -> None:
         """Continue each given partition at the given offset. A new scan is at the earliest ones."""
         self._next.update(starts)
@@ -268,6 +247,28 @@ class TopicScan:
                     earliest = await self.earliest()
                 if are_offsets_gone(wanted, reached, earliest[partition]):
                     raise OffsetsGone(partition, wanted, earliest[partition])
+
+
+async def first_arrival_ms(
+    scan: TopicScan, starts: Mapping[int, int], ends: Mapping[int, int]
+) -> int | None:
+    """Return the earliest timestamp of the partitions' first records from `starts` on.
+
+    None if no partition has a record there before its end. Seek afterwards. Raises what `poll`
+    raises.
+    """
+    scan.seek(starts)
+    waiting = {p for p, end in ends.items() if starts.get(p, 0) < end}
+    first_ms: list[int] = []
+    with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            while waiting:
+                for partition, records, next_offset in await scan.poll(FETCH_POLL_MS):
+                    if partition in waiting and records:
+                        first_ms.append(int(records[0].timestamp))
+                    if records or next_offset >= ends[partition]:
+                        waiting.discard(partition)
+    return min(first_ms, default=None)
 
 
 def _truncated(partition: int, wanted: int) -> TopicChanged:

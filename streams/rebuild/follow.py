@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from store.counters import Activated, Behind, Fewer, Shortfall
 from store.records import SourcedEvent
-from store.redis.counters import RedisCounters
-from streams.kafka.topic_scan import TopicScan
+from streams.rebuild.context import Context
 from streams.rebuild.errors import RebuildError
 from streams.rebuild.progress import ProgressMeter
 from streams.rebuild.records import RecordReader
@@ -31,21 +30,18 @@ class Follower:
 
     def __init__(
         self,
-        scan: TopicScan | None,
+        context: Context,
         works: Mapping[str, Work],
         reader: RecordReader,
-        counters: RedisCounters,
         meter: ProgressMeter,
-        *,
-        now_ms: Callable[[], int],
     ) -> None:
-        """`scan` is None if Kafka does not answer: then nothing is read on."""
-        self._scan = scan
+        """If Kafka does not answer, nothing is read on."""
+        self._scan = scan = context.scan
+        self._counters = context.counters
+        self._now_ms = context.now_ms
         self._works = dict(works)
         self._reader = reader
-        self._counters = counters
         self._meter = meter
-        self._now_ms = now_ms
         self._topic_id = scan.topic_id if scan else ""
         self._positions: dict[int, int] = {}
         if scan is not None:

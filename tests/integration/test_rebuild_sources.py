@@ -13,6 +13,7 @@ from store.settings import Settings
 from store.windows import DAY_MS
 from streams.commit import CounterCommitter
 from streams.rebuild import Options, RebuildError
+from streams.rebuild.plan import From
 from tests.support.contract import assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
 from tests.support.replay import ReplayFixture
@@ -59,7 +60,7 @@ def ends_of(replay: ReplayFixture) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("source", ["topic", "history", "auto"])
-def test_every_source_gives_each_event_once(settings: Settings, source: str) -> None:
+def test_every_source_gives_each_event_once(settings: Settings, source: From) -> None:
     """Nothing is lost, copies in any partition count once, and the generation is complete."""
 
     async def check(replay: ReplayFixture) -> None:
@@ -67,7 +68,7 @@ def test_every_source_gives_each_event_once(settings: Settings, source: str) -> 
         ends = ends_of(replay)
         await replay.count(ends)
         await replay.store_history(ends)
-        result = await replay.replay(Options(source=source))  # type: ignore[arg-type]
+        result = await replay.replay(Options(source=source))
         assert (result.generation, result.previous_generation) == (2, 1)
         assert (result.events, result.previous_events) == (400, 400)
         assert result.behind == []
@@ -80,12 +81,14 @@ def test_every_source_gives_each_event_once(settings: Settings, source: str) -> 
 
 
 @pytest.mark.parametrize("source", ["topic", "history", "auto"])
-def test_copies_that_arrive_after_a_rebuild_are_recognised(settings: Settings, source: str) -> None:
+def test_copies_that_arrive_after_a_rebuild_are_recognised(
+    settings: Settings, source: From
+) -> None:
     async def check(replay: ReplayFixture) -> None:
         await fill(replay)
         ends = ends_of(replay)
         await replay.store_history(ends)
-        await replay.replay(Options(source=source))  # type: ignore[arg-type]
+        await replay.replay(Options(source=source))
 
         async def utc(_: str) -> str:
             return "UTC"
@@ -152,9 +155,10 @@ def test_counts_that_only_the_counters_have_are_not_lost(settings: Settings) -> 
         await replay.count({1: 30})
         replay.topic_id, replay.topic[1] = current, []
         await replay.send(1, many_events(5, seed=3))
-        for source in ("auto", "history", "topic"):
+        sources: tuple[From, ...] = ("auto", "history", "topic")
+        for source in sources:
             with pytest.raises(RebuildError, match=r"30 offsets .*neither the topic nor history"):
-                await replay.replay(Options(source=source))  # type: ignore[arg-type]
+                await replay.replay(Options(source=source))
         await assert_counts(replay.counters, counted, TODAY)
         forced = await replay.replay(Options(source="auto", force=True))
         assert (forced.events, forced.previous_events) == (5, 30)

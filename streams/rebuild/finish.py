@@ -1,0 +1,111 @@
+"""Second part of a rebuild: what the topic has, catching up with its head, and the swap."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
+
+from store.counters import Activated
+from streams.kafka.topic_scan import OffsetsGone, TopicChanged
+from streams.rebuild.context import Context
+from streams.rebuild.errors import RebuildError
+from streams.rebuild.follow import Follower
+from streams.rebuild.from_topic import TopicSummer
+from streams.rebuild.prepare import TAIL_MAX
+from streams.rebuild.progress import ProgressMeter
+from streams.rebuild.records import RecordReader, Tally
+from streams.rebuild.results import Failure, RebuildResult
+from streams.rebuild.work import Work
+
+#: How often the records that arrived meanwhile are summed, before the rest is followed.
+ROUNDS_MAX: Final = 5
+
+
+class Finisher:
+    """Finishes the generations of some tenants together: the topic is read once for all."""
+
+    def __init__(self, context: Context, works: Mapping[str, Work]) -> None:
+        self._context = context
+        self._works = works
+
+    async def finish(self) -> AsyncIterator[RebuildResult | Failure]:
+        """Write what the topic has, catch up with its head, and swap; yield each outcome."""
+        works = self._works
+        if not works:
+            return
+        tally = Tally()
+        reader = RecordReader(self._context.settings, {t: w.types for t, w in works.items()}, tally)
+        meter = self._context.meter(_name(list(works)))
+        pending = dict(works)
+        try:
+            await self._sum_topic(reader, tally, meter)
+            follower = Follower(self._context, works, reader, meter)
+            await follower.catch_up()
+            if self._context.scan is not None:
+                await self._context.scan.check_topic_id()
+            for work in list(works.values()):
+                outcome = await self._activate(work, follower)
+                if isinstance(outcome, RebuildResult) and not self._context.options.dry_run:
+                    del pending[work.tenant]
+                yield outcome
+        except (OffsetsGone, TopicChanged) as error:
+            for tenant in list(pending):
+                yield Failure(tenant, f"{error}; the live counters are unchanged")
+        finally:
+            for work in pending.values():
+                await work.builder.drop()
+
+    async def _sum_topic(self, reader: RecordReader, tally: Tally, meter: ProgressMeter) -> None:
+        summed = {tenant: work for tenant, work in self._works.items() if work.sums is not None}
+        if not summed or self._context.scan is None:
+            return
+        summer = TopicSummer(
+            self._context.scan,
+            summed,
+            reader,
+            tally,
+            self._context.pace,
+            meter,
+            slots_back=self._context.slots_back,
+            now_ms=self._context.now_ms,
+        )
+        for _ in range(ROUNDS_MAX):
+            ends = await self._context.scan.ends()
+            await summer.sum_to(ends)
+            ahead = await self._context.scan.ends()
+            if sum(ahead.values()) - sum(ends.values()) <= TAIL_MAX:
+                break
+        await summer.finish(await self._context.oldest_slot(summer.positions))
+
+    async def _activate(self, work: Work, follower: Follower) -> RebuildResult | Failure:
+        previous = work.active.number if work.active else None
+        swapped = Activated(work.builder.generation.number, previous, ())
+        try:
+            if self._context.options.dry_run:
+                await follower.finish(work)
+            else:
+                swapped = await follower.swap(work, force=self._context.options.force)
+                await self._drop_others(work)
+        except RebuildError as error:
+            return Failure(work.tenant, str(error))
+        return RebuildResult(
+            tenant=work.tenant,
+            generation=swapped.generation,
+            previous_generation=previous,
+            events=work.builder.events,
+            previous_events=work.active_events,
+            from_history=work.rows,
+            behind=swapped.behind,
+            notes=work.notes,
+        )
+
+    async def _drop_others(self, work: Work) -> None:
+        """Drop all generations except the active one and the one before it."""
+        new = work.builder.generation
+        for number in range(1, new.number):
+            if work.active is None or number != work.active.number:
+                await self._context.counters.drop(new._replace(number=number))
+
+
+def _name(tenants: Sequence[str]) -> str:
+    return tenants[0] if len(tenants) == 1 else f"{len(tenants)} tenants"

@@ -1,0 +1,144 @@
+"""First part of a rebuild: the plan, the new generation, and what history has of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from store.counters import Generation, Position
+from store.logs import get_logger
+from store.postgres.catalog import load_catalog
+from store.postgres.sums import Below, HistorySums, open_sums
+from store.records import Catalog
+from store.windows import Calendar
+from streams.rebuild.builder import BUILD_LOG, Builder
+from streams.rebuild.context import Context
+from streams.rebuild.errors import RebuildError
+from streams.rebuild.from_history import see_identities, write_identities, write_sums
+from streams.rebuild.identities import SeenIdentities
+from streams.rebuild.plan import HistoryView, Offsets, Plan, describe, make_plan, without
+from streams.rebuild.sums import EventSums
+from streams.rebuild.work import Work
+
+logger = get_logger("rebuild")
+
+#: With more records than this to read, the topic is summed in memory; with fewer it is followed.
+TAIL_MAX: Final = 20_000
+
+
+class Preparer:
+    """Prepares tenants, one after the other. Methods raise RebuildError and StoreUnavailable."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def prepare(self, tenant: str, token: str) -> Work:
+        """Create the tenant's new generation and write what history has of it.
+
+        Raises RebuildError if counts would be lost, unless the options force it.
+        """
+        catalog = await load_catalog(self._context.pool, tenant)
+        active = await self._context.counters.generation(tenant)
+        reach = await self._context.counters.reach(active) if active else {}
+        notes = await self._drop_unfinished(tenant)
+        async with open_sums(self._context.pool, tenant) as history:
+            plan = make_plan(
+                self._context.options.source,
+                self._context.topic,
+                HistoryView(history.positions),
+                reach,
+            )
+            gaps = await self._check_lost(tenant, plan, history, active)
+            builder = await self._create(catalog, token, plan, gaps)
+            work = Work(
+                tenant=tenant,
+                types=frozenset(catalog.outcome_types),
+                active=active,
+                active_events=await self._context.counters.events(active) if active else None,
+                builder=builder,
+                starts=plan.topic_starts,
+                given_up={each.source for each in plan.lost},
+                notes=notes,
+            )
+            try:
+                await self._fill(work, plan, history)
+            except BaseException:
+                await builder.drop()
+                raise
+        return work
+
+    async def _fill(self, work: Work, plan: Plan, history: HistorySums) -> None:
+        meter = self._context.meter(work.tenant)
+        below = None
+        if not plan.whole_history and self._context.topic is not None:
+            below = Below(self._context.topic.topic_id, work.starts)
+        if plan.uses_history:
+            work.rows = await write_sums(history, work.builder, below, meter)
+        tail = sum(max(0, self._context.ends[p] - start) for p, start in work.starts.items())
+        oldest_slot = await self._context.oldest_slot(work.starts)
+        if self._context.options.source == "history" and tail <= TAIL_MAX:
+            await write_identities(history, work.builder, oldest_slot, below, meter)
+            return
+        work.seen = SeenIdentities(self._context.slots_back)
+        work.sums = EventSums(work.builder.calendar, work.builder.generation.day)
+        if plan.uses_history:
+            await see_identities(history, work.seen, oldest_slot, below)
+
+    async def _check_lost(
+        self, tenant: str, plan: Plan, history: HistorySums, active: Generation | None
+    ) -> list[Offsets]:
+        """Return the ranges that make the new generation incomplete: history has rows in them.
+
+        Raises RebuildError where the options do not allow a loss.
+        """
+        lost = list(plan.lost)
+        unused = 0
+        if not plan.uses_history and self._context.topic is not None:
+            unused = await history.rows(Below(self._context.topic.topic_id, plan.topic_starts))
+            if not unused:  # history has passed these offsets, and the tenant has nothing there
+                known = [Offsets(key, 0, offset) for key, offset in history.positions.items()]
+                lost = without(lost, known)
+        if not lost:
+            return []
+        number = active.number if active else 0
+        reason = (
+            f"tenant {tenant}: history has {unused:,} events that the topic no longer holds; "
+            "use --from auto"
+            if unused
+            else f"tenant {tenant}: counts would be lost: generation {number} has counted up to "
+            f"{describe(lost)}, which neither the topic nor history has"
+        )
+        if not self._context.options.force:
+            raise RebuildError(f"{reason}; --force rebuilds without them")
+        logger.warning("rebuilding with a loss of counts", tenant=tenant, lost=describe(lost))
+        return lost if unused else []
+
+    async def _create(
+        self, catalog: Catalog, token: str, plan: Plan, gaps: Sequence[Offsets]
+    ) -> Builder:
+        calendar = Calendar(catalog.timezone)
+        generation = await self._context.counters.build(
+            catalog.tenant,
+            day=calendar.day_of(self._context.now_ms()),
+            timezone=catalog.timezone,
+            token=token,
+            watermarks=[*plan.watermarks, Position(BUILD_LOG, 0, 0)],
+            gaps={Position(*gap.source, gap.first): gap.end for gap in gaps},
+        )
+        return Builder(
+            self._context.counters,
+            self._context.counters.builds,
+            self._context.pace,
+            generation=generation,
+            calendar=calendar,
+            watermarks=plan.topic_starts,
+        )
+
+    async def _drop_unfinished(self, tenant: str) -> list[str]:
+        """Drop what a killed rebuild has left; return a note about it."""
+        numbers = await self._context.counters.unfinished(tenant)
+        for number in numbers:
+            await self._context.counters.drop(Generation(tenant, number, 0, "", False))
+        if not numbers:
+            return []
+        return [f"started afresh: dropped generation {numbers[-1]} of an interrupted rebuild"]
