@@ -107,6 +107,25 @@ class Missing(NamedTuple):
     """It started empty, and does not hold all of history yet."""
 
 
+class GenerationState(NamedTuple):
+    """State of one generation of a tenant, for `status`."""
+
+    number: int
+    active: bool
+    building: bool
+    """A rebuild is filling it, or was, before it was killed."""
+    complete: bool
+    missing: Missing
+    """What keeps it from being complete."""
+    events: int | None
+    """Number of events counted; None = made by a version that did not count them."""
+    replaced_ms: int | None
+    """When another one was activated in its place; None = it is active or being built."""
+    offsets: int
+    """Sum of its watermarks: how much further than another generation it is."""
+    timezone: str
+
+
 class Committed(NamedTuple):
     """The batch is counted."""
 

@@ -36,6 +36,7 @@ from streams.faust_app import create_app, run_app, tune_garbage_collector
 from streams.history_sink import HistorySink
 from streams.log_changes import LogChanges
 from streams.lost_offsets import LostOffsets
+from streams.old_generations import OldGenerations
 from streams.pipeline import Pipeline
 from streams.progress import ProgressReporter
 from streams.rollover import Rollover
@@ -52,6 +53,7 @@ TOPIC_CHECK_S: Final = 5.0
 FORGET_ROLLED_S: Final = 30.0
 STOP_S: Final = 7.0  # for the batches in hand
 PARTITIONS_EVERY_S: Final = 3_600.0
+DROP_EVERY_S: Final = 300.0
 
 
 class Stores:
@@ -159,6 +161,9 @@ class Worker:
         self.rollover = Rollover(
             self.stores.counters, self.committer, self.topic, now_ms=self._now_ms
         )
+        self.old_generations = OldGenerations(
+            self.stores.counters, keep_h=settings.generation_keep_h, now_ms=self._now_ms
+        )
         self.activations = ActivationWatch(
             self.stores.counters, self.committer.tenants, self.rollover
         )
@@ -231,6 +236,7 @@ class Worker:
             every(TICK_S, self.activations.check_activations, on_error),
             every(TOPIC_CHECK_S, self._check_topic, on_error),
             every(PARTITIONS_EVERY_S, self._make_partitions, on_error),
+            every(DROP_EVERY_S, self.old_generations.drop_old, on_error),
             self._watch(),
         ):
             task = asyncio.create_task(work)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from store.counters import (
     Activated,
@@ -21,15 +21,12 @@ from store.counters import (
 )
 from store.records import GROUPINGS, Grouping, StoreUnavailable
 from store.redis.client import Client, Script, redis_errors
-from store.redis.completeness import RedisCompleteness
 from store.redis.keys import GROUPING_CODES, Keys, watermark_field
+from store.redis.old_generations import RedisOldGenerations
 from store.redis.reports import RedisReports
 
-#: Maximum number of keys that one call of the `drop` script deletes: a few milliseconds.
-DROP_KEYS: Final = 1_000
 
-
-class RedisGenerations(RedisCompleteness):
+class RedisGenerations(RedisOldGenerations):
     """Generations and watermarks of all tenants. Every method raises StoreUnavailable."""
 
     def __init__(self, client: Client, prefix: str) -> None:
@@ -39,7 +36,6 @@ class RedisGenerations(RedisCompleteness):
         self._admit = Script("admit")
         self._swap = Script("swap")
         self._rollback = Script("rollback")
-        self._drop = Script("drop")
         self._prove = Script("prove")
 
     async def generation(self, tenant: str) -> Generation | None:
@@ -212,14 +208,6 @@ class RedisGenerations(RedisCompleteness):
         """Tell the workers of an activation. It is done, so an error here must not hide that."""
         with contextlib.suppress(StoreUnavailable):  # workers look at all tenants every 30 s
             await self.reports.note_activation(tenant)
-
-    async def drop(self, generation: Generation) -> None:
-        """Delete a generation that is not active, DROP_KEYS keys per call of the script."""
-        more = 1
-        while more:
-            more, _ = await self._drop(
-                self._client, self._keys.active(generation.tenant), generation.number, DROP_KEYS
-            )
 
     async def mark_complete(self, generation: Generation) -> None:
         """Record that a generation that started empty has all of history now."""

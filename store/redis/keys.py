@@ -46,12 +46,17 @@ class Keys(NamedTuple):
     def meta(self, tenant: str, generation: int) -> str:
         """Return the key of a generation's hash.
 
-        Fields: day, rolled, timezone, types, events, previous, replaced_ms, w:*, f:*, d:*,
+        Fields: day, rolled, timezone, types, events, previous, replaced_ms, abandoned_ms (when a
+        build was first seen without a lease), w:*, f:*, d:*,
         over:<grouping code> (interactions counted as OTHER); building while it is built, token
         afterwards. It is complete while it has none of: t:<source> (watermark to reach),
         gap:<source>:<first offset> (end of a gap), unproven (it started empty).
         """
         return f"{self._base(tenant)}{generation}:meta"
+
+    def dropped(self, tenant: str, generation: int) -> str:
+        """Return the key of the meta of a generation that is being deleted."""
+        return f"{self._base(tenant)}{generation}:dropped"
 
     def rank(self, tenant: str, generation: int, grouping: Grouping, period: str) -> str:
         """Return the key of the sorted set of a grouping's groups in `period`."""
