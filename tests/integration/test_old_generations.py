@@ -85,7 +85,7 @@ def test_with_a_time_of_0_it_is_dropped_at_the_next_check(
     with_stores(redis_url, database_url, go)
 
 
-def test_the_time_of_a_generation_that_a_rollback_replaced_begins_then(
+def test_a_generation_replaced_by_a_rollback_has_its_own_time(
     redis_url: str, database_url: str
 ) -> None:
     async def go(stores: Stores) -> None:
