@@ -28,31 +28,39 @@ class SeenIdentities:
     def __init__(self, slots_back: int) -> None:
         self._slots_back = slots_back
         self._slots: dict[int, list[bytearray | None]] = {}
+        self._slot: int | None = None  # of the last identity
+        self._own: list[bytearray | None] = []  # buckets of that slot
+        self._near: list[list[bytearray | None]] = []  # and of the slots around it
 
     def add(self, identity: bytes, slot: int) -> bool:
         """Add the identity; return False if it is there already."""
+        if slot != self._slot:
+            self._enter(slot)
         index = identity[0] | identity[1] << 8
-        slots = self._slots
-        for near in range(slot - self._slots_back, slot + self._slots_back + 1):
-            buckets = slots.get(near)
-            if buckets is not None:
-                bucket = buckets[index]
-                if bucket is not None and identity in bucket and _holds(bucket, identity):
-                    return False
-        buckets = slots.get(slot)
-        if buckets is None:
-            buckets = slots[slot] = [None] * (_MEMORY_MASK + 1)
-        bucket = buckets[index]
-        if bucket is None:
-            buckets[index] = bytearray(identity)
-        else:
-            bucket += identity
+        own = self._own[index]
+        if own is None:
+            own = self._own[index] = bytearray()
+        elif identity in own and _holds(own, identity):
+            return False
+        for buckets in self._near:
+            bucket = buckets[index]
+            if bucket is not None and identity in bucket and _holds(bucket, identity):
+                return False
+        own += identity
         return True
+
+    def _enter(self, slot: int) -> None:
+        if slot not in self._slots:
+            self._slots[slot] = [None] * (_MEMORY_MASK + 1)
+        self._slot, self._own = slot, self._slots[slot]
+        around = range(slot - self._slots_back, slot + self._slots_back + 1)
+        self._near = [self._slots[near] for near in around if near != slot and near in self._slots]
 
     def forget_before(self, slot: int) -> None:
         """Forget the slots before `slot`: no copy of their identities is recognised any more."""
         for old in [s for s in self._slots if s < slot]:
             del self._slots[old]
+        self._slot = None
 
     def slots(self, oldest_slot: int) -> Iterator[tuple[int, bytes]]:
         """Yield each slot from `oldest_slot` on, with its concatenated identities."""

@@ -103,23 +103,33 @@ class EventSums:
         index = self._types.setdefault(event.outcome, len(self._types))
         code = day << _TYPE_BITS | index
         customer, offer = event.customer, event.offer
-        for groups, id_ in (
-            (self._actions, offer),
-            (self._treatments, event.creative),
-            (self._channels, event.channel),
-            (self._customers, customer),
-        ):
-            if id_ is not None:
-                counts = groups.get(id_)
-                if counts is None:
-                    groups[id_] = {code: 1}
-                else:
-                    counts[code] = counts.get(code, 0) + 1
-        seen = self._offers.get(customer)
-        if seen is None:
+        # Four times the same lines: a loop over the groupings takes twice as long.
+        counts = self._actions.get(offer)
+        if counts is None:
+            self._actions[offer] = {code: 1}
+        else:
+            counts[code] = counts.get(code, 0) + 1
+        counts = self._customers.get(customer)
+        if counts is None:
+            self._customers[customer] = {code: 1}
             self._offers[customer] = {offer: day}
-        elif seen.get(offer, -1) < day:
-            seen[offer] = day
+        else:
+            counts[code] = counts.get(code, 0) + 1
+            seen = self._offers[customer]
+            if seen.get(offer, -1) < day:
+                seen[offer] = day
+        if event.creative is not None:
+            counts = self._treatments.get(event.creative)
+            if counts is None:
+                self._treatments[event.creative] = {code: 1}
+            else:
+                counts[code] = counts.get(code, 0) + 1
+        if event.channel is not None:
+            counts = self._channels.get(event.channel)
+            if counts is None:
+                self._channels[event.channel] = {code: 1}
+            else:
+                counts[code] = counts.get(code, 0) + 1
 
     def take(self) -> Iterator[Deltas]:
         """Yield everything as deltas of bounded size, and begin again with nothing."""
