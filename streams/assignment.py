@@ -18,6 +18,7 @@ from streams.commit import CounterCommitter
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.history_sink import HistorySink
 from streams.kafka.topic_id import describe_topic
+from streams.lost_offsets import LostOffsets
 from streams.pipeline import Pipeline
 from streams.retry import retry
 from streams.tenant_state import RewindRequired
@@ -78,6 +79,7 @@ class StartOffsets:
         writer: HistoryWriter,
         dead_letters: KafkaDeadLetterSink,
         arrivals: ArrivalWatermarks,
+        lost_offsets: LostOffsets,
         rewinder: Rewinder,
         forget_reported: Callable[[], None],
     ) -> None:
@@ -91,6 +93,7 @@ class StartOffsets:
         self._writer = writer
         self._dead_letters = dead_letters
         self._arrivals = arrivals
+        self._lost_offsets = lost_offsets
         self._rewinder = rewinder
         self._forget_reported = forget_reported
 
@@ -113,13 +116,17 @@ class StartOffsets:
         earliest = await retry("kafka", self._consumer().earliest, found.partitions)
         counted = await retry("counters", self._committer.counted, topic_id, earliest)
         stored = await self._stored(topic_id)
+        gaps = await self._lost_offsets.note_before_start(
+            topic_id, partitions, earliest, stored, self._committer.unread
+        )
         self._committer.start_session(topic_id, counted, earliest)
         if stored is None:
             starts = {p: counted[p] for p in partitions}
-            await self._history.start_session(topic_id, dict(starts))
+            await self._history.start_session(topic_id, starts, gaps)
         else:
             starts = {p: min(counted[p], stored.get(p, earliest[p])) for p in partitions}
-            await self._history.start_session(topic_id, {p: stored.get(p) for p in partitions})
+            positions = {p: stored.get(p) for p in partitions}
+            await self._history.start_session(topic_id, positions, gaps)
         self._arrivals.begin(partitions)
         await self._pipeline.assign(starts)
         logger.info("partitions assigned", topic_id=topic_id, starts=starts)

@@ -60,9 +60,13 @@ async def complete(
 
 
 async def _is_empty(history: HistoryView, tenant: str, gap: Gap) -> bool:
-    """Return whether history has passed the gap without an event of the tenant in it."""
-    positions = await history.positions(gap.topic_id)
-    if positions.get(gap.partition, 0) < gap.next_offset:
+    """Return whether history has no event of the tenant in the gap, and gets none any more.
+
+    It has passed the gap, or has never had anything of a partition whose beginning is lost: then it
+    passes it with the first event of the partition, which may be long in coming.
+    """
+    position = (await history.positions(gap.topic_id)).get(gap.partition, 0)
+    if position < gap.next_offset and (position or gap.first_offset):
         return False
     first = {tenant: gap.first_offset}
     return not await history.tenants_between(gap.topic_id, gap.partition, first, gap.next_offset)

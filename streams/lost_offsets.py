@@ -7,7 +7,7 @@ that passes them (see `store.postgres.gaps`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from store import metrics
@@ -65,6 +65,49 @@ class LostOffsets:
             metrics.LOST_OFFSETS.labels("counters").inc(gap.next_offset - uncounted)
             _report(gap, uncounted, stored, sorted(held))
 
+    async def note_before_start(
+        self,
+        topic_id: str,
+        partitions: Sequence[int],
+        earliest_offsets: Mapping[int, int],
+        stored: Mapping[int, int] | None,
+        unread: Mapping[int, Sequence[Generation]],
+    ) -> Sequence[Gap]:
+        """Note what retention took of partitions of which a store has no watermark.
+
+        Reading starts at their earliest offset, so no batch begins with these gaps. Return those of
+        history. `stored`: history's watermarks; None where Postgres does not answer. `unread`: see
+        `CounterCommitter`.
+        """
+        found = []
+        for partition in partitions:
+            end = earliest_offsets[partition]
+            gap = Gap(topic_id, partition, 0, end)
+            position = None if stored is None else stored.get(partition, 0)
+            lacking = dict.fromkeys(unread.get(partition, ()), 0)
+            held = await self._held(gap, lacking, position)
+            for generation in lacking:
+                if generation.tenant in held:
+                    await retry("counters", self._counters.note_gap, generation, gap)
+            if held:
+                _report(gap, 0, position, sorted(held))
+            if end and stored is not None and partition not in stored:
+                first = await retry("counters", self._first_counted, gap)
+                if first < end:
+                    found.append(gap._replace(first_offset=first))
+                    _report_unstored(found[-1])
+        return found
+
+    async def _first_counted(self, gap: Gap) -> int:
+        """Return the offset at which counting of the partition began, at most the gap's end."""
+        first = gap.next_offset
+        for tenant in await self._counters.tenants():
+            generation = await self._counters.generation(tenant)
+            if generation is not None:
+                starts = await self._counters.first_watermarks(generation, gap.topic_id)
+                first = min(first, starts.get(gap.partition, first))
+        return first
+
     async def _stored(self, gap: Gap) -> int | None:
         """Return history's watermark of the partition; None where Postgres does not answer."""
         try:
@@ -106,22 +149,9 @@ def _report(gap: Gap, uncounted: int, stored: int | None, tenants: list[str]) ->
         return
     stored = min(max(stored, gap.first_offset), end)
     if uncounted < stored:
-        logger.error(
-            "counters lack offsets that retention took, and history has them: "
-            "`interaction-summary rebuild --from history` counts them",
-            partition=gap.partition,
-            first=uncounted,
-            lost=stored - uncounted,
-            tenants=tenants[:10],
-        )
+        _report_held(gap._replace(first_offset=uncounted, next_offset=stored), tenants)
     if stored < uncounted:
-        logger.error(
-            "history lacks offsets that retention took: the counters have the only copy of their "
-            "events, and a rebuild from history would delete it",
-            partition=gap.partition,
-            first=stored,
-            lost=uncounted - stored,
-        )
+        _report_unstored(gap._replace(first_offset=stored, next_offset=uncounted))
     if (first := max(stored, uncounted)) < end:
         logger.error(
             "retention took offsets that neither store has; send their events again",
@@ -129,3 +159,24 @@ def _report(gap: Gap, uncounted: int, stored: int | None, tenants: list[str]) ->
             first=first,
             lost=end - first,
         )
+
+
+def _report_held(gap: Gap, tenants: Sequence[str]) -> None:
+    logger.error(
+        "counters lack offsets that retention took, and history has them: "
+        "`interaction-summary rebuild --from history` counts them",
+        partition=gap.partition,
+        first=gap.first_offset,
+        lost=gap.next_offset - gap.first_offset,
+        tenants=tenants[:10],
+    )
+
+
+def _report_unstored(gap: Gap) -> None:
+    logger.error(
+        "history lacks offsets that retention took: the counters have the only copy of their "
+        "events, and a rebuild from history would delete it",
+        partition=gap.partition,
+        first=gap.first_offset,
+        lost=gap.next_offset - gap.first_offset,
+    )

@@ -187,6 +187,7 @@ class Worker:
             writer=self.stores.writer,
             dead_letters=self.dead_letters,
             arrivals=self.arrivals,
+            lost_offsets=self.lost_offsets,
             rewinder=self.rewinder,
             forget_reported=self.progress.forget_reported,
         )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 from structlog.testing import capture_logs
 
 from cli.embedded.server import free_port
 from store import metrics
-from store.counters import Missing
+from store.counters import Missing, Position
 from store.offsets import Gap, offsets_in
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import make_pool
 from store.records import Incomplete
 from store.settings import Settings
 from streams.commit import CounterCommitter
+from streams.history_sink import HistoryBatch, HistorySink
 from streams.kafka.consumer import Batch
 from streams.lost_offsets import LostOffsets
 from streams.tenant_state import RewindRequired
@@ -55,6 +56,26 @@ class LossFixture:
         for tenant in others:
             await self.committer.commit(tenant, 0, sourced(make_event(tenant=tenant)), end)
         self.committer.start_session(LOG, {0: min(end, HOLE.first_offset)})
+
+    async def store_in_partition_1(self, n: int) -> None:
+        """Store `n` events of the tenant that these counters have not counted."""
+        await self.stores.history.write(
+            topic="t",
+            topic_id=LOG,
+            partition=1,
+            expected_offset=None,
+            next_offset=n,
+            events=sourced(*some_events(n)),
+        )
+
+    async def gaps_before_start(
+        self, earliest: Mapping[int, int], stored: Mapping[int, int] | None
+    ) -> Sequence[Gap]:
+        """Note gaps as a worker does that all partitions are assigned to."""
+        await self.committer.counted(LOG, earliest)
+        return await self.lost().note_before_start(
+            LOG, list(earliest), earliest, stored, self.committer.unread
+        )
 
     def lost(self, history: HistoryWriter | None = None) -> LostOffsets:
         return LostOffsets(
@@ -281,3 +302,78 @@ def test_offsets_in_overlapping_gaps_count_once() -> None:
     assert offsets_in(gaps) == 10 + 5 + 1
     assert offsets_in([Gap("a", 0, 0, 10), Gap("a", 0, 2, 3), Gap("a", 0, 9, 11)]) == 11
     assert offsets_in([]) == 0
+
+
+@pytest.mark.parametrize("unavailable", [False, True])
+def test_a_generation_that_never_read_a_partition_lacks_what_retention_took_of_it(
+    redis_url: str, database_url: str, unavailable: bool
+) -> None:
+    """It is older than the first event of the partition, and a rollback has activated it.
+
+    Reading starts at the earliest offset, so no batch begins with a gap.
+    """
+
+    async def go(fixture: LossFixture) -> None:
+        await fixture.count(10, others=["elsewhere"])
+        await fixture.store_in_partition_1(30)
+        stored = None if unavailable else await fixture.stores.history.positions(LOG)
+        with capture_logs() as logged:
+            assert await fixture.gaps_before_start({0: 0, 1: 20}, stored) == []
+        line = UNKNOWN if unavailable else COUNTERS
+        assert [entry["event"][: len(line)] for entry in logged] == [line]
+        assert (await fixture.missing()).gaps == [Gap(LOG, 1, 0, 20)]
+        await fixture.committer.tenants.try_mark_complete("elsewhere")
+        assert (await fixture.missing("elsewhere")).gaps == []
+        assert not await fixture.committer.tenants.try_mark_complete("acme")
+
+    with_fixture(redis_url, database_url, go)
+
+
+def test_a_gap_of_a_partition_that_history_never_had_is_closed(
+    redis_url: str, database_url: str
+) -> None:
+    async def go(fixture: LossFixture) -> None:
+        await fixture.count(10)
+        assert await fixture.gaps_before_start({0: 0, 1: 20}, {}) == []
+        assert (await fixture.missing()).gaps == [], "history has nothing of the partition"
+        await fixture.gaps_before_start({0: 0, 1: 20}, None)
+        assert (await fixture.missing()).gaps == [Gap(LOG, 1, 0, 20)]
+        assert await fixture.committer.tenants.try_mark_complete("acme")
+        assert await fixture.missing() == Missing([], [], False)
+
+    with_fixture(redis_url, database_url, go)
+
+
+def test_a_history_that_starts_empty_lacks_what_retention_took(
+    redis_url: str, database_url: str
+) -> None:
+    """PostgreSQL was lost, and the topic no longer has all that the counters counted."""
+
+    async def go(fixture: LossFixture) -> None:
+        generation = await fixture.stores.counters.create(
+            "acme", day=TODAY, timezone="UTC", complete=True, watermarks=[Position(LOG, 0, 5)]
+        )
+        assert generation.complete
+        with capture_logs() as logged:
+            gaps = await fixture.gaps_before_start({0: 20}, {})
+        assert gaps == [HOLE._replace(first_offset=5, next_offset=20)]
+        assert [entry["event"][: len(HISTORY)] for entry in logged] == [HISTORY]
+        assert await fixture.gaps_before_start({0: 20}, {0: 7}) == [], "the batch begins with it"
+        assert await fixture.gaps_before_start({0: 5}, {}) == [], "nothing is lost"
+        sink = HistorySink(
+            fixture.stores.history,
+            topic="t",
+            buffer_events=10,
+            batch_events=10,
+            buffer_bytes=1_000,
+            on_behind=lambda behind: pytest.fail(str(behind)),
+        )
+        await sink.start_session(LOG, {0: None}, gaps)
+        writing = asyncio.create_task(sink.run())
+        batch = HistoryBatch(sourced(make_event(), first=29), 30, lambda: None)
+        await sink.put(0, batch)
+        await sink.drain()
+        writing.cancel()
+        assert await fixture.stores.history.gaps() == gaps
+
+    with_fixture(redis_url, database_url, go)
