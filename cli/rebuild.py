@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.console import CliError, UsageError, load_settings, print_note, print_result, run_async
+from cli.rebuild_history import rebuild_history
 from cli.rebuild_progress import RebuildProgress
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ def rebuild(
     rate: Annotated[
         float | None, typer.Option(help="Maximum events per second. Default: what leaves room.")
     ] = None,
+    history: Annotated[
+        bool,
+        typer.Option("--history", help="Store what history has lost, from the topic, instead."),
+    ] = False,
 ) -> None:
     """Rebuild the counters beside the live ones, then activate them in one step.
 
@@ -61,7 +66,12 @@ def rebuild(
         raise UsageError("--dry-run cannot be combined with --rollback; leave one of them out")
     if rate is not None and rate <= 0:
         raise UsageError(f"--rate: {rate:g} is not allowed; a rate is above 0")
+    if history and (source is not Source.auto or dry_run or rollback or force or rate is not None):
+        raise UsageError("--history can be combined with --tenant only")
     settings = load_settings()
+    if history:
+        run_async(rebuild_history(settings, tenant))
+        return
     with failures():
         if rollback:
             failed = run_async(_roll_back(settings, tenant, force=force))

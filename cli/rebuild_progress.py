@@ -78,4 +78,5 @@ class RebuildProgress:
         """Remove the bar: Rich sends standard output through the console of a bar that is shown."""
         if self._shown is not None:
             self._shown = None
-            self._bar.stop()
+            if stderr.is_terminal:  # elsewhere the bar never started, and would print an empty line
+                self._bar.stop()

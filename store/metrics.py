@@ -222,6 +222,16 @@ ROLLED: Final = _counter(
     "Records rolled into a new day.",
     "Rises after each tenant's midnight. Flat then: no worker is running.",
 )
+REBUILDS_RUNNING: Final = _gauge(
+    "interaction_summary_rebuilds_running",
+    "Rebuilds that run now, as this worker sees them.",
+    "Above 0 for long: `interaction-summary status` shows their progress.",
+)
+REBUILD_EVENTS_LEFT: Final = _gauge(
+    "interaction_summary_rebuild_events_left",
+    "Events that the running rebuilds still have to read in their present phase.",
+    "Not falling: the rebuild waits for a store, or `--rate` is low.",
+)
 LOST_OFFSETS: Final = _counter(
     "interaction_summary_lost_offsets_total",
     "Offsets that retention deleted before a store had them, by store: counters or history.",

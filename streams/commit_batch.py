@@ -59,9 +59,8 @@ class CommitBatchBuilder:
         """Decode the records of one partition; reject unregistered types and excess tenants."""
         by_tenant, rejected = self._decode(partition, records)
         by_offset = {record.offset: record for record in records}
-        timezones: dict[str, str] = {}
         for tenant, events in list(by_tenant.items()):
-            registered, timezones[tenant] = await self._registered(tenant, events)
+            registered = await keep_registered(self._catalogs, tenant, events)
             if len(registered) < len(events):
                 kept = {e.offset for e in registered}
                 rejected += [
@@ -82,7 +81,7 @@ class CommitBatchBuilder:
                 for e in by_tenant.pop(tenant)
             ]
         for tenant in by_tenant:
-            await self._check_timezone(tenant, timezones[tenant])
+            await self._check_timezone(tenant)
         rejected.sort(key=lambda each: each.record.offset)
         self._report(len(records), rejected)
         size = sum(len(record.value or b"") for record in records)
@@ -108,23 +107,11 @@ class CommitBatchBuilder:
                 rejected.append(RejectedRecord(partition, record, decoded))
         return by_tenant, rejected
 
-    async def _registered(
-        self, tenant: str, events: list[SourcedEvent]
-    ) -> tuple[list[SourcedEvent], str]:
-        """Return the events whose outcome type the tenant has registered, and its time zone."""
-        catalog: Catalog = await retry("catalog", self._catalogs.get, tenant)
-        outcomes = {e.event.outcome for e in events}
-        if not outcomes <= catalog.outcome_types.keys():
-            # The type may have been registered a moment ago: ask for the newest catalog once.
-            catalog = await retry("catalog", self._catalogs.fresh, tenant)
-            if not outcomes <= catalog.outcome_types.keys():
-                events = [e for e in events if e.event.outcome in catalog.outcome_types]
-        return events, catalog.timezone
-
-    async def _check_timezone(self, tenant: str, timezone: str) -> None:
+    async def _check_timezone(self, tenant: str) -> None:
         """Warn, once, if the counters were created before the catalog gave the tenant its zone."""
+        catalog = self._catalogs.cached(tenant)
         counted_in = (await self._tenants.get(tenant)).generation.timezone
-        if timezone == counted_in:
+        if catalog is None or catalog.timezone == counted_in:
             self._warned.discard(tenant)
         elif tenant not in self._warned:
             self._warned.add(tenant)
@@ -133,7 +120,7 @@ class CommitBatchBuilder:
                 "`interaction-summary rebuild`",
                 tenant=tenant,
                 counters=counted_in,
-                catalog=timezone,
+                catalog=catalog.timezone,
             )
 
     def _report(self, events: int, rejected: Sequence[RejectedRecord]) -> None:
@@ -148,6 +135,20 @@ class CommitBatchBuilder:
                 logger.error("dead-letter ratio too high", last=detail, **counts)
             else:
                 logger.info("dead-letter ratio back to normal", **counts)
+
+
+async def keep_registered(
+    catalogs: CatalogCache, tenant: str, events: list[SourcedEvent]
+) -> list[SourcedEvent]:
+    """Return the events whose outcome type the tenant has registered."""
+    catalog: Catalog = await retry("catalog", catalogs.get, tenant)
+    outcomes = {e.event.outcome for e in events}
+    if not outcomes <= catalog.outcome_types.keys():
+        # The type may have been registered a moment ago: ask for the newest catalog once.
+        catalog = await retry("catalog", catalogs.fresh, tenant)
+        if not outcomes <= catalog.outcome_types.keys():
+            return [e for e in events if e.event.outcome in catalog.outcome_types]
+    return events
 
 
 def split_evenly(records: Sequence[Any], max_records: int) -> Iterator[Sequence[Any]]:

@@ -51,6 +51,7 @@ TICK_S: Final = 0.5
 IDLE_COMMIT_S: Final = 5.0
 TOPIC_CHECK_S: Final = 5.0
 FORGET_ROLLED_S: Final = 30.0
+REBUILD_REPORT_S: Final = 5.0
 STOP_S: Final = 7.0  # for the batches in hand
 PARTITIONS_EVERY_S: Final = 3_600.0
 DROP_EVERY_S: Final = 300.0
@@ -234,6 +235,7 @@ class Worker:
             every(TICK_S, self.rollover.roll_tenants, on_error),
             every(FORGET_ROLLED_S, self.rollover.forget_rolled, on_error),
             every(TICK_S, self.progress.report, on_error),
+            every(REBUILD_REPORT_S, self.progress.report_rebuilds, on_error),
             every(TICK_S, self.activations.check_activations, on_error),
             every(TOPIC_CHECK_S, self._check_topic, on_error),
             every(PARTITIONS_EVERY_S, self._make_partitions, on_error),

@@ -15,7 +15,7 @@ from store.postgres import pool as postgres
 from store.postgres.arrays import Texts, Uuids
 from store.postgres.copyrows import COLUMNS, encode
 from store.postgres.gaps import HistoryGaps, note_gaps
-from store.postgres.migrate import ensure_partitions
+from store.postgres.migrate import make_room
 from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.sql import load
 from store.records import GroupCounts, Grouping, Page, Question, SourcedEvent
@@ -46,8 +46,8 @@ _BIGINT_MAX: Final = 2**63 - 1
 _SIZE_TIMEOUT_S: Final = 5.0
 
 
-def _instant(ms: int) -> datetime:
-    """Convert with integers, so exactly; `fromtimestamp` would convert to a float first."""
+def instant(ms: int) -> datetime:
+    """Return the time in UTC, by integers: `fromtimestamp` would convert to a float first."""
     return _EPOCH + timedelta(milliseconds=ms)
 
 
@@ -100,7 +100,7 @@ class HistoryWriter(HistoryGaps):
             next_offset=next_offset,
         )
         start = expected_offset or 0
-        distinct = _distinct(events)
+        distinct = distinct_events(events)
         if expected_offset is not None and next_offset < expected_offset:
             raise ValueError(
                 f"the watermark cannot move back from {expected_offset} to {next_offset}"
@@ -111,10 +111,10 @@ class HistoryWriter(HistoryGaps):
         try:
             return await self._store(step, distinct, gaps)
         except psycopg.errors.CheckViolation:
-            # A month without a partition: no command has created partitions for months. Create
-            # them.
+            # A month without a partition: no command has created partitions for months, or one was
+            # dropped. Create them.
             latest_ms = max(sourced.event.occurred_ms for sourced in distinct)
-            await ensure_partitions(self._pool, _instant(latest_ms).date())
+            await make_room(self._pool, instant(latest_ms).date())
             return await self._store(step, distinct, gaps)
 
     async def reset(
@@ -144,14 +144,16 @@ class HistoryWriter(HistoryGaps):
                 return refused
             await note_gaps(connection, gaps)
             # 2. Register the identities, to learn which are new.
-            fresh = await _take_identities(connection, events) if events else []
+            fresh = await take_identities(connection, events) if events else []
             # 3. Copy the rows of the new ones.
             if fresh:
-                rows = encode(
-                    fresh, topic=step.topic, topic_id=step.topic_id, partition=step.partition
+                await copy_rows(
+                    connection,
+                    fresh,
+                    topic=step.topic,
+                    topic_id=step.topic_id,
+                    partition=step.partition,
                 )
-                async with connection.cursor().copy(_COPY) as copy:
-                    await copy.write(rows)
         return len(fresh)
 
     async def covers(self, tenant: str, topic_id: str, starts: Mapping[int, int]) -> bool:
@@ -215,7 +217,7 @@ class _Step(NamedTuple):
     next_offset: int
 
 
-def _distinct(events: Sequence[SourcedEvent]) -> list[SourcedEvent]:
+def distinct_events(events: Sequence[SourcedEvent]) -> list[SourcedEvent]:
     """Return the event with the lowest offset of each identity, in the order of offsets."""
     kept: dict[tuple[str, bytes], SourcedEvent] = {}
     for sourced in sorted(events, key=lambda s: s.offset):
@@ -233,7 +235,7 @@ async def _move_watermark(connection: Connection, step: _Step) -> HistoryRefused
     return HistoryRefused(stored[0] if stored else None)
 
 
-async def _take_identities(
+async def take_identities(
     connection: Connection, events: Sequence[SourcedEvent]
 ) -> Sequence[SourcedEvent]:
     """Register the identities of `events` (distinct); return the events whose identity is new."""
@@ -248,6 +250,20 @@ async def _take_identities(
     if not known:
         return events
     return [sourced for index, sourced in enumerate(events) if index not in known]
+
+
+async def copy_rows(
+    connection: Connection,
+    events: Sequence[SourcedEvent],
+    *,
+    topic: str,
+    topic_id: UUID,
+    partition: int,
+) -> None:
+    """Add the rows of `events`, whose identities are registered and have no row yet."""
+    rows = encode(events, topic=topic, topic_id=topic_id, partition=partition)
+    async with connection.cursor().copy(_COPY) as copy:
+        await copy.write(rows)
 
 
 class PostgresHistory:
@@ -299,10 +315,10 @@ def _bounds(question: Question) -> tuple[str, dict[str, datetime]]:
     calendar = Calendar(question.timezone)
     if question.window.start_day is not None:
         conditions.append("occurred_at >= %(start)s")
-        parameters["start"] = _instant(calendar.midnight_ms(question.window.start_day))
+        parameters["start"] = instant(calendar.midnight_ms(question.window.start_day))
     if question.window.end_day is not None:
         conditions.append("occurred_at < %(end)s")
-        parameters["end"] = _instant(calendar.midnight_ms(question.window.end_day + 1))
+        parameters["end"] = instant(calendar.midnight_ms(question.window.end_day + 1))
     return " AND ".join(conditions) or "true", parameters
 
 

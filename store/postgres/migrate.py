@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from store.postgres.pool import Connection, Pool, connect_options, postgres_errors
+from store.postgres.pool import Connection, Pool, connect_options, postgres_errors, transaction
 from store.postgres.sql import load
 from store.records import StoreUnavailable
 
@@ -24,6 +24,7 @@ _PARTITION_LOCK: Final = 2
 _MONTHS_MAX: Final = 240
 
 _LAST_MONTH: Final = load("last_month")
+_PARTITION_BOUNDS: Final = load("partition_bounds")
 
 
 class Migration(NamedTuple):
@@ -132,16 +133,67 @@ async def ensure_partitions(
         wanted = _month(today) + ahead_months
         if last is None:
             first = _month(today)
-            made.append(await _attach(target, "interaction_history_older", None, first))
+            made.append(await _attach(target, _partition_name(None), None, first))
         else:
             first = _month(last) + 1
         if wanted - first > _MONTHS_MAX:
             raise RuntimeError(f"history ends in {last}: is today really {today}?")
         for month in range(first, wanted + 1):
-            day = _first_day(month)
-            name = f"interaction_history_{day:%Y_%m}"
-            made.append(await _attach(target, name, month, month + 1))
+            made.append(await _attach(target, _partition_name(month), month, month + 1))
     return made
+
+
+async def make_room(pool: Pool, latest: date) -> None:
+    """Create the partitions that are missing for rows up to the month of `latest`.
+
+    Raises RuntimeError and StoreUnavailable as `restore_partitions` does.
+    """
+    await restore_partitions(pool)
+    await ensure_partitions(pool, latest)
+
+
+async def restore_partitions(pool: Pool) -> list[str]:
+    """Create the partitions of history that were dropped, empty; return their names.
+
+    Only those before the last one that exists: `ensure_partitions` creates later ones. Raises
+    RuntimeError where the table of a partition still exists, and StoreUnavailable.
+    """
+    made = []
+    async with transaction(pool) as connection:
+        await connection.execute(
+            "SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK_SPACE, _PARTITION_LOCK)
+        )
+        await connection.execute("SET LOCAL TimeZone = 'UTC'")
+        await connection.execute("SET LOCAL DateStyle = 'ISO'")
+        bounds = await (await connection.execute(_PARTITION_BOUNDS)).fetchall()
+        reached: int | None = None  # the month after the partitions so far
+        for first_day, next_day in bounds:
+            if first_day is not None:
+                month = _month(first_day)
+                if reached is None:
+                    made.append(await _attach_again(connection, None, month))
+                    reached = month
+                for missing in range(reached, month):
+                    made.append(await _attach_again(connection, missing, missing + 1))
+            reached = _month(next_day)
+    return made
+
+
+async def _attach_again(connection: Connection, start: int | None, end: int) -> str:
+    name = _partition_name(start)
+    try:
+        return await _attach(connection, name, start, end)
+    except psycopg.errors.DuplicateTable:
+        raise RuntimeError(
+            f"{name} exists but is no partition of interaction_history: attach it again, or "
+            "rename it"
+        ) from None
+
+
+def _partition_name(start: int | None) -> str:
+    if start is None:
+        return "interaction_history_older"
+    return f"interaction_history_{_first_day(start):%Y_%m}"
 
 
 async def _attach(connection: Connection, name: str, start: int | None, end: int) -> str:

@@ -68,8 +68,13 @@ class Keys(NamedTuple):
 
     @property
     def rebuilds(self) -> str:
-        """Hash: tenant -> progress or result of its last rebuild, as JSON."""
+        """Hash: tenant -> result of its last rebuild, as JSON."""
         return f"{self.prefix}:rebuilds"
+
+    @property
+    def rebuilding(self) -> str:
+        """Hash: tenant -> progress of a rebuild that runs, as JSON."""
+        return f"{self.prefix}:rebuilding"
 
     @property
     def tenants(self) -> str:

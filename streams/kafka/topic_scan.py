@@ -95,10 +95,9 @@ class TopicScan:
         """Partitions whose position in the client is after the last batch that was returned."""
 
     async def start(self) -> None:
-        with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await asyncio.gather(self._consumer.start(), self._ends_consumer.start())
-                self._consumer.assign(self._tps)
+        async with _bounded():
+            await asyncio.gather(self._consumer.start(), self._ends_consumer.start())
+            self._consumer.assign(self._tps)
         self.seek(await self.earliest())
 
     async def stop(self) -> None:
@@ -115,9 +114,8 @@ class TopicScan:
 
     async def earliest(self) -> dict[int, int]:
         """Return the earliest offset of each partition."""
-        with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                offsets = await self._consumer.beginning_offsets(self._tps)
+        async with _bounded():
+            offsets = await self._consumer.beginning_offsets(self._tps)
         return {tp.partition: int(offset) for tp, offset in offsets.items()}
 
     async def ends(self) -> dict[int, int]:
@@ -128,10 +126,9 @@ class TopicScan:
         for tp in self._tps:
             # Not at the end: there the broker would wait for a record before it answers.
             consumer.seek(tp, max(0, self._next[tp.partition] - 1))
-        with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                while None in (ends := {tp: _end(consumer, tp) for tp in self._tps}).values():
-                    await consumer.getmany(timeout_ms=FETCH_POLL_MS)
+        async with _bounded():
+            while None in (ends := {tp: _end(consumer, tp) for tp in self._tps}).values():
+                await consumer.getmany(timeout_ms=FETCH_POLL_MS)
         return {tp.partition: end for tp, end in ends.items() if end is not None}
 
     async def offsets_at(self, at_ms: int) -> dict[int, int]:
@@ -140,9 +137,8 @@ class TopicScan:
         Where there is none, that is the partition's end. Some brokers cannot search by time: then
         it is an earlier offset, so check the timestamps of what is read from there.
         """
-        with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                found = await self._consumer.offsets_for_times(dict.fromkeys(self._tps, at_ms))
+        async with _bounded():
+            found = await self._consumer.offsets_for_times(dict.fromkeys(self._tps, at_ms))
         ends = await self.ends()
         return {
             tp.partition: min(ends[tp.partition], at.offset) if at else ends[tp.partition]
@@ -214,10 +210,9 @@ class TopicScan:
 
     async def _fetch(self, timeout_ms: int) -> list[ScanBatch]:
         consumer = self._consumer
-        with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
-            async with asyncio.timeout(ANSWER_TIMEOUT_S + timeout_ms / 1e3):
-                fetched = await consumer.getmany(timeout_ms=timeout_ms)
-                positions = {tp.partition: await consumer.position(tp) for tp in self._tps}
+        async with _bounded(timeout_ms / 1e3):
+            fetched = await consumer.getmany(timeout_ms=timeout_ms)
+            positions = {tp.partition: await consumer.position(tp) for tp in self._tps}
         batches = [
             ScanBatch(tp.partition, fetched.get(tp, ()), positions[tp.partition])
             for tp in self._tps
@@ -249,6 +244,15 @@ class TopicScan:
                     raise OffsetsGone(partition, wanted, earliest[partition])
 
 
+@asynccontextmanager
+async def _bounded(more_s: float = 0.0) -> AsyncIterator[None]:
+    """Bound the wait for an answer; `more_s` is added to it."""
+    timeout_s = ANSWER_TIMEOUT_S + more_s
+    with kafka_errors(timeout_s=timeout_s):
+        async with asyncio.timeout(timeout_s):
+            yield
+
+
 async def first_arrival_ms(
     scan: TopicScan, starts: Mapping[int, int], ends: Mapping[int, int]
 ) -> int | None:
@@ -260,14 +264,13 @@ async def first_arrival_ms(
     scan.seek(starts)
     waiting = {p for p, end in ends.items() if starts.get(p, 0) < end}
     first_ms: list[int] = []
-    with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            while waiting:
-                for partition, records, next_offset in await scan.poll(FETCH_POLL_MS):
-                    if partition in waiting and records:
-                        first_ms.append(int(records[0].timestamp))
-                    if records or next_offset >= ends[partition]:
-                        waiting.discard(partition)
+    async with _bounded():
+        while waiting:
+            for partition, records, next_offset in await scan.poll(FETCH_POLL_MS):
+                if partition in waiting and records:
+                    first_ms.append(int(records[0].timestamp))
+                if records or next_offset >= ends[partition]:
+                    waiting.discard(partition)
     return min(first_ms, default=None)
 
 

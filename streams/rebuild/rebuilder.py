@@ -26,6 +26,7 @@ from streams.rebuild.pace import Pace
 from streams.rebuild.plan import Offsets, TopicView, describe
 from streams.rebuild.prepare import Preparer
 from streams.rebuild.progress import Report
+from streams.rebuild.publish import publishing
 from streams.rebuild.results import Failure, Options, RebuildResult, RollbackResult
 from streams.rebuild.work import Work
 
@@ -140,16 +141,31 @@ class Rebuilder:
     async def _rebuild_together(
         self, tenants: Sequence[str], options: Options
     ) -> AsyncIterator[RebuildResult | Failure]:
-        async with open_topic(self._settings) as scan, AsyncExitStack() as stack:
+        began_ms = self._now_ms()
+        async with (
+            open_topic(self._settings) as scan,
+            publishing(self._counters.builds, self._report) as publisher,
+            AsyncExitStack() as stack,
+        ):
             if scan is None and options.source != "history":
                 raise RebuildError(
                     f"--from {options.source} needs Kafka, which does not answer; "
                     "--from history does without it"
                 )
-            context = self._context(scan, options)
+            context = self._context(scan, options, publisher)
             await context.look_at_topic()
-            preparer = Preparer(context)
-            works: dict[str, Work] = {}
+            async for outcome in self._outcomes(tenants, context, stack):
+                await publisher.finish(
+                    outcome, source=options.source, began_ms=began_ms, now_ms=self._now_ms()
+                )
+                yield outcome
+
+    async def _outcomes(
+        self, tenants: Sequence[str], context: Context, stack: AsyncExitStack
+    ) -> AsyncIterator[RebuildResult | Failure]:
+        preparer = Preparer(context)
+        works: dict[str, Work] = {}
+        try:
             for tenant in tenants:
                 token = uuid.uuid4().hex
                 try:
@@ -157,11 +173,15 @@ class Rebuilder:
                     works[tenant] = await preparer.prepare(tenant, token)
                 except RebuildError as error:
                     yield Failure(tenant, str(error))
-            if works:
-                async for outcome in Finisher(context, works).finish():
-                    yield outcome
+        except BaseException:
+            for work in works.values():
+                await work.builder.drop()
+            raise
+        if works:
+            async for outcome in Finisher(context, works).finish():
+                yield outcome
 
-    def _context(self, scan: TopicScan | None, options: Options) -> Context:
+    def _context(self, scan: TopicScan | None, options: Options, report: Report) -> Context:
         return Context(
             settings=self._settings,
             counters=self._counters,
@@ -170,7 +190,7 @@ class Rebuilder:
             options=options,
             pace=Pace(events_per_s=options.events_per_s, share=1.0),
             now_ms=self._now_ms,
-            report=self._report,
+            report=report,
         )
 
 

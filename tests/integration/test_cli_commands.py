@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer
 from kafka.admin import KafkaAdminClient
@@ -272,3 +273,25 @@ def test_a_rebuild_says_what_it_will_not_do(command: Command) -> None:
     done = command("rebuild", "--tenant", "nobody")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: tenant nobody: has neither a history nor counters\n"
+
+
+def test_history_that_was_lost_is_stored_again(command: Command, settings: Settings) -> None:
+    succeeded(command("load", "--events", "300"))
+    (line,) = succeeded(command("rebuild", "--history")).splitlines()
+    assert line == "300 records read: 300 events stored, 0 were there, 0 rejected, 0 skipped"
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        connection.execute("TRUNCATE interaction_history, interaction_ids")
+    done = command("rebuild", "--history", "--tenant", "nobody")
+    assert "0 events stored" in succeeded(done)
+    assert "300 of other tenants" in done.stdout
+    done = command("rebuild", "--history")
+    assert "300 events stored" in succeeded(done)
+    phases = [json.loads(line)["phase"] for line in done.stderr.splitlines()]
+    assert list(dict.fromkeys(phases)) == ["identities", "topic", "history"]
+    assert "300 were there" in succeeded(command("rebuild", "--history"))
+
+
+def test_a_refill_says_what_it_will_not_do(command: Command) -> None:
+    done = command("rebuild", "--history", "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--history can be combined with --tenant only" in done.stderr

@@ -468,3 +468,15 @@ def test_tables_that_are_not_there_say_what_to_do(database_url: str) -> None:
             await HistoryWriter(pool).positions(LOG)
 
     with_pool(database_url, body)
+
+
+def test_an_event_of_a_month_whose_partition_was_dropped_is_stored(database_url: str) -> None:
+    async def body(pool: Pool) -> None:
+        writer = HistoryWriter(pool)
+        assert await store(writer, [make_event()]) == 1
+        ((table,),) = await rows(pool, "SELECT tableoid::regclass::text FROM interaction_history")
+        await rows(pool, f"DROP TABLE {table}")
+        assert await store(writer, [make_event()], first=1) == 1
+        assert await offsets(pool) == [1]
+
+    with_pool(database_url, body)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from store.postgres.migrate import ensure_partitions, migrate, migrations
+from store.postgres.migrate import ensure_partitions, migrate, migrations, restore_partitions
 from store.postgres.pool import make_pool, ping
 from store.records import SYSTEM_OUTCOME_TYPES, OutcomeType, StoreUnavailable
 from store.settings import Settings
@@ -197,3 +197,24 @@ def test_the_day_of_migration_is_today_by_default(bare_url: str) -> None:
     asyncio.run(migrate(bare_url))
     after = datetime.now(UTC)
     assert partitions(bare_url)[0] in {f"{before:%Y_%m}", f"{after:%Y_%m}"}
+
+
+@pytest.mark.parametrize("dropped", ["older", "2026_11", "2026_12", "2027_01"])
+def test_a_dropped_partition_is_created_again_for_rows_of_its_months(
+    bare_url: str, dropped: str
+) -> None:
+    asyncio.run(migrate(bare_url, today=date(2026, 11, 24)))
+    before = partitions(bare_url)
+    instant = "2026-10-01" if dropped == "older" else f"{dropped.replace('_', '-')}-30"
+    rows(bare_url, f"DROP TABLE interaction_history_{dropped}")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        store_at(bare_url, instant)
+
+    async def restore() -> list[str]:
+        async with make_pool(Settings(database_url=bare_url), max_size=1) as pool:
+            return await restore_partitions(pool) + await restore_partitions(pool)
+
+    rows(bare_url, "ALTER DATABASE {} SET TimeZone = 'Asia/Tokyo'".format(*rows(bare_url, "SELECT current_database()")[0]))  # fmt: skip  # noqa: E501
+    assert asyncio.run(restore()) == [f"interaction_history_{dropped}"]
+    assert partitions(bare_url) == before
+    assert store_at(bare_url, instant) == dropped

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from store.counters import Activated, Generation, PartitionProgress
+from store.offsets import Gap
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import Calendar
@@ -139,3 +140,22 @@ async def test_two_tenants_activated_at_once_are_both_found(reporter: ReporterFi
 async def build(counters: RedisCounters, *, token: str) -> Generation:
     day = Calendar("UTC").day_of(now_ms())
     return await counters.build("acme", day=day, timezone="UTC", token=token, watermarks=[])
+
+
+async def test_counters_that_only_a_rebuild_completes_are_checked_seldom(
+    reporter: ReporterFixture,
+) -> None:
+    """Each check asks Postgres; the loop that checks also rolls all tenants at midnight."""
+    counters, committer = reporter.pipeline.counters, reporter.pipeline.committer
+    topic = CurrentTopic(reporter.topic_id, 1)
+    rollover = Rollover(counters, committer, topic, now_ms=now_ms)
+    generation = await counters.generation("acme")
+    assert generation is not None
+    beyond = Gap(reporter.topic_id, 0, END, 2 * END)
+    assert await counters.note_gap(generation, beyond)
+    await rollover.roll_tenants()
+    assert list(rollover._rolled) == ["acme"], "history has not passed the gap"
+    assert await counters.close_gaps(generation, [beyond])
+    await rollover.forget_rolled()
+    await rollover.roll_tenants()
+    assert list(rollover._rolled) == ["acme"]

@@ -72,6 +72,8 @@ def test_every_source_gives_each_event_once(settings: Settings, source: From) ->
         assert (result.generation, result.previous_generation) == (2, 1)
         assert (result.events, result.previous_events) == (400, 400)
         assert result.behind == []
+        report = (await replay.counters.builds.results())["acme"]
+        assert (report["phase"], report["source"], report["events"]) == ("done", source, 400)
         await assert_counts(replay.counters, replay.distinct(), TODAY)
         active = await replay.counters.generation("acme")
         assert active is not None

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from store.records import StoreUnavailable
 from store.settings import Settings
 from streams.kafka import topic_scan
-from streams.kafka.topic_scan import ScanBatch, TopicChanged, TopicScan, open_scan
+from streams.kafka.topic_scan import OffsetsGone, ScanBatch, TopicChanged, TopicScan, open_scan
 from tests.support.resources import PARTITIONS
 from tests.support.services.base import Services, create_topics
 from tests.support.services.wheels import WheelBroker
@@ -213,6 +214,33 @@ def test_an_end_that_is_never_reached_is_reported(
     run(settings, check)
 
 
+def test_offsets_that_retention_took_are_reported(
+    settings: Settings, services: Services, small_fetches: None
+) -> None:
+    if isinstance(services.kafka, WheelBroker):
+        pytest.skip("the embedded broker deletes no records; the real one is tested in CI")
+
+    async def check(scan: TopicScan) -> None:
+        await produce(settings, 0, RECORDS)
+        ends = await scan.ends()
+        await asyncio.to_thread(delete_before, settings, 0, 2_000)
+        scan.seek({0: 100})  # drops what the client has fetched in the background
+        with pytest.raises(OffsetsGone) as raised:
+            await read(scan, ends)
+        assert (raised.value.partition, raised.value.wanted) == (0, 100)
+        assert raised.value.earliest == 2_000
+        scan.seek({0: raised.value.earliest})
+        assert await read(scan, ends) == {0: list(range(2_000, RECORDS))}
+        assert (await scan.earliest())[0] == 2_000
+        # Everything is gone: only the position moves.
+        await asyncio.to_thread(delete_before, settings, 0, RECORDS)
+        scan.seek({0: 2_500})
+        with pytest.raises(OffsetsGone):
+            await read(scan, ends)
+
+    run(settings, check)
+
+
 def test_a_topic_that_does_not_exist(settings: Settings) -> None:
     missing = settings.model_copy(update={"interactions_topic": "missing"})
 
@@ -269,6 +297,11 @@ def admin_of(settings: Settings) -> Iterator[KafkaAdminClient]:
         yield admin
     finally:
         admin.close()
+
+
+def delete_before(settings: Settings, partition: int, offset: int) -> None:
+    with admin_of(settings) as admin:
+        admin.delete_records({TopicPartition(settings.interactions_topic, partition): offset})
 
 
 def recreate(settings: Settings) -> None:
