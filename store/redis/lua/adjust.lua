@@ -12,6 +12,7 @@
 --       4 '' or '1': delete the records first; for records that cannot be read. The corrections are
 --         then the whole counts, so 5.. must be all watermarks of the audit: field, value, ...
 -- Returns {'ok'}, {'fenced', active generation} or {'moved'}: something was counted since the audit.
+local ACTIONS_MAX = 10000 -- about 3 ms
 local active = redis.call('GET', KEYS[1])
 local state = redis.call('HMGET', meta, 'day', 'rolled', 'types')
 if active ~= gen or state[1] ~= ARGV[2] or state[2] ~= ARGV[2] then
@@ -143,7 +144,20 @@ local function correct(id, alltime, tiles, offers)
   for day = today, today + 1 do set_rank(kind, 'd' .. day, id, total_of_day(key, day)) end
 end
 
+-- Each event has an action, so the number of events is the sum of the actions' totals.
+local function correct_events()
+  local rank, events = rank_of('a', 'a'), 0
+  if redis.call('ZCARD', rank) > ACTIONS_MAX then
+    redis.call('HDEL', meta, 'events') -- unknown
+    return
+  end
+  local scores = redis.call('ZRANGE', rank, 0, -1, 'WITHSCORES')
+  for i = 2, #scores, 2 do events = events - tonumber(scores[i]) end
+  redis.call('HSET', meta, 'events', string.format('%.0f', events))
+end
+
 for i = 1, #fix.groups, 4 do
   correct(fix.groups[i], fix.groups[i + 1], fix.groups[i + 2], fix.groups[i + 3])
 end
+if kind == 'a' then correct_events() end
 return {'ok'}
