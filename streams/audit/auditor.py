@@ -23,13 +23,11 @@ from store.redis.reports import RedisReports
 from store.settings import Settings
 from store.windows import DAY_MS, TILE_DAYS
 from streams.audit.cells import same_differences
-from streams.audit.segment import Comparer, Difference, NotAudited
+from streams.audit.segment import DIFFERING_MAX, Comparer, Difference, NotAudited
 
-#: Groups that are compared at one point: history is read once for them, and their records, 1 to
-#: 4 KB each, are in memory meanwhile.
-SEGMENT_GROUPS: Final = 20_000
-#: An audit ends once so many groups of a grouping differ. Then a rebuild is the remedy.
-DIFFERING_MAX: Final = 20_000
+#: Groups that are compared at one point: history is read once for them, and their records, about
+#: 2 KB each, are in memory meanwhile.
+SEGMENT_GROUPS: Final = 50_000
 #: How long history may take to store what the counters have counted.
 WAIT_S: Final = 30.0
 #: A group differs if so many comparisons in a row found the same differences; it is compared at
@@ -38,11 +36,11 @@ AGREEING: Final = 3
 COMPARISONS_MAX: Final = 10
 PAUSE_S: Final = 0.5
 #: Offers of one customer in one correction.
-OFFERS_MAX: Final = 500
+OFFERS_MAX: Final = 300
 _REWRITES: Final = 5
 REPAIRS_MAX: Final = 3
 #: Numbers in one correction, a bound of its script's time.
-_ADJUST_NUMBERS: Final = 3_000
+_ADJUST_NUMBERS: Final = 1_500
 
 
 class TenantAudit(NamedTuple):

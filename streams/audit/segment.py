@@ -20,6 +20,8 @@ from store.redis.keys import GROUPING_CODES
 from store.windows import Calendar
 from streams.audit.cells import Cell, Expected, compare, correction, expected
 
+#: A comparison ends once so many groups differ. Then a rebuild is the remedy.
+DIFFERING_MAX: Final = 20_000
 _ATTEMPTS: Final = 5
 _POLL_S: Final = 0.1
 _NEVER_COUNTED: Final = 2**63 - 1
@@ -108,7 +110,7 @@ class Comparer:
     async def differences(
         self, tenant: str, grouping: Grouping, ids: Sequence[str], *, recent: bool
     ) -> list[Difference]:
-        """Return the groups of `ids` (sorted, not empty) that differ.
+        """Return the groups of `ids` (sorted, not empty) that differ, up to about DIFFERING_MAX.
 
         With `recent` only the windows that have a start are compared.
         """
@@ -140,8 +142,10 @@ class Comparer:
                 if (group := found.groups.pop(id_, None)) is not None:
                     wanted = expected(rows, group[1].watermarks, scope.today)
                     differing += _compare(grouping, id_, group, wanted, found.offers, recent)
-        for id_, group in found.groups.items():
-            wanted = expected((), {}, scope.today)
+                    if len(differing) >= DIFFERING_MAX:
+                        break
+        wanted = expected((), {}, scope.today)
+        for id_, group in found.groups.items() if len(differing) < DIFFERING_MAX else ():
             differing += _compare(grouping, id_, group, wanted, found.offers, recent)
         return [_judge(difference) for difference in differing] if lacks else differing
 
