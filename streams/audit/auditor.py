@@ -175,20 +175,22 @@ class Auditor:
 
     async def _correct(self, tenant: str, differing: Sequence[Difference]) -> None:
         for difference in differing:
-            if difference.unreadable:
+            if difference.unreadable is not None:
                 await self._rewrite(tenant, difference)
-        readable = [d for d in differing if not d.unreadable]
+        readable = [d for d in differing if d.unreadable is None]
         for batch in _batches(part for d in readable for part in _parts(d)):
             first = batch[0]
             corrections = [part.correction for part in batch]
             await self._counters.adjust(tenant, first.generation, first.grouping, corrections)
 
     async def _rewrite(self, tenant: str, difference: Difference) -> None:
-        """Replace a record that cannot be read, once no event is counted meanwhile."""
+        """Replace a record that cannot be read, unless an event of it is counted meanwhile."""
         for _ in range(_REWRITES):
             grouping, generation = difference.grouping, difference.generation
             first, *rest = (part.correction for part in _parts(difference))
-            if await self._counters.adjust(tenant, generation, grouping, [first], rewrite=True):
+            if await self._counters.adjust(
+                tenant, generation, grouping, [first], unreadable=difference.unreadable
+            ):
                 for part in rest:
                     await self._counters.adjust(tenant, generation, grouping, [part])
                 return
@@ -198,7 +200,7 @@ class Auditor:
                 )
             except NotAudited:
                 return
-            if not found or not found[0].unreadable:
+            if not found or found[0].unreadable is None:
                 return
             difference = found[0]
 

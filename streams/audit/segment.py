@@ -42,8 +42,8 @@ class Difference(NamedTuple):
     id: str
     cells: Sequence[Cell]
     correction: Correction
-    unreadable: bool
-    """The record must be written anew."""
+    unreadable: bytes | None
+    """Only of a record that cannot be read: its `RawGroup.windows`."""
     generation: GenerationState
     """The generation when the group was read."""
     unknown: bool = False
@@ -232,7 +232,8 @@ def _compare(
     if not cells:
         return []
     fix = correction(id_, state, wanted, generation.day)
-    return [Difference(grouping, id_, cells, fix, state is None, generation)]
+    unreadable = raw.windows if state is None else None
+    return [Difference(grouping, id_, cells, fix, unreadable, generation)]
 
 
 def _judge(difference: Difference) -> Difference:
