@@ -234,8 +234,11 @@ REBUILD_EVENTS_LEFT: Final = _gauge(
 )
 LOST_OFFSETS: Final = _counter(
     "interaction_summary_lost_offsets_total",
-    "Offsets that retention deleted before they were counted.",
-    "`interaction-summary rebuild --from history`, and give the topic a longer retention.",
+    "Offsets that retention deleted before a store had them, by store: counters or history.",
+    "counters: `interaction-summary rebuild --from history`, if history has them. history: the "
+    "counters are the only copy of these events; do not rebuild them from history. In both cases: "
+    "give the topic a longer retention.",
+    ("store",),
 )
 LOG_CHANGES: Final = _counter(
     "interaction_summary_log_changes_total",

@@ -47,6 +47,13 @@ class Settings(BaseSettings):
     redis_prefix: str = Field(
         "is", pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="first part of every key"
     )
+    generation_keep_h: int = Field(
+        24,
+        ge=0,
+        le=10_000,
+        description="hours for which replaced counters are kept for a rollback; 0 = drop at the "
+        "next check, which is every 5 minutes",
+    )
     redis_timeout_s: float = Field(
         5.0, gt=0, le=60, description="how long the worker waits for one Redis answer"
     )

@@ -14,11 +14,14 @@ from redis.asyncio import RedisCluster
 
 from store.audit import AuditNote
 from store.counters import Incidents, LogChange, PartitionProgress, Visible
-from store.redis.client import Client, redis_errors
+from store.offsets import Gap, offsets_in
+from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import Keys
 
 #: Workers report twice a second; an older report says nothing about the present.
 PROGRESS_OLD_MS: Final = 10_000
+#: How long a swap or a rollback is announced. Workers look twice a second.
+ACTIVATIONS_KEPT_MS: Final = 3_600_000
 
 
 class RedisReports:
@@ -27,6 +30,7 @@ class RedisReports:
     def __init__(self, client: Client, prefix: str) -> None:
         self._client: Any = client
         self._keys = Keys(prefix)
+        self._activation = Script("activation")
 
     async def instance(self) -> str:
         """Return an id that changes when Redis restarts or another server takes over.
@@ -111,7 +115,10 @@ class RedisReports:
     async def note_lost(
         self, topic_id: str, partition: int, first_offset: int, offsets: int
     ) -> None:
-        """Record that `offsets` offsets from `first_offset` on were deleted before counting."""
+        """Record that retention deleted `offsets` offsets, from `first_offset` on.
+
+        Only where the counters lack them: what history lacks is noted in Postgres.
+        """
         async with redis_errors():
             await self._client.hset(
                 self._keys.incidents, f"lost:{topic_id}:{partition}:{first_offset}", offsets
@@ -128,6 +135,21 @@ class RedisReports:
                 _, partition, first_offset = position.split(":")
                 last[int(partition)] = max(int(first_offset), last.get(int(partition), 0))
         return last
+
+    async def note_activation(self, tenant: str) -> None:
+        """Tell the workers that another generation of the tenant was activated."""
+        await self._activation(self._client, self._keys.activations, tenant, ACTIVATIONS_KEPT_MS)
+
+    async def activations_since(self, at_ms: int) -> Mapping[str, int]:
+        """Return tenant -> time in ms of its last swap or rollback, of those not before `at_ms`.
+
+        All times are of the clock of Redis. Those of the last hour are kept.
+        """
+        async with redis_errors():
+            found: list[tuple[bytes, float]] = await self._client.zrangebyscore(
+                self._keys.activations, at_ms, "+inf", withscores=True
+            )
+        return {tenant.decode(): int(score) for tenant, score in found}
 
     async def note_log_change(self, kind: str, topic_id: str, at_ms: int) -> None:
         """Record that the topic was recreated or truncated (`kind`: `recreated` or `cut`)."""
@@ -152,10 +174,12 @@ class RedisReports:
         """Return the lost offsets and the topic changes recorded so far."""
         async with redis_errors():
             fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.incidents)
-        lost = sum(int(v) for k, v in fields.items() if k.startswith(b"lost:"))
-        changes = []
-        for name, at_ms in fields.items():
-            kind, _, topic_id = name.decode().partition(":")
-            if kind != "lost":
-                changes.append(LogChange(kind, topic_id, int(at_ms)))
-        return Incidents(lost, sorted(changes, key=lambda c: c.at_ms))
+        lost, changes = [], []
+        for name, value in fields.items():
+            kind, _, rest = name.decode().partition(":")
+            if kind == "lost":
+                topic_id, partition, first = rest.split(":")
+                lost.append(Gap(topic_id, int(partition), int(first), int(first) + int(value)))
+            else:
+                changes.append(LogChange(kind, rest, int(value)))
+        return Incidents(offsets_in(lost), sorted(changes, key=lambda c: c.at_ms))

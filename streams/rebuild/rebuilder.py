@@ -97,9 +97,8 @@ class Rebuilder:
                 done = None
                 if reason is None:
                     done = await self._counters.rollback(name, now_ms=self._now_ms())
-                    reason = "there is no generation before the active one"
                 if done is None:
-                    yield Failure(name, reason)
+                    yield Failure(name, reason or await self._no_previous(name))
                 else:
                     yield RollbackResult(name, done.generation, done.behind)
 
@@ -120,6 +119,16 @@ class Rebuilder:
         return (
             f"generation {previous.number} has not counted {describe(lost)}, which the topic no "
             "longer holds; rebuild instead, or use --force: history answers then until a rebuild"
+        )
+
+    async def _no_previous(self, tenant: str) -> str:
+        active = await self._counters.generation(tenant)
+        number = await self._counters.dropped_previous(active) if active else None
+        if number is None:
+            return "there is no generation before the active one"
+        return (
+            f"generation {number}, the one before the active one, is gone: workers drop replaced "
+            f"generations after GENERATION_KEEP_H ({self._settings.generation_keep_h}) hours"
         )
 
     async def _is_consistent(self, tenant: str) -> bool:

@@ -22,13 +22,18 @@ end
 
 local left, done = tonumber(ARGV[4]), 0
 
--- Delete the slots of identities that are older than the horizon.
+-- Delete the slots of identities that are older than the horizon. Not while the generation has yet to
+-- reach the watermarks of the one before (fields t:*): records that were counted long ago are read
+-- again, and their copies must be recognized.
+local old, is_behind = {}, false
 for _, field in ipairs(redis.call('HKEYS', meta)) do
-  local slot = tonumber(string.match(field, '^d:(%d+)$') or '')
-  if slot and slot < tonumber(ARGV[5]) then
-    redis.call('UNLINK', home .. 'ids:' .. slot)
-    redis.call('HDEL', meta, field)
-  end
+  local slot = tonumber(string.match(field, '^d:(-?%d+)$') or '')
+  if slot and slot < tonumber(ARGV[5]) then old[#old + 1] = slot end
+  is_behind = is_behind or string.sub(field, 1, 2) == 't:'
+end
+for _, slot in ipairs(is_behind and {} or old) do
+  redis.call('UNLINK', home .. 'ids:' .. slot)
+  redis.call('HDEL', meta, 'd:' .. slot)
 end
 
 while rolled < day and left > 0 do
