@@ -32,7 +32,7 @@ async def compare_with_history(context: Context, work: Work) -> list[str]:
     missing = await _missing_offsets(context, work)
     if missing:
         return [
-            f"not compared with history, which lacks {missing:,} offsets that the new generation has"
+            f"not compared with history: {missing:,} offsets of the new generation are not there"
         ]
     notes = _notes("the new generation", await _audit(context, work, building=True))
     if context.options.dry_run and work.active is not None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from store.offsets import Gap
 from store.postgres.gaps import note_gaps
-from store.records import CounterPage, Event
+from store.records import CounterPage
 from store.settings import Settings
-from store.windows import DAY_MS
 from streams.commit import CounterCommitter
 from streams.rebuild import Options, RebuildError
 from streams.rebuild.plan import From
 from tests.support.contract import assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
-from tests.support.replay import ReplayFixture
+from tests.support.replay import ReplayFixture, ends_of, fill, many_events
 
 OTHER_TOPIC = "5e9d6d47-3a4b-4bd2-8d9c-0f3b1d8a7c55"
 
@@ -29,36 +27,6 @@ def run(settings: Settings, check: Callable[[ReplayFixture], Awaitable[None]]) -
             await check(replay)
 
     asyncio.run(go())
-
-
-def many_events(n: int, seed: int = 1, tenant: str = "acme") -> list[Event]:
-    """Return events of the last 50 days with few groups, so that they share all of them."""
-    chosen = random.Random(seed)
-    return [
-        make_event(
-            tenant=tenant,
-            customer=f"C-{chosen.randrange(40)}",
-            offer=f"off_{chosen.randrange(6)}",
-            creative=chosen.choice((None, "cr_1", "cr_2")),
-            channel=chosen.choice((None, "ch_1")),
-            outcome=chosen.choice(("impression", "click", "convert", "deferred")),
-            occurred_ms=NOW_MS - chosen.randrange(50 * DAY_MS),
-        )
-        for _ in range(n)
-    ]
-
-
-async def fill(replay: ReplayFixture) -> None:
-    """Send events to all partitions; every tenth is a copy of one in any partition."""
-    for partition in range(4):
-        events = many_events(100, seed=partition)
-        copies = [replay.topic[p][9] for p in range(partition)]
-        await replay.send(partition, [*events, *events[:10], *copies])
-    await replay.send(2, many_events(20, seed=9, tenant="other"))
-
-
-def ends_of(replay: ReplayFixture) -> dict[int, int]:
-    return {partition: len(events) for partition, events in replay.topic.items()}
 
 
 @pytest.mark.parametrize("source", ["topic", "history", "auto"])
