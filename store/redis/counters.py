@@ -21,6 +21,7 @@ from store.counters import (
     TenantOverview,
 )
 from store.records import CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
+from store.redis.audit import AuditedCounters
 from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
 from store.redis.generations import RedisGenerations
@@ -78,6 +79,10 @@ class RedisCounters(RedisGenerations):
         """Return when Redis answers. Raises StoreUnavailable."""
         async with redis_errors():
             await self._client.ping()
+
+    def audited(self, generation: int | None = None) -> AuditedCounters:
+        """Return a reader for audits of the active generation, or of `generation`."""
+        return AuditedCounters(self._client, self._keys.prefix, generation=generation)
 
     async def read(self, question: Question) -> CounterPage | Incomplete:
         """Return one page from one snapshot. Raises StoreUnavailable."""

@@ -184,8 +184,16 @@ class RedisReports:
             for tenant, note in fields.items()
         }
 
+    async def lost(self) -> list[Gap]:
+        """Return the offsets that retention deleted before they were counted."""
+        return (await self._incidents())[0]
+
     async def incidents(self) -> Incidents:
         """Return the lost offsets and the topic changes recorded so far."""
+        lost, changes = await self._incidents()
+        return Incidents(offsets_in(lost), sorted(changes, key=lambda c: c.at_ms))
+
+    async def _incidents(self) -> tuple[list[Gap], list[LogChange]]:
         async with redis_errors():
             fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.incidents)
         lost, changes = [], []
@@ -196,4 +204,4 @@ class RedisReports:
                 lost.append(Gap(topic_id, int(partition), int(first), int(first) + int(value)))
             else:
                 changes.append(LogChange(kind, rest, int(value)))
-        return Incidents(offsets_in(lost), sorted(changes, key=lambda c: c.at_ms))
+        return lost, changes
