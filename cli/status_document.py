@@ -91,7 +91,7 @@ class GenerationStatus(Struct, rename="camel"):
     """Events that it has counted. None = made by a version that did not count them."""
     replaced_at: str | None = None
     kept_until: str | None = None
-    """Until when `rebuild --rollback` can return to it."""
+    """When a worker deletes it. Until then `rebuild --rollback` can return to the newest one."""
 
 
 class RebuildStatus(Struct, rename="camel"):

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cli.status_document import (
     AuditStatus,
+    GenerationStatus,
     PartitionStatus,
     RebuildStatus,
     Status,
@@ -237,25 +238,26 @@ def _generations(report: Status) -> Iterator[RenderableType]:
     for tenant in _tenants_shown(report):
         for each in tenant.generations:
             events = "" if each.events is None else f", {each.events:,} events"
-            name = f"tenant {tenant.tenant}: generation {each.number}"
-            if each.state == "replaced" and each.replaced_at and each.kept_until:
-                until = each.kept_until[:16].replace("T", " ")
-                lines.append(
-                    f"{name} was replaced {ago(report.at, each.replaced_at)}, kept for "
-                    f"`rebuild --rollback` until {until} UTC{events}"
-                )
-            elif each.state == "replaced":
-                lines.append(f"{name} was replaced{events}")
+            name = f"tenant {tenant.tenant}, generation {each.number}{events}"
+            if each.state == "replaced":
+                lines.append(f"{name}: {_kept(report, each)}")
             elif each.state == "building":
-                lines.append(f"{name} is being built{events}")
+                lines.append(f"{name}: being built")
             elif each.state == "abandoned":
-                lines.append(f"{name} was left by a rebuild that has ended; a worker deletes it")
+                lines.append(f"{name}: left by a rebuild that has ended; a worker deletes it")
     if lines:
         yield _heading("other generations")
     for line in lines[:GENERATIONS_MAX]:
         yield Text(line)
     if len(lines) > GENERATIONS_MAX:
         yield Text(f"and {len(lines) - GENERATIONS_MAX:,} more generations: {MORE}")
+
+
+def _kept(report: Status, replaced: GenerationStatus) -> str:
+    if replaced.replaced_at is None or replaced.kept_until is None:
+        return "replaced"  # by an older version
+    until = replaced.kept_until[:16].replace("T", " ")
+    return f"replaced {ago(report.at, replaced.replaced_at)}, kept until {until} UTC"
 
 
 # --- stores

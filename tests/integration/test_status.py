@@ -206,8 +206,8 @@ async def test_a_rebuild_that_runs_and_what_one_has_left(fixture: StatusFixture)
     assert "tenant gone: has no history" in lost.problem
     text = text_of(report)
     assert f"rebuild of tenant acme runs: {runs}" in text
-    assert "tenant acme: generation 2 is being built" in text
-    assert "tenant beta: generation 2 was left by a rebuild that has ended" in text
+    assert "tenant acme, generation 2, 0 events: being built" in text
+    assert "tenant beta, generation 2, 0 events: left by a rebuild that has ended" in text
 
 
 def progress(tenant: str) -> Mapping[str, Any]:

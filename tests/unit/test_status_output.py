@@ -261,13 +261,14 @@ def test_generations_beside_the_active_one_are_shown() -> None:
         GenerationStatus(3, "abandoned", complete=False, events=17),
         GenerationStatus(4, "building", complete=False, events=120_000),
     ]
-    text = text_of(report_of(tenants=[tenant(generation=2, generations=generations)]), width=120)
+    text = text_of(report_of(tenants=[tenant(generation=2, generations=generations)]))
     shown = text[text.index("other generations") :].splitlines()[1:4]
     assert shown == [
-        "tenant acme: generation 1 was replaced 3 h ago, kept for `rebuild --rollback` until "
-        "2026-11-27 09:00 UTC, 30,000 events",
-        "tenant acme: generation 3 was left by a rebuild that has ended; a worker deletes it",
-        "tenant acme: generation 4 is being built, 120,000 events",
+        "tenant acme, generation 1, 30,000 events: replaced 3 h ago, kept until "
+        "2026-11-27 09:00 UTC",
+        "tenant acme, generation 3, 17 events: left by a rebuild that has ended; a worker "
+        "deletes it",
+        "tenant acme, generation 4, 120,000 events: being built",
     ]
 
 
