@@ -20,6 +20,7 @@ from store.redis.client import open_client
 from store.redis.counters import RedisCounters
 from store.redis.owners import PartitionOwners, new_owner, worker_of
 from store.settings import Settings
+from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.timestamps import format_ms
 from streams.kafka.producers import OutgoingRecord, open_producer
 from streams.kafka.topic_id import TopicDescription, describe_topic
@@ -118,6 +119,17 @@ async def test_a_worker_is_named_with_its_rate(fixture: StatusFixture) -> None:
     assert [p.owner for p in later.partitions] == [None] * PARTITIONS
     assert [p.offsets_per_s for p in later.partitions] == [None] * PARTITIONS
     assert "no worker counts partitions 0, 1, 2, 3 (last report 10 min ago)" in text_of(later)
+
+
+async def test_the_owner_is_the_process_that_was_assigned_the_partition(
+    fixture: StatusFixture,
+) -> None:
+    sink = KafkaDeadLetterSink(fixture.settings, fixture.owners, now_ms=now_ms)
+    await sink.assign(fixture.topic.topic_id, [1, 3])
+    await fixture.owners.claim("another topic", [0], new_owner())
+    me = worker_of(new_owner())
+    assert await fixture.owners.owners(fixture.topic.topic_id) == {1: me, 3: me}
+    await sink.close()
 
 
 async def test_counters_behind_after_a_swap(fixture: StatusFixture) -> None:
