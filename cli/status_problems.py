@@ -58,7 +58,8 @@ def problems_of(report: Status) -> list[Problem]:
 
 def _unavailable(report: Status) -> Iterator[Problem]:
     for store, error in report.errors.items():
-        yield Problem(error, f"bring {store} back; its values are unknown until then")
+        name = "PostgreSQL" if store == "postgres" else store.capitalize()
+        yield Problem(error, f"bring {name} back; its values are unknown until then")
 
 
 def _partitions(report: Status) -> Iterator[Problem]:
