@@ -78,7 +78,7 @@ class RedisBuilds:
                 building.number,
                 building.build_token,
                 slot,
-                0 if first else identities,
+                identities,
                 *fields,
             )
             if answer[0] != b"ok":

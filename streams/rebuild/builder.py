@@ -125,7 +125,9 @@ class Builder:
 
     async def _is_done(self, topic_id: str, partition: int, next_offset: int) -> bool:
         """Return whether the generation is still ours, and at `next_offset`."""
-        stored = await self._counters.build_watermark(self.generation, topic_id, partition)
+        stored = await self._pace.call(
+            0, self._counters.build_watermark, self.generation, topic_id, partition
+        )
         return stored == next_offset
 
     async def roll(self, today: int) -> None:

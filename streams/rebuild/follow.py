@@ -38,6 +38,7 @@ class Follower:
         """If Kafka does not answer, nothing is read on."""
         self._scan = scan = context.scan
         self._counters = context.counters
+        self._pace = context.pace
         self._now_ms = context.now_ms
         self._works = dict(works)
         self._reader = reader
@@ -76,7 +77,9 @@ class Follower:
         give_up_s = time.monotonic() + RACE_S
         while True:
             await self.finish(work)
-            answer = await self._counters.swap(
+            answer = await self._pace.call(
+                0,
+                self._counters.swap,
                 work.builder.generation,
                 now_ms=self._now_ms(),
                 fewer=force,
