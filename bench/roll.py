@@ -197,7 +197,7 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         waits = [wait for c in committers for wait in c.waits_ms]
         found[f"commit_waits_{phase}"] = spread(waits)
         found[f"commit_scripts_{phase}"] = spread(slow_log.durations_ms(Script("commit").sha))
-    found["roll_scripts"] = spread(slow_log.durations_ms(Script("roll").sha))
+    found["roll_scripts"] = spread(slow_log.durations_ms(Script("roll", include=["windows"]).sha))
     found["counting_scripts"] = spread(slow_log.durations_ms(COUNTED))
     await client.aclose()
     info.close()

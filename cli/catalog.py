@@ -66,28 +66,39 @@ async def import_document(settings: Settings, document: CatalogDocument) -> Impo
 
     Raises CatalogError and StoreUnavailable.
     """
-    from store.postgres.catalog import import_catalog
+    from store.postgres.catalog import import_catalog, load_catalog
 
-    report = await with_pool(
-        settings,
-        lambda pool: import_catalog(pool, document, outcome_types_max=settings.outcome_types_max),
-    )
+    async def work(pool: Pool) -> tuple[ImportReport, str]:
+        report = await import_catalog(pool, document, outcome_types_max=settings.outcome_types_max)
+        return report, (await load_catalog(pool, report.tenant)).timezone
+
+    report, timezone = await with_pool(settings, work)
     try:
         # Even if nothing changed: an earlier import may have failed before this step.
-        await _announce(settings, report)
+        counted_in = await _announce(settings, report)
     except StoreUnavailable as error:
         print_note(
             f"note: imported, but Redis is unavailable ({error}); readers see the new catalog "
             f"within {settings.catalog_refresh_s:g} s"
         )
+    else:
+        if counted_in not in (None, timezone):
+            print_note(
+                f"note: the counters of tenant {report.tenant} are in {counted_in} and its catalog "
+                f"is in {timezone}; history answers until `interaction-summary rebuild --tenant "
+                f"{report.tenant}`"
+            )
     return report
 
 
-async def _announce(settings: Settings, report: ImportReport) -> None:
+async def _announce(settings: Settings, report: ImportReport) -> str | None:
+    """Announce the new version; return the time zone of the tenant's counters, if it has any."""
     from store.redis.counters import open_counters
 
     async with open_counters(settings, retries=3) as counters:
         await counters.announce_catalog(report.tenant, report.version)
+        generation = await counters.generation(report.tenant)
+    return generation.timezone if generation else None
 
 
 async def with_pool(settings: Settings, work: Callable[[Pool], Awaitable[T]]) -> T:

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from cli import api, catalog, dlq, load, migrate, rebuild, status, up, worker
+from cli import api, audit, catalog, dlq, load, migrate, rebuild, status, up, worker
 from cli.console import report_error
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("api")(api.api)
 app.add_typer(catalog.app, name="catalog")
 app.command("load")(load.load)
 app.command("rebuild")(rebuild.rebuild)
+app.command("audit")(audit.audit)
 app.add_typer(dlq.app, name="dlq")
 app.command("status")(status.status)
 

@@ -1,6 +1,7 @@
 """Data model and stores: counters (Redis), history and catalog (PostgreSQL).
 
 - `windows`: calendar days, periods and windows. `records`: events, catalogs, questions, pages.
+- `offsets`: ranges of offsets that a store lacks.
 - `counters`: the contract of a counter store. `redis`: its implementation, in Lua scripts.
 - `postgres`: raw history, catalog, migrations.
 - `catalog_document`: the JSON document of a catalog. `catalog`: the cache of loaded catalogs.

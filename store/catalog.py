@@ -75,6 +75,11 @@ class CatalogCache:
             return entry.catalog
         return await self._renewed(tenant, entry, at_least_version, MAX_WAIT_S)
 
+    def cached(self, tenant: str) -> Catalog | None:
+        """Return the tenant's catalog as it was loaded last, or None if it is not cached."""
+        entry = self._entries.get(tenant)
+        return entry and entry.catalog
+
     async def fresh(self, tenant: str) -> Catalog:
         """Return the tenant's current catalog, loaded again at most once per RETRY_S.
 

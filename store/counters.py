@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from store.offsets import Gap
 from store.records import CounterReader, Grouping
 
 
@@ -95,6 +96,36 @@ class Fewer(NamedTuple):
     active_events: int
 
 
+class Missing(NamedTuple):
+    """What keeps a generation from being complete. All empty: nothing does."""
+
+    behind: Sequence[Shortfall]
+    """Watermarks of the generation before that it has yet to reach."""
+    gaps: Sequence[Gap]
+    """Offsets that retention deleted before these counters saw them; history has them."""
+    unproven: bool
+    """It started empty, and does not hold all of history yet."""
+
+
+class GenerationState(NamedTuple):
+    """State of one generation of a tenant, for `status`."""
+
+    number: int
+    active: bool
+    building: bool
+    """A rebuild is filling it, or was, before it was killed."""
+    complete: bool
+    missing: Missing
+    """What keeps it from being complete."""
+    events: int | None
+    """Number of events counted; None = made by a version that did not count them."""
+    replaced_ms: int | None
+    """When another one was activated in its place; None = it is active or being built."""
+    offsets: int
+    """Sum of its watermarks: how much further than another generation it is."""
+    timezone: str
+
+
 class Committed(NamedTuple):
     """The batch is counted."""
 
@@ -176,7 +207,8 @@ class Incidents(NamedTuple):
     """Incidents of the topic that workers recorded."""
 
     lost_offsets: int
-    """Offsets that retention deleted before they were counted."""
+    """Offsets that retention deleted before the counters saw them. History may have them, and has
+    gaps of its own: see `store.postgres.gaps`."""
     log_changes: Sequence[LogChange]
 
 
@@ -264,6 +296,22 @@ class CounterStore(CounterReader, Protocol):
 
     async def first_watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
         """Return partition -> the watermark that the generation was created with."""
+        ...
+
+    async def missing(self, generation: Generation) -> Missing:
+        """Return what keeps the generation from being complete."""
+        ...
+
+    async def note_gap(self, generation: Generation, gap: Gap) -> bool:
+        """Record offsets that these counters never saw, and that history has or may have.
+
+        The generation is not complete until they are closed. Return False if it has counted past
+        them, or does not exist.
+        """
+        ...
+
+    async def close_gaps(self, generation: Generation, gaps: Sequence[Gap]) -> bool:
+        """Forget gaps that turned out to hold no event; return whether it is complete now."""
         ...
 
     async def note_lost(

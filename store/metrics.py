@@ -222,10 +222,23 @@ ROLLED: Final = _counter(
     "Records rolled into a new day.",
     "Rises after each tenant's midnight. Flat then: no worker is running.",
 )
+REBUILDS_RUNNING: Final = _gauge(
+    "interaction_summary_rebuilds_running",
+    "Rebuilds that run now, as this worker sees them.",
+    "Above 0 for long: `interaction-summary status` shows their progress.",
+)
+REBUILD_EVENTS_LEFT: Final = _gauge(
+    "interaction_summary_rebuild_events_left",
+    "Events that the running rebuilds still have to read in their present phase.",
+    "Not falling: the rebuild waits for a store, or `--rate` is low.",
+)
 LOST_OFFSETS: Final = _counter(
     "interaction_summary_lost_offsets_total",
-    "Offsets that retention deleted before they were counted.",
-    "`interaction-summary rebuild --from history`, and give the topic a longer retention.",
+    "Offsets that retention deleted before a store had them, by store: counters or history.",
+    "counters: `interaction-summary rebuild --from history`, if history has them. history: the "
+    "counters are the only copy of these events; do not rebuild them from history. In both cases: "
+    "give the topic a longer retention.",
+    ("store",),
 )
 LOG_CHANGES: Final = _counter(
     "interaction_summary_log_changes_total",
@@ -234,4 +247,17 @@ LOG_CHANGES: Final = _counter(
     "recreated: the topic was deleted and created again. cut: Kafka lost data; check its "
     "replication.",
     ("kind",),
+)
+AUDITS: Final = _counter(
+    "interaction_summary_audits_total",
+    "Periodic audits of a tenant by this worker, by result: clean, drift, or skipped (the counters "
+    "or history could not be compared).",
+    "drift: run `interaction-summary audit`. Only skipped: its notes say why.",
+    ("result",),
+)
+AUDIT_DRIFT_CELLS: Final = _gauge(
+    "interaction_summary_audit_drift_cells",
+    "Numbers in which counters and history differed, summed over the last audit of each tenant, "
+    "periodic or by command.",
+    "Over 0: `interaction-summary audit` names them, with --repair it corrects them.",
 )

@@ -47,6 +47,13 @@ class Settings(BaseSettings):
     redis_prefix: str = Field(
         "is", pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="first part of every key"
     )
+    generation_keep_h: int = Field(
+        24,
+        ge=0,
+        le=10_000,
+        description="hours for which replaced counters are kept for a rollback; 0 = drop at the "
+        "next check, which is every 5 minutes",
+    )
     redis_timeout_s: float = Field(
         5.0, gt=0, le=60, description="how long the worker waits for one Redis answer"
     )
@@ -139,6 +146,12 @@ class Settings(BaseSettings):
         120.0,
         ge=5,
         description="a worker exits if a partition with lag makes no progress for this long",
+    )
+    audit_every_s: float = Field(
+        3_600.0,
+        ge=0,
+        description="seconds between two audits of a sample of one tenant's counters, by one of "
+        "the workers; 0 = none",
     )
     worker_metrics_port: int = Field(
         0, ge=0, le=65535, description="port of the worker's own /metrics; 0 = none"

@@ -14,5 +14,5 @@ An event passes through these files, in this order:
 Around them: `worker` builds all parts, `faust_app` runs them; `assignment` finds where to start
 reading; `log_changes` handles a recreated or truncated topic; `rollover` is the daily roll;
 `progress`, `arrival_watermarks` and `freshness` report; `watchdog` notices stalls; `rebuild` builds
-counters from history.
+counters from history; `audit` compares them with it.
 """

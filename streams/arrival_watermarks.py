@@ -22,11 +22,21 @@ class ArrivalWatermarks:
     def __init__(self) -> None:
         self._watermarks_ms: dict[int, int] = {}
         self._ends: dict[int, deque[tuple[int, int]]] = {}
+        self._suspended = False
 
     def begin(self, partitions: Iterable[int]) -> None:
         """Start a read session, perhaps before the last position: no watermark is known."""
         self._watermarks_ms = dict.fromkeys(partitions, 0)
         self._ends.clear()
+        self._suspended = False
+
+    def suspend(self) -> None:
+        """Treat every watermark as not known until the next session: a rewind is on its way.
+
+        Records below the current positions will be read again, so these positions do not tell which
+        arrivals have been counted.
+        """
+        self._suspended = True
 
     def update(
         self, now_ms: int, positions: Mapping[int, int], ends: Mapping[int, int | None]
@@ -36,6 +46,8 @@ class ArrivalWatermarks:
         `positions`: partition -> offset below which everything is counted. `ends`: partition -> its
         end offset; None = not known.
         """
+        if self._suspended:
+            return dict.fromkeys(positions, 0)
         for partition, position in positions.items():
             end = ends.get(partition)
             pending = self._ends.setdefault(partition, deque())

@@ -18,6 +18,7 @@ from streams.commit import CounterCommitter
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.history_sink import HistorySink
 from streams.kafka.topic_id import describe_topic
+from streams.lost_offsets import LostOffsets
 from streams.pipeline import Pipeline
 from streams.retry import retry
 from streams.tenant_state import RewindRequired
@@ -78,6 +79,7 @@ class StartOffsets:
         writer: HistoryWriter,
         dead_letters: KafkaDeadLetterSink,
         arrivals: ArrivalWatermarks,
+        lost_offsets: LostOffsets,
         rewinder: Rewinder,
         forget_reported: Callable[[], None],
     ) -> None:
@@ -91,6 +93,7 @@ class StartOffsets:
         self._writer = writer
         self._dead_letters = dead_letters
         self._arrivals = arrivals
+        self._lost_offsets = lost_offsets
         self._rewinder = rewinder
         self._forget_reported = forget_reported
 
@@ -101,6 +104,7 @@ class StartOffsets:
         the steps matters: once `assign` returns, the previous owner of a partition can send no more
         dead letters of it, so the stores are asked after that.
         """
+        self._arrivals.suspend()
         await self._pipeline.abandon()
         self._rewinder.session_starts()
         self._forget_reported()
@@ -112,13 +116,17 @@ class StartOffsets:
         earliest = await retry("kafka", self._consumer().earliest, found.partitions)
         counted = await retry("counters", self._committer.counted, topic_id, earliest)
         stored = await self._stored(topic_id)
+        gaps = await self._lost_offsets.note_before_start(
+            topic_id, partitions, earliest, stored, self._committer.unread
+        )
         self._committer.start_session(topic_id, counted, earliest)
         if stored is None:
             starts = {p: counted[p] for p in partitions}
-            await self._history.start_session(topic_id, dict(starts))
+            await self._history.start_session(topic_id, starts, gaps)
         else:
             starts = {p: min(counted[p], stored.get(p, earliest[p])) for p in partitions}
-            await self._history.start_session(topic_id, {p: stored.get(p) for p in partitions})
+            positions = {p: stored.get(p) for p in partitions}
+            await self._history.start_session(topic_id, positions, gaps)
         self._arrivals.begin(partitions)
         await self._pipeline.assign(starts)
         logger.info("partitions assigned", topic_id=topic_id, starts=starts)
@@ -142,9 +150,13 @@ class StartOffsets:
 class Rewinder:
     """Decides what follows an error: a rewind of all partitions, or the end of the process."""
 
-    def __init__(self, consumer: Callable[[], Consumer]) -> None:
-        """Create a rewinder. For one event loop, which must be running."""
+    def __init__(self, consumer: Callable[[], Consumer], *, on_rewind: Callable[[], None]) -> None:
+        """Create a rewinder. For one event loop, which must be running.
+
+        `on_rewind` is called at each request for a rewind, before anything is read again.
+        """
         self._consumer = consumer
+        self._on_rewind = on_rewind
         self._rewinding: asyncio.Task[None] | None = None
         self._again = False
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
@@ -173,6 +185,7 @@ class Rewinder:
         If a rewind is already running, `after` is dropped and the running one seeks once more: it
         may have asked the stores before the new finding.
         """
+        self._on_rewind()
         if self._rewinding is None or self._rewinding.done():
             self._rewinding = asyncio.create_task(self._rewind(after))
             self.watch(self._rewinding)

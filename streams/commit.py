@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from store import metrics
-from store.counters import Committed, CounterStore, Deltas, Duplicates, Refused
+from store.counters import Committed, CounterStore, Deltas, Duplicates, Generation, Refused
 from store.logs import get_logger
 from store.records import Grouping, SourcedEvent
 from streams.aggregate import aggregate, by_slot, distinct
+from streams.completeness import HistoryView
 from streams.freshness import Freshness
 from streams.retry import retry
 from streams.tenant_state import (
-    HistoryView,
     ReadSession,
     RewindRequired,
     TenantState,
@@ -47,6 +47,9 @@ class CounterCommitter:
         self._now_ms = now_ms
         self._overflowed: set[tuple[str, Grouping]] = set()
         self.freshness = Freshness()
+        self.unread: Mapping[int, Sequence[Generation]] = {}
+        """Partition -> generations without a watermark of it, where retention took its beginning;
+        as of the last call of `counted`."""
         self.tenants = TenantStates(
             store, history, now_ms=now_ms, timezone_of=timezone_of, tenants_max=tenants_max
         )
@@ -60,6 +63,7 @@ class CounterCommitter:
         be marked complete.
         """
         lowest: dict[int, int] = {}
+        unread: dict[int, list[Generation]] = {}
         for tenant in await self._store.tenants():
             generation = await self._store.generation(tenant)
             if generation is not None:
@@ -67,6 +71,9 @@ class CounterCommitter:
                 for partition, earliest in earliest_offsets.items():
                     watermark = watermarks.get(partition, earliest)
                     lowest[partition] = min(watermark, lowest.get(partition, watermark))
+                    if earliest and partition not in watermarks:
+                        unread.setdefault(partition, []).append(generation)
+        self.unread = unread
         return {
             partition: lowest.get(partition, earliest)
             for partition, earliest in earliest_offsets.items()

@@ -52,6 +52,8 @@ class CommitBatchBuilder:
         self._tenants = tenants
         self._alarm = alarm
         self._now_ms = now_ms
+        self._warned: set[str] = set()
+        """Tenants whose counters have another time zone than their catalog."""
 
     async def build(self, partition: int, records: Sequence[Any]) -> CommitBatch:
         """Decode the records of one partition; reject unregistered types and excess tenants."""
@@ -78,6 +80,8 @@ class CommitBatchBuilder:
                 )
                 for e in by_tenant.pop(tenant)
             ]
+        for tenant in by_tenant:
+            await self._check_timezone(tenant)
         rejected.sort(key=lambda each: each.record.offset)
         self._report(len(records), rejected)
         size = sum(len(record.value or b"") for record in records)
@@ -102,6 +106,22 @@ class CommitBatchBuilder:
             else:
                 rejected.append(RejectedRecord(partition, record, decoded))
         return by_tenant, rejected
+
+    async def _check_timezone(self, tenant: str) -> None:
+        """Warn, once, if the counters were created before the catalog gave the tenant its zone."""
+        catalog = self._catalogs.cached(tenant)
+        counted_in = (await self._tenants.get(tenant)).generation.timezone
+        if catalog is None or catalog.timezone == counted_in:
+            self._warned.discard(tenant)
+        elif tenant not in self._warned:
+            self._warned.add(tenant)
+            logger.warning(
+                "counters have another time zone than the catalog; history answers until "
+                "`interaction-summary rebuild`",
+                tenant=tenant,
+                counters=counted_in,
+                catalog=catalog.timezone,
+            )
 
     def _report(self, events: int, rejected: Sequence[RejectedRecord]) -> None:
         """Update the metrics, and the alarm on the share of rejected events."""

@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from store import metrics
 from store.logs import get_logger
+from store.offsets import Gap, after, offsets_in
 from store.postgres.history import HistoryRefused, HistoryWriter
 from store.records import SourcedEvent
 from streams.retry import retry
@@ -40,6 +41,8 @@ class HistoryBatch:
     """Called when the batch is in history."""
     size: int = 0
     """Bytes of the records that the events came in."""
+    gaps: Sequence[Gap] = ()
+    """Offsets before the events that retention took."""
 
 
 class HistorySink:
@@ -68,6 +71,7 @@ class HistorySink:
         self._on_behind = on_behind
         self._topic_id = ""
         self._positions: dict[int, int | None] = {}
+        self._gaps_before_start: Sequence[Gap] = ()
         self._batches: dict[int, deque[HistoryBatch]] = {}
         self._buffered = 0
         self._bytes = 0
@@ -76,14 +80,21 @@ class HistorySink:
         self._draining = False
         self._round_started_s = 0.0
 
-    async def start_session(self, topic_id: str, positions: dict[int, int | None]) -> None:
+    async def start_session(
+        self,
+        topic_id: str,
+        positions: Mapping[int, int | None],
+        gaps: Sequence[Gap] = (),
+    ) -> None:
         """Start a read session; drop everything that waits.
 
-        `positions`: partition -> history's own watermark; None where it has none.
+        `positions`: partition -> history's own watermark; None where it has none. `gaps`: offsets
+        before the start that history lacks, to be noted with the first write of their partition.
         """
         async with self._changed:
             self._epoch += 1
             self._topic_id, self._positions = topic_id, dict(positions)
+            self._gaps_before_start = gaps
             self._batches = {partition: deque() for partition in positions}
             self._buffered = self._bytes = 0
             self._changed.notify_all()
@@ -181,6 +192,13 @@ class HistorySink:
                 for event in batch.events
                 if expected_offset is None or event.offset >= expected_offset
             ]
+            gaps = after(
+                [
+                    *(gap for gap in self._gaps_before_start if gap.partition == partition),
+                    *(gap for batch in batches for gap in batch.gaps),
+                ],
+                expected_offset or 0,
+            )
             answer = await retry(
                 "history",
                 self._writer.write,
@@ -190,6 +208,7 @@ class HistorySink:
                 expected_offset=expected_offset,
                 next_offset=next_offset,
                 events=events,
+                gaps=gaps,
             )
             if isinstance(answer, HistoryRefused):
                 stored_offset = answer.watermark
@@ -204,6 +223,7 @@ class HistorySink:
                     self._positions[partition] = stored_offset
                 continue
             metrics.STORED.inc(answer)
+            metrics.LOST_OFFSETS.labels("history").inc(offsets_in(gaps))
             if self._epoch == epoch:
                 self._positions[partition] = next_offset
             break

@@ -1,9 +1,8 @@
-"""Changes of the topic under the worker: recreated, truncated, or offsets lost to retention."""
+"""Changes of the topic under the worker: recreated or truncated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from store import metrics
 from store.logs import get_logger
@@ -15,9 +14,6 @@ from streams.assignment import Consumer, CurrentTopic, Rewinder
 from streams.commit import CounterCommitter
 from streams.kafka.topic_id import describe_topic
 from streams.retry import retry
-
-if TYPE_CHECKING:
-    from streams.kafka.consumer import Batch
 
 logger = get_logger("log_changes")
 
@@ -99,22 +95,3 @@ class LogChanges:
                     f"history refused to reset partition {partition} from {stored} to {start}: "
                     f"its watermark is {refused.watermark}"
                 )
-
-    async def on_lost(self, batch: Batch) -> None:
-        """Record the offsets before `batch` that retention took before they were counted."""
-        logger.error(
-            "retention took offsets before they were counted; if history has them, "
-            "`interaction-summary rebuild --from history` counts them",
-            partition=batch.partition,
-            first=batch.base,
-            lost=batch.lost,
-        )
-        metrics.LOST_OFFSETS.inc(batch.lost)
-        await retry(
-            "counters",
-            self._counters.note_lost,
-            self._topic.topic_id,
-            batch.partition,
-            batch.base,
-            batch.lost,
-        )

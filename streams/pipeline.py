@@ -7,9 +7,10 @@ batches of a partition change happens in their order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from store.offsets import Gap
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatch, CommitBatchBuilder, split_evenly
 from streams.dead_letters.record import DeadLetterSink
@@ -38,14 +39,14 @@ class Pipeline:
         queue_bytes: int,
         queue_batches: int,
         idle_commit_s: float,
-        on_lost: Callable[[Batch], Awaitable[None]],
+        on_lost: Callable[[Gap], Awaitable[None]],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """Create a pipeline without partitions.
 
-        `queue_bytes`, `queue_batches`: see `PartitionQueue`. `on_lost` is called with a batch that
-        begins with offsets that retention took; `on_failure` with the error that ended a
-        partition's task, RewindRequired among them.
+        `queue_bytes`, `queue_batches`: see `PartitionQueue`. `on_lost` is called with offsets that
+        retention took, before those after them are counted; `on_failure` with the error that ended
+        a partition's task, RewindRequired among them.
         """
         self._builder = builder
         self._committer = committer
@@ -113,13 +114,16 @@ class Pipeline:
                 async with asyncio.timeout_at(next_idle_s):
                     batch, acknowledge = await queue.take()
             except TimeoutError:
+                pass
+            else:
+                # A batch with another base was fetched before a rewind, and is fetched again.
+                if batch.base == self.positions[partition]:
+                    await self._process(batch, acknowledge)
+                queue.done()
+            # Also after a batch: while batches wait, `take` returns at once and never times out.
+            if loop.time() >= next_idle_s:
                 await self._commit_idle(partition)
                 next_idle_s = loop.time() + self._idle_commit_s
-                continue
-            # A batch with another base was fetched before a rewind, and is fetched again.
-            if batch.base == self.positions[partition]:
-                await self._process(batch, acknowledge)
-            queue.done()
 
     async def _commit_idle(self, partition: int) -> None:
         """Move the watermarks of tenants without events, the lowest first, a bounded number.
@@ -132,8 +136,11 @@ class Pipeline:
 
     async def _process(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
         partition = batch.partition
+        gaps: Sequence[Gap] = ()
         if batch.lost:
-            await self._on_lost(batch)
+            topic_id = self._committer.tenants.session.topic_id
+            gaps = [Gap(topic_id, partition, batch.base, batch.base + batch.lost)]
+            await self._on_lost(gaps[0])
         committing: asyncio.Task[None] | None = None
         try:
             for records in split_evenly(batch.records, self._commit_events_max):
@@ -143,9 +150,13 @@ class Pipeline:
                 is_last = commit_batch.next_offset == batch.next_offset
                 committing = asyncio.create_task(
                     self._commit(
-                        partition, commit_batch, acknowledge if is_last else _no_acknowledgement
+                        partition,
+                        commit_batch,
+                        gaps,
+                        acknowledge if is_last else _no_acknowledgement,
                     )
                 )
+                gaps = ()  # they are before the first commit batch
                 await asyncio.sleep(0)  # start the commit before the next batch is decoded
             if committing is not None:
                 await committing
@@ -154,7 +165,11 @@ class Pipeline:
                 committing.cancel()
 
     async def _commit(
-        self, partition: int, batch: CommitBatch, acknowledge: Callable[[], None]
+        self,
+        partition: int,
+        batch: CommitBatch,
+        gaps: Sequence[Gap],
+        acknowledge: Callable[[], None],
     ) -> None:
         if batch.rejected:
             await retry("kafka", self._dead_letters.send, batch.rejected)
@@ -168,7 +183,7 @@ class Pipeline:
         events = [e for of_tenant in batch.events.values() for e in of_tenant]
         events.sort(key=lambda e: e.offset)
         await self._history.put(
-            partition, HistoryBatch(events, batch.next_offset, acknowledge, batch.size)
+            partition, HistoryBatch(events, batch.next_offset, acknowledge, batch.size, gaps)
         )
 
 

@@ -70,6 +70,13 @@ class ProgressReporter:
         )
         self._reported = {p.partition: p.next_offset for p in progress}
 
+    async def report_rebuilds(self) -> None:
+        """Set the metrics of the rebuilds that run."""
+        running = (await self._counters.builds.running(self._now_ms())).values()
+        metrics.REBUILDS_RUNNING.set(len(running))
+        left = sum(max(0, (each["total"] or each["done"]) - each["done"]) for each in running)
+        metrics.REBUILD_EVENTS_LEFT.set(left)
+
     def ends(self) -> dict[int, int | None]:
         """Return the end offset of each partition, from its last fetch answer; None = not known."""
         return {

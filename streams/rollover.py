@@ -55,6 +55,10 @@ class Rollover:
         """Look at every tenant with the next call: its generation may be another one."""
         self._rolled.clear()
 
+    def forget(self, tenant: str) -> None:
+        """Look at the tenant with the next call: its generation is another one."""
+        self._rolled.pop(tenant, None)
+
     async def _roll(self, tenant: str) -> None:
         generation = await self._counters.generation(tenant)
         if generation is None:
@@ -74,9 +78,13 @@ class Rollover:
             behind = not answer.finished
             if answer.finished:
                 logger.info("rolled", tenant=tenant, day=date_of(answer.day).isoformat())
-        if not generation.complete and self._topic.topic_id:
-            await self._committer.tenants.try_mark_complete(tenant)
-        elif generation.day >= today:
+        may_become_complete = (
+            not generation.complete
+            and self._topic.topic_id != ""
+            and await self._committer.tenants.try_mark_complete(tenant)
+        )
+        # Where only a rebuild helps, `forget_rolled` and the announcement of a swap are enough.
+        if not may_become_complete and generation.day >= today:
             self._rolled[tenant] = RolledTo(calendar, generation.day)
 
     async def _arrival_watermark_ms(self) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from store.counters import CounterStore, Generation, Position
 from store.logs import get_logger
+from store.offsets import Gap
 from store.records import StoreUnavailable
 from store.windows import Calendar
+from streams.completeness import HistoryView, complete
 from streams.retry import retry
 
 logger = get_logger("tenants")
@@ -50,6 +51,8 @@ class ReadSession:
     """(tenant, partition) -> offset below which the session has committed the tenant's events.
 
     A tenant without an entry had no event since `starts`."""
+    lost_through: dict[int, int] = dataclasses.field(default_factory=dict)
+    """Partition -> end of the last offsets that retention took, once they are noted."""
 
     def check_not_behind(self, state: TenantState, partition: int) -> None:
         """Raise RewindRequired if the tenant's watermark is below what this session has committed.
@@ -67,20 +70,19 @@ class ReadSession:
                 f"{partition}, but this worker has committed up to {committed}"
             )
 
+    def check_gaps_noted(self, state: TenantState) -> None:
+        """Raise RewindRequired if the tenant lacks offsets that retention took in this session.
 
-class HistoryView(Protocol):
-    """What the completeness check asks of history. Both methods raise StoreUnavailable."""
-
-    async def covers(self, tenant: str, topic_id: str, starts: Mapping[int, int]) -> bool:
-        """Return whether reading the topic from `starts` meets every row of the tenant.
-
-        With no starts: whether the tenant has no row.
+        They were noted for the generations that were active then, and this is another one.
         """
-        ...
-
-    async def positions(self, topic_id: str) -> Mapping[int, int]:
-        """Return, by partition, the offset below which the topic is in history."""
-        ...
+        for partition, end in self.lost_through.items():
+            watermark = state.watermarks.get(partition, 0)
+            if watermark < end:
+                raise RewindRequired(
+                    f"generation {state.generation.number} of tenant {state.generation.tenant} is "
+                    f"at offset {watermark} of partition {partition}, and retention took offsets "
+                    f"up to {end}"
+                )
 
 
 class TenantStates:
@@ -151,10 +153,13 @@ class TenantStates:
         async with self._opening.setdefault(tenant, asyncio.Lock()):
             while tenant not in self._states:
                 session = self.session
+                known = await retry("counters", self._store.generation, tenant)
                 state = await retry("counters", self.load, tenant, session)
                 if session is self.session:  # else it belongs to a session that is over
                     for partition in session.starts:
                         session.check_not_behind(state, partition)
+                    if known is not None:
+                        session.check_gaps_noted(state)
                     self._states[tenant] = state
             return self._states[tenant]
 
@@ -174,6 +179,7 @@ class TenantStates:
             return
         state = self._states.get(active.tenant)
         if state is not None and state.generation.number != active.number:
+            logger.info("new generation", tenant=active.tenant, number=active.number)
             del self._states[active.tenant]
         await self.get(active.tenant)
 
@@ -212,28 +218,36 @@ class TenantStates:
         )
 
     async def try_mark_complete(self, tenant: str) -> bool:
-        """Mark counters that started empty as complete if they now hold everything.
+        """Mark the tenant's generation complete if it now holds everything that history has.
 
-        Return False where Kafka does not reach back to all of the tenant's history: only a rebuild
-        from history completes these counters.
+        Return False where only a rebuild from history completes it.
         """
         topic_id = self.session.topic_id
         if not topic_id:
             return False
         state = await self.get(tenant)
-        generation = state.generation
-        if generation.complete:
-            return True
-        starts = await self._store.first_watermarks(generation, topic_id)
-        if not await self._history.covers(tenant, topic_id, starts):
+        generation = await self._store.generation(tenant)  # its `complete` may have changed
+        if generation is None or generation.number != state.generation.number:
             return False
-        lost = await self._store.last_lost(topic_id)
-        if any(offset >= starts.get(partition, 0) for partition, offset in lost.items()):
-            return False  # history may hold events of the lost offsets, which were never read
-        counted = await self._store.watermarks(generation, topic_id)
-        stored = await self._history.positions(topic_id)
-        if all(counted.get(partition, 0) >= offset for partition, offset in stored.items()):
-            await self._store.mark_complete(generation)
-            state.generation = generation._replace(complete=True)
-            logger.info("counters are complete", tenant=tenant)
-        return True
+        return await complete(self._store, self._history, generation, topic_id)
+
+    async def lacking(self, gap: Gap) -> Mapping[Generation, int]:
+        """Return generation -> its first offset of `gap`, for every tenant that lacks some.
+
+        Retention took these offsets, and the session reads on after them. A generation that becomes
+        active later and lacks some raises RewindRequired, so that the gap is met again for it.
+        """
+        session = self.session
+        for tenant in await self._store.tenants():
+            if await self._store.generation(tenant) is not None:
+                await self.get(tenant)
+        session.lost_through[gap.partition] = gap.next_offset
+        watermarks = {
+            state.generation: state.watermarks.get(gap.partition, 0)
+            for state in self._states.values()
+        }
+        return {
+            generation: max(watermark, gap.first_offset)
+            for generation, watermark in watermarks.items()
+            if watermark < gap.next_offset
+        }

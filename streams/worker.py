@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from store import logs
 from store.catalog import CatalogCache
 from store.clock import system_clock_ms
+from store.offsets import Gap
 from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryWriter
 from store.postgres.migrate import ensure_partitions
@@ -21,16 +22,21 @@ from store.redis.counters import RedisCounters
 from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from store.windows import Calendar, date_of
+from streams.activations import ActivationWatch
 from streams.arrival_watermarks import ArrivalWatermarks
 from streams.assignment import Consumer, CurrentTopic, IdleRejoin, Rewinder, StartOffsets, every
+from streams.audit.periodic import make_periodic_audit
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatchBuilder
 from streams.dead_letters.alarm import RatioAlarm
+from streams.dead_letters.record import DeadLetterSink
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.decoder import Decoder
 from streams.faust_app import create_app, run_app, tune_garbage_collector
 from streams.history_sink import HistorySink
 from streams.log_changes import LogChanges
+from streams.lost_offsets import LostOffsets
+from streams.old_generations import OldGenerations
 from streams.pipeline import Pipeline
 from streams.progress import ProgressReporter
 from streams.rollover import Rollover
@@ -45,15 +51,18 @@ TICK_S: Final = 0.5
 IDLE_COMMIT_S: Final = 5.0
 TOPIC_CHECK_S: Final = 5.0
 FORGET_ROLLED_S: Final = 30.0
+REBUILD_REPORT_S: Final = 5.0
 STOP_S: Final = 7.0  # for the batches in hand
 PARTITIONS_EVERY_S: Final = 3_600.0
+DROP_EVERY_S: Final = 300.0
 
 
 class Stores:
     """Clients of Redis and Postgres, and what is built on them alone."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now_ms: Callable[[], int]) -> None:
         """Create the clients; connects to nothing."""
+        self._now_ms = now_ms
         self.pool = make_pool(settings, max_size=4)
         self.client = make_client(settings, timeout_s=settings.redis_timeout_s, retries=0)
         self.counters = RedisCounters(
@@ -69,10 +78,21 @@ class Stores:
             monotonic=time.monotonic,
         )
         self.owners = PartitionOwners(self.client, settings.redis_prefix)
+        self.audit = make_periodic_audit(
+            settings, self.client, self.pool, timezone_of=self.timezone_of, now_ms=now_ms
+        )
 
     async def timezone_of(self, tenant: str) -> str:
         """Return the IANA name of the tenant's time zone."""
         return (await self.catalogs.get(tenant)).timezone
+
+    async def make_partitions(self) -> None:
+        """Create the month partitions of history that are missing; log why that is not possible."""
+        today = date_of(Calendar("UTC").day_of(self._now_ms()))
+        try:
+            await ensure_partitions(self.pool, today)
+        except (StoreUnavailable, RuntimeError) as error:
+            logger.warning("month partitions not created", error=str(error))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -101,10 +121,10 @@ class Worker:
     def build(self) -> None:
         """Build the parts. Needs a running event loop; connects to nothing."""
         settings = self.settings
-        self.stores = Stores(settings)
+        self.stores = Stores(settings, self._now_ms)
         self.topic = CurrentTopic()
         self.arrivals = ArrivalWatermarks()
-        self.rewinder = Rewinder(self.consumer)
+        self.rewinder = Rewinder(self.consumer, on_rewind=self.arrivals.suspend)
         self.committer = CounterCommitter(
             self.stores.counters,
             self.stores.writer,
@@ -131,9 +151,27 @@ class Worker:
             rewinder=self.rewinder,
             now_ms=self._now_ms,
         )
-        self.pipeline = self._pipeline()
+        self.lost_offsets = LostOffsets(
+            self.stores.counters, self.stores.writer, self.committer.tenants
+        )
+        self.pipeline = make_pipeline(
+            settings,
+            self.stores.catalogs,
+            self.committer,
+            self.history,
+            self.dead_letters,
+            on_lost=self.lost_offsets.note,
+            on_failure=self.rewinder.on_error,
+            now_ms=self._now_ms,
+        )
         self.rollover = Rollover(
             self.stores.counters, self.committer, self.topic, now_ms=self._now_ms
+        )
+        self.old_generations = OldGenerations(
+            self.stores.counters, keep_h=settings.generation_keep_h, now_ms=self._now_ms
+        )
+        self.activations = ActivationWatch(
+            self.stores.counters, self.committer.tenants, self.rollover
         )
         self.progress = ProgressReporter(
             topic=self.topic,
@@ -155,40 +193,11 @@ class Worker:
             writer=self.stores.writer,
             dead_letters=self.dead_letters,
             arrivals=self.arrivals,
+            lost_offsets=self.lost_offsets,
             rewinder=self.rewinder,
             forget_reported=self.progress.forget_reported,
         )
         self.idle_rejoin = IdleRejoin(self.topic, self.pipeline, self.consumer)
-
-    def _pipeline(self) -> Pipeline:
-        settings = self.settings
-        builder = CommitBatchBuilder(
-            decoder=Decoder(
-                future_tolerance_s=settings.future_tolerance_s,
-                event_bytes_max=settings.event_bytes_max,
-                id_chars_max=settings.id_chars_max,
-            ),
-            catalogs=self.stores.catalogs,
-            tenants=self.committer.tenants,
-            alarm=RatioAlarm(
-                ratio=settings.dead_letter_alarm_ratio,
-                window_events=settings.dead_letter_alarm_window,
-                bad_min=settings.dead_letter_alarm_min,
-            ),
-            now_ms=self._now_ms,
-        )
-        return Pipeline(
-            builder=builder,
-            committer=self.committer,
-            history=self.history,
-            dead_letters=self.dead_letters,
-            commit_events_max=settings.commit_batch_events,
-            queue_bytes=settings.fetch_bytes_max,
-            queue_batches=settings.queue_batches,
-            idle_commit_s=IDLE_COMMIT_S,
-            on_lost=self.log_changes.on_lost,
-            on_failure=self.rewinder.on_error,
-        )
 
     def consumer(self) -> Consumer:
         """Return the Kafka consumer, which Faust creates when it starts."""
@@ -231,9 +240,13 @@ class Worker:
             every(TICK_S, self.rollover.roll_tenants, on_error),
             every(FORGET_ROLLED_S, self.rollover.forget_rolled, on_error),
             every(TICK_S, self.progress.report, on_error),
+            every(REBUILD_REPORT_S, self.progress.report_rebuilds, on_error),
+            every(TICK_S, self.activations.check_activations, on_error),
             every(TOPIC_CHECK_S, self._check_topic, on_error),
-            every(PARTITIONS_EVERY_S, self._make_partitions, on_error),
+            every(PARTITIONS_EVERY_S, self.stores.make_partitions, on_error),
+            every(DROP_EVERY_S, self.old_generations.drop_old, on_error),
             self._watch(),
+            every(self.stores.audit.check_s, self.stores.audit.audit_next, on_error),
         ):
             task = asyncio.create_task(work)
             self.rewinder.watch(task)
@@ -260,9 +273,6 @@ class Worker:
         await self.log_changes.check_topic_id()
         await self.idle_rejoin.rejoin_if_idle()
 
-    async def _make_partitions(self) -> None:
-        await ensure_partitions(self.stores.pool, date_of(Calendar("UTC").day_of(self._now_ms())))
-
     async def _watch(self) -> None:
         """End the process if a partition with lag stands still for too long.
 
@@ -278,6 +288,47 @@ class Worker:
                     f"nothing counted for {self.settings.watchdog_s:.0f} s while events wait "
                     f"in partitions {stalled}"
                 )
+
+
+def make_pipeline(
+    settings: Settings,
+    catalogs: CatalogCache,
+    committer: CounterCommitter,
+    history: HistorySink,
+    dead_letters: DeadLetterSink,
+    *,
+    on_lost: Callable[[Gap], Awaitable[None]],
+    on_failure: Callable[[BaseException], None],
+    now_ms: Callable[[], int],
+) -> Pipeline:
+    """Return a pipeline with the limits of `settings`."""
+    builder = CommitBatchBuilder(
+        decoder=Decoder(
+            future_tolerance_s=settings.future_tolerance_s,
+            event_bytes_max=settings.event_bytes_max,
+            id_chars_max=settings.id_chars_max,
+        ),
+        catalogs=catalogs,
+        tenants=committer.tenants,
+        alarm=RatioAlarm(
+            ratio=settings.dead_letter_alarm_ratio,
+            window_events=settings.dead_letter_alarm_window,
+            bad_min=settings.dead_letter_alarm_min,
+        ),
+        now_ms=now_ms,
+    )
+    return Pipeline(
+        builder=builder,
+        committer=committer,
+        history=history,
+        dead_letters=dead_letters,
+        commit_events_max=settings.commit_batch_events,
+        queue_bytes=settings.fetch_bytes_max,
+        queue_batches=settings.queue_batches,
+        idle_commit_s=IDLE_COMMIT_S,
+        on_lost=on_lost,
+        on_failure=on_failure,
+    )
 
 
 def run_worker(settings: Settings) -> None:

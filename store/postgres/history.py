@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import psycopg
 
+from store import offsets
+from store.offsets import Gap
 from store.postgres import pool as postgres
 from store.postgres.arrays import Texts, Uuids
 from store.postgres.copyrows import COLUMNS, encode
+from store.postgres.gaps import HistoryGaps, note_gaps
 from store.postgres.migrate import make_room
 from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.sql import load
@@ -56,16 +58,12 @@ class HistoryRefused(NamedTuple):
     """The stored next offset of the partition; None = none is stored."""
 
 
-class HistoryWriter:
+class HistoryWriter(HistoryGaps):
     """Writer of the events of partitions; each identity is stored once, without a time limit.
 
     Every method raises StoreUnavailable if Postgres does not answer. It is then unknown whether a
     write was committed; the compare-and-set of the next write finds out.
     """
-
-    def __init__(self, pool: Pool, *, timeout_s: float = postgres.TRANSACTION_TIMEOUT_S) -> None:
-        self._pool = pool
-        self._timeout_s = timeout_s
 
     async def positions(self, topic_id: str) -> dict[int, int]:
         """Return partition -> next offset to store, of every stored partition of the topic."""
@@ -82,13 +80,15 @@ class HistoryWriter:
         expected_offset: int | None,
         next_offset: int,
         events: Sequence[SourcedEvent],
+        gaps: Sequence[Gap] = (),
     ) -> int | HistoryRefused:
         """Store `events` and move the partition's watermark to `next_offset`, both or neither.
 
         `expected_offset` is the watermark that the writer expects (None = none is stored). If the
         stored one differs, nothing changes and HistoryRefused has the stored one. Otherwise return
         the number of new events; of one identity, the event with the lowest offset is kept.
-        Without events only the watermark moves.
+        Without events only the watermark moves. `gaps` are offsets that retention deleted; what
+        history has not passed of them is noted in the same transaction.
 
         Raises ValueError for offsets outside `expected_offset..next_offset-1`.
         """
@@ -107,14 +107,15 @@ class HistoryWriter:
             )
         if distinct and not start <= distinct[0].offset <= distinct[-1].offset < next_offset:
             raise ValueError(f"events outside offsets {start}..{next_offset - 1}")
+        gaps = offsets.after(gaps, start)
         try:
-            return await self._store(step, distinct)
+            return await self._store(step, distinct, gaps)
         except psycopg.errors.CheckViolation:
             # A month without a partition: no command has created partitions for months, or one was
             # dropped. Create them.
             latest_ms = max(sourced.event.occurred_ms for sourced in distinct)
             await make_room(self._pool, instant(latest_ms).date())
-            return await self._store(step, distinct)
+            return await self._store(step, distinct, gaps)
 
     async def reset(
         self, *, topic: str, topic_id: str, partition: int, expected_offset: int, next_offset: int
@@ -133,12 +134,15 @@ class HistoryWriter:
         answer = await self._store(step, [])
         return answer if isinstance(answer, HistoryRefused) else None
 
-    async def _store(self, step: _Step, events: Sequence[SourcedEvent]) -> int | HistoryRefused:
+    async def _store(
+        self, step: _Step, events: Sequence[SourcedEvent], gaps: Sequence[Gap] = ()
+    ) -> int | HistoryRefused:
         async with transaction(self._pool, timeout_s=self._timeout_s) as connection:
             # 1. Compare and set the watermark first: a refused writer has changed nothing and
             # holds no lock.
             if (refused := await _move_watermark(connection, step)) is not None:
                 return refused
+            await note_gaps(connection, gaps)
             # 2. Register the identities, to learn which are new.
             fresh = await take_identities(connection, events) if events else []
             # 3. Copy the rows of the new ones.
@@ -201,9 +205,6 @@ class HistoryWriter:
     async def ping(self) -> None:
         """Return when Postgres answers."""
         await postgres.ping(self._pool)
-
-    def _reading(self) -> AbstractAsyncContextManager[Connection]:
-        return transaction(self._pool, read_only=True, timeout_s=self._timeout_s)
 
 
 class _Step(NamedTuple):

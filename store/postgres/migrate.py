@@ -13,6 +13,7 @@ from psycopg import AsyncConnection, sql
 
 from store.postgres.pool import Connection, Pool, connect_options, postgres_errors, transaction
 from store.postgres.sql import load
+from store.records import StoreUnavailable
 
 #: Advisory locks ("isum" in ASCII, then a number): one migration and one creation of partitions
 #: at a time.
@@ -113,11 +114,18 @@ async def ensure_partitions(
     Return the names of the created ones. Safe to call at any time and concurrently; blocks neither
     readers nor writers. The first call also creates the partition of all earlier months. There is
     no gap between the months, whatever `today` is, so every valid row has a partition.
+
+    With a pool it raises StoreUnavailable for every error of the database: a role that must not
+    create tables, say, can write until the months that `migrate` made are over.
     """
     if not isinstance(target, AsyncConnection):
-        with postgres_errors():
-            async with target.connection() as connection:
-                return await ensure_partitions(connection, today, ahead_months)
+        try:
+            with postgres_errors():
+                async with target.connection() as connection:
+                    return await ensure_partitions(connection, today, ahead_months)
+        except psycopg.Error as error:
+            message = " ".join(str(error).split())
+            raise StoreUnavailable(f"Postgres: no month partitions created: {message}") from error
     made = []
     async with target.transaction():
         await target.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK_SPACE, _PARTITION_LOCK))

@@ -13,8 +13,8 @@ from store.redis.keys import Keys
 
 #: Buckets of identities in one call: about 1 ms of Redis.
 BUCKETS_MAX: Final = 500
-#: Results that are kept, of the tenants rebuilt last.
-RESULTS_MAX: Final = 1_000
+#: Progress is reported once a second; an older report was left by a rebuild that was killed.
+REPORT_OLD_MS: Final = 15_000
 
 
 class LeaseHeld(NamedTuple):
@@ -85,13 +85,28 @@ class RedisBuilds:
                 return False
         return True
 
-    async def report(self, tenant: str, report: Mapping[str, Any]) -> None:
-        """Store the progress or the result of the tenant's rebuild, in place of the last one."""
+    async def report_progress(self, tenant: str, report: Mapping[str, Any]) -> None:
+        """Store the progress of the tenant's rebuild, in place of the last one."""
         async with redis_errors():
-            await self._client.hset(self._keys.rebuilds, tenant, msgspec.json.encode(report))
+            await self._client.hset(self._keys.rebuilding, tenant, msgspec.json.encode(report))
 
-    async def reports(self) -> dict[str, dict[str, Any]]:
-        """Return tenant -> last progress or result of a rebuild."""
+    async def report_end(self, tenant: str, report: Mapping[str, Any] | None) -> None:
+        """Delete the progress of the tenant's rebuild; store its result, if there is one."""
         async with redis_errors():
-            found: dict[bytes, bytes] = await self._client.hgetall(self._keys.rebuilds)
+            if report is not None:
+                await self._client.hset(self._keys.rebuilds, tenant, msgspec.json.encode(report))
+            await self._client.hdel(self._keys.rebuilding, tenant)
+
+    async def running(self, now_ms: int) -> dict[str, dict[str, Any]]:
+        """Return tenant -> progress of the rebuilds that run; `*`: several tenants together."""
+        found = await self._reports(self._keys.rebuilding)
+        return {t: r for t, r in found.items() if now_ms - r["atMs"] < REPORT_OLD_MS}
+
+    async def results(self) -> dict[str, dict[str, Any]]:
+        """Return tenant -> result of its last rebuild."""
+        return await self._reports(self._keys.rebuilds)
+
+    async def _reports(self, key: str) -> dict[str, dict[str, Any]]:
+        async with redis_errors():
+            found: dict[bytes, bytes] = await self._client.hgetall(key)
         return {tenant.decode(): msgspec.json.decode(value) for tenant, value in found.items()}

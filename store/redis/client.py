@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -100,10 +100,11 @@ async def memory_bytes(client: Client) -> int:
 class Script:
     """Lua script of this package, called by its hash, and sent in full only if Redis lacks it."""
 
-    def __init__(self, name: str, *, read_only: bool = False) -> None:
+    def __init__(self, name: str, *, read_only: bool = False, include: Sequence[str] = ()) -> None:
+        """Prepare the script. `include` names further files that are put before it."""
         lua = resources.files("store.redis.lua")
         flags = " flags=no-writes" if read_only else ""
-        parts = ["layout", name] if read_only else ["layout", "common", name]
+        parts = ["layout", *([] if read_only else ["common"]), *include, name]
         # With a shebang, Redis refuses the whole script when memory is full, not a part of it.
         text = "\n".join((lua / f"{part}.lua").read_text() for part in parts)
         self._text = f"#!lua{flags}\n{text}"

@@ -25,7 +25,6 @@ from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
 from store.redis.generations import RedisGenerations, overview
 from store.redis.keys import GROUPING_CODES, watermark_field
-from store.redis.reports import RedisReports
 from store.settings import Settings
 from store.windows import DAY_MS, Period, from_tiles
 
@@ -67,12 +66,11 @@ class RedisCounters(RedisGenerations):
         Once a grouping has `groups_max` groups, all further ones count as one group.
         """
         super().__init__(client, prefix)
-        self.reports = RedisReports(client, prefix)
         self.builds = RedisBuilds(client, prefix)
         self._groups_max = groups_max
         self._slots_back = -(-dedup_horizon_h // 24)
         self._commit = Script("commit")
-        self._roll = Script("roll")
+        self._roll = Script("roll", include=["windows"])
         self._read = Script("read", read_only=True)
 
     async def ping(self) -> None:

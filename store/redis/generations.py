@@ -5,8 +5,9 @@ Each method is one script or one pipeline; the scripts are in `lua/`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from store.counters import (
     Activated,
@@ -18,25 +19,23 @@ from store.counters import (
     Source,
     TenantOverview,
 )
-from store.records import GROUPINGS, Grouping
+from store.records import GROUPINGS, Grouping, StoreUnavailable
 from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import GROUPING_CODES, Keys, watermark_field
-from store.redis.watermarks import RedisWatermarks
-
-#: Maximum number of keys that one call of the `drop` script deletes: a few milliseconds.
-DROP_KEYS: Final = 1_000
+from store.redis.old_generations import RedisOldGenerations
+from store.redis.reports import RedisReports
 
 
-class RedisGenerations(RedisWatermarks):
+class RedisGenerations(RedisOldGenerations):
     """Generations and watermarks of all tenants. Every method raises StoreUnavailable."""
 
     def __init__(self, client: Client, prefix: str) -> None:
         super().__init__(client, prefix)
+        self.reports = RedisReports(client, prefix)
         self._create = Script("create")
         self._admit = Script("admit")
         self._swap = Script("swap")
         self._rollback = Script("rollback")
-        self._drop = Script("drop")
         self._prove = Script("prove")
 
     async def generation(self, tenant: str) -> Generation | None:
@@ -184,6 +183,7 @@ class RedisGenerations(RedisWatermarks):
         match answer[0]:
             case b"ok":
                 previous = int(answer[1]) if answer[1] else None
+                await self._announce(building.tenant)
                 return Activated(building.number, previous, _shortfalls(answer[2]))
             case b"behind":
                 return Behind(_shortfalls(answer[1]))
@@ -201,15 +201,13 @@ class RedisGenerations(RedisWatermarks):
         )
         if answer[0] != b"ok":
             return None
+        await self._announce(tenant)
         return Activated(int(answer[1]), active.number, _shortfalls(answer[2]))
 
-    async def drop(self, generation: Generation) -> None:
-        """Delete a generation that is not active, DROP_KEYS keys per call of the script."""
-        more = 1
-        while more:
-            more, _ = await self._drop(
-                self._client, self._keys.active(generation.tenant), generation.number, DROP_KEYS
-            )
+    async def _announce(self, tenant: str) -> None:
+        """Tell the workers of an activation. It is done, so an error here must not hide that."""
+        with contextlib.suppress(StoreUnavailable):  # workers look at all tenants every 30 s
+            await self.reports.note_activation(tenant)
 
     async def mark_complete(self, generation: Generation) -> None:
         """Record that a generation that started empty has all of history now."""

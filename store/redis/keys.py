@@ -46,16 +46,35 @@ class Keys(NamedTuple):
     def meta(self, tenant: str, generation: int) -> str:
         """Return the key of a generation's hash.
 
-        Fields: day, rolled, timezone, types, events, previous, replaced_ms, w:*, f:*, d:*,
+        Fields: day, rolled, timezone, types, events, previous, replaced_ms, abandoned_ms (when a
+        build was first seen without a lease), w:*, f:*, d:*,
         over:<grouping code> (interactions counted as OTHER); building while it is built, token
         afterwards. It is complete while it has none of: t:<source> (watermark to reach),
         gap:<source>:<first offset> (end of a gap), unproven (it started empty).
         """
         return f"{self._base(tenant)}{generation}:meta"
 
+    def dropped(self, tenant: str, generation: int) -> str:
+        """Return the key of the meta of a generation that is being deleted."""
+        return f"{self._base(tenant)}{generation}:dropped"
+
     def rank(self, tenant: str, generation: int, grouping: Grouping, period: str) -> str:
         """Return the key of the sorted set of a grouping's groups in `period`."""
         return f"{self._base(tenant)}{generation}:r:{GROUPING_CODES[grouping]}:{period}"
+
+    def offers(self, tenant: str, generation: int) -> str:
+        """Return the key of the hash offer id -> the offer's number in customers' records."""
+        return f"{self._base(tenant)}{generation}:offers"
+
+    @property
+    def audits(self) -> str:
+        """Hash: tenant -> result of the tenant's last audit, as JSON."""
+        return f"{self.prefix}:audits"
+
+    @property
+    def audit_turn(self) -> str:
+        """Exists while no worker may start another periodic audit."""
+        return f"{self.prefix}:audit_turn"
 
     def lease(self, tenant: str) -> str:
         """Return the key of the lease of a rebuild of the tenant."""
@@ -63,8 +82,13 @@ class Keys(NamedTuple):
 
     @property
     def rebuilds(self) -> str:
-        """Hash: tenant -> progress or result of its last rebuild, as JSON."""
+        """Hash: tenant -> result of its last rebuild, as JSON."""
         return f"{self.prefix}:rebuilds"
+
+    @property
+    def rebuilding(self) -> str:
+        """Hash: tenant -> progress of a rebuild that runs, as JSON."""
+        return f"{self.prefix}:rebuilding"
 
     @property
     def tenants(self) -> str:
@@ -89,6 +113,11 @@ class Keys(NamedTuple):
     def owners(self) -> str:
         """Hash: `<topic id>:<partition>` -> the worker that claimed the partition last."""
         return f"{self.prefix}:owners"
+
+    @property
+    def activations(self) -> str:
+        """Sorted set: tenant -> time in ms, by the clock of Redis, of its last swap or rollback."""
+        return f"{self.prefix}:activations"
 
     @property
     def incidents(self) -> str:

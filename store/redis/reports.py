@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from redis.asyncio import RedisCluster
 
+from store.audit import AuditNote
 from store.counters import Incidents, LogChange, PartitionProgress, Visible
-from store.redis.client import Client, redis_errors
+from store.offsets import Gap, offsets_in
+from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import Keys
 
 #: Workers report twice a second; an older report says nothing about the present.
 PROGRESS_OLD_MS: Final = 10_000
+#: How long a swap or a rollback is announced. Workers look twice a second.
+ACTIVATIONS_KEPT_MS: Final = 3_600_000
 
 
 class RedisReports:
@@ -25,6 +30,7 @@ class RedisReports:
     def __init__(self, client: Client, prefix: str) -> None:
         self._client: Any = client
         self._keys = Keys(prefix)
+        self._activation = Script("activation")
 
     async def instance(self) -> str:
         """Return an id that changes when Redis restarts or another server takes over.
@@ -109,7 +115,10 @@ class RedisReports:
     async def note_lost(
         self, topic_id: str, partition: int, first_offset: int, offsets: int
     ) -> None:
-        """Record that `offsets` offsets from `first_offset` on were deleted before counting."""
+        """Record that retention deleted `offsets` offsets, from `first_offset` on.
+
+        Only where the counters lack them: what history lacks is noted in Postgres.
+        """
         async with redis_errors():
             await self._client.hset(
                 self._keys.incidents, f"lost:{topic_id}:{partition}:{first_offset}", offsets
@@ -127,19 +136,58 @@ class RedisReports:
                 last[int(partition)] = max(int(first_offset), last.get(int(partition), 0))
         return last
 
+    async def note_activation(self, tenant: str) -> None:
+        """Tell the workers that another generation of the tenant was activated."""
+        await self._activation(self._client, self._keys.activations, tenant, ACTIVATIONS_KEPT_MS)
+
+    async def activations_since(self, at_ms: int) -> Mapping[str, int]:
+        """Return tenant -> time in ms of its last swap or rollback, of those not before `at_ms`.
+
+        All times are of the clock of Redis. Those of the last hour are kept.
+        """
+        async with redis_errors():
+            found: list[tuple[bytes, float]] = await self._client.zrangebyscore(
+                self._keys.activations, at_ms, "+inf", withscores=True
+            )
+        return {tenant.decode(): int(score) for tenant, score in found}
+
     async def note_log_change(self, kind: str, topic_id: str, at_ms: int) -> None:
         """Record that the topic was recreated or truncated (`kind`: `recreated` or `cut`)."""
         async with redis_errors():
             await self._client.hset(self._keys.incidents, f"{kind}:{topic_id}", at_ms)
 
+    async def note_audit(self, tenant: str, note: AuditNote) -> None:
+        """Store the outcome of the tenant's last audit."""
+        async with redis_errors():
+            await self._client.hset(self._keys.audits, tenant, msgspec.json.encode(note))
+
+    async def audits(self) -> dict[str, AuditNote]:
+        """Return tenant -> outcome of its last audit, of the tenants that had one."""
+        async with redis_errors():
+            fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.audits)
+        return {
+            tenant.decode(): msgspec.json.decode(note, type=AuditNote)
+            for tenant, note in fields.items()
+        }
+
+    async def lost(self) -> list[Gap]:
+        """Return the offsets that retention deleted before they were counted."""
+        return (await self._incidents())[0]
+
     async def incidents(self) -> Incidents:
         """Return the lost offsets and the topic changes recorded so far."""
+        lost, changes = await self._incidents()
+        return Incidents(offsets_in(lost), sorted(changes, key=lambda c: c.at_ms))
+
+    async def _incidents(self) -> tuple[list[Gap], list[LogChange]]:
         async with redis_errors():
             fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.incidents)
-        lost = sum(int(v) for k, v in fields.items() if k.startswith(b"lost:"))
-        changes = []
-        for name, at_ms in fields.items():
-            kind, _, topic_id = name.decode().partition(":")
-            if kind != "lost":
-                changes.append(LogChange(kind, topic_id, int(at_ms)))
-        return Incidents(lost, sorted(changes, key=lambda c: c.at_ms))
+        lost, changes = [], []
+        for name, value in fields.items():
+            kind, _, rest = name.decode().partition(":")
+            if kind == "lost":
+                topic_id, partition, first = rest.split(":")
+                lost.append(Gap(topic_id, int(partition), int(first), int(first) + int(value)))
+            else:
+                changes.append(LogChange(kind, rest, int(value)))
+        return lost, changes

@@ -7,7 +7,9 @@ from typing import Final
 
 from store.counters import Generation, Position
 from store.logs import get_logger
+from store.offsets import Gap
 from store.postgres.catalog import load_catalog
+from store.postgres.gaps import HistoryGaps
 from store.postgres.sums import Below, HistorySums, open_sums
 from store.records import Catalog
 from store.windows import Calendar
@@ -45,7 +47,7 @@ class Preparer:
             plan = make_plan(
                 self._context.options.source,
                 self._context.topic,
-                HistoryView(history.positions),
+                HistoryView(history.positions, await self._history_gaps()),
                 reach,
             )
             gaps = await self._check_lost(tenant, plan, history, active)
@@ -98,6 +100,8 @@ class Preparer:
             if not unused:  # history has passed these offsets, and the tenant has nothing there
                 known = [Offsets(key, 0, offset) for key, offset in history.positions.items()]
                 lost = without(lost, known)
+        if active is not None:
+            lost = without(lost, await self._counter_gaps(active))
         if not lost:
             return []
         number = active.number if active else 0
@@ -112,6 +116,16 @@ class Preparer:
             raise RebuildError(f"{reason}; --force rebuilds without them")
         logger.warning("rebuilding with a loss of counts", tenant=tenant, lost=describe(lost))
         return lost if unused else []
+
+    async def _history_gaps(self) -> list[Offsets]:
+        gaps = await HistoryGaps(self._context.pool).gaps()
+        return [_offsets(gap) for gap in gaps]
+
+    async def _counter_gaps(self, active: Generation) -> list[Offsets]:
+        """Return what the active counters lack themselves, so that it cannot be lost with them."""
+        missing = await self._context.counters.missing(active)
+        lost = await self._context.counters.reports.lost()
+        return [_offsets(gap) for gap in (*missing.gaps, *lost)]
 
     async def _create(
         self, catalog: Catalog, token: str, plan: Plan, gaps: Sequence[Offsets]
@@ -136,9 +150,14 @@ class Preparer:
 
     async def _drop_unfinished(self, tenant: str) -> list[str]:
         """Drop what a killed rebuild has left; return a note about it."""
-        numbers = await self._context.counters.unfinished(tenant)
+        generations = await self._context.counters.generations(tenant)
+        numbers = [each.number for each in generations if each.building]
         for number in numbers:
             await self._context.counters.drop(Generation(tenant, number, 0, "", False))
         if not numbers:
             return []
         return [f"started afresh: dropped generation {numbers[-1]} of an interrupted rebuild"]
+
+
+def _offsets(gap: Gap) -> Offsets:
+    return Offsets((gap.topic_id, gap.partition), gap.first_offset, gap.next_offset)

@@ -26,6 +26,7 @@ from streams.rebuild.pace import Pace
 from streams.rebuild.plan import Offsets, TopicView, describe
 from streams.rebuild.prepare import Preparer
 from streams.rebuild.progress import Report
+from streams.rebuild.publish import publishing
 from streams.rebuild.results import Failure, Options, RebuildResult, RollbackResult
 from streams.rebuild.work import Work
 
@@ -99,9 +100,8 @@ class Rebuilder:
                 done = None
                 if reason is None:
                     done = await self._counters.rollback(name, now_ms=self._now_ms())
-                    reason = "there is no generation before the active one"
                 if done is None:
-                    yield Failure(name, reason)
+                    yield Failure(name, reason or await self._no_previous(name))
                 else:
                     yield RollbackResult(name, done.generation, done.behind)
 
@@ -124,6 +124,16 @@ class Rebuilder:
             "longer holds; rebuild instead, or use --force: history answers then until a rebuild"
         )
 
+    async def _no_previous(self, tenant: str) -> str:
+        active = await self._counters.generation(tenant)
+        number = await self._counters.dropped_previous(active) if active else None
+        if number is None:
+            return "there is no generation before the active one"
+        return (
+            f"generation {number}, the one before the active one, is gone: workers drop replaced "
+            f"generations after GENERATION_KEEP_H ({self._settings.generation_keep_h}) hours"
+        )
+
     async def _is_consistent(self, tenant: str) -> bool:
         generation = await self._counters.generation(tenant)
         if generation is None or not generation.complete:
@@ -134,16 +144,29 @@ class Rebuilder:
     async def _rebuild_together(
         self, tenants: Sequence[str], options: Options
     ) -> AsyncIterator[RebuildResult | Failure]:
-        async with open_topic(self._settings) as scan, AsyncExitStack() as stack:
+        began_ms = self._now_ms()
+        async with (
+            open_topic(self._settings) as scan,
+            publishing(self._counters.builds, self._report, self._now_ms) as publisher,
+            AsyncExitStack() as stack,
+        ):
             if scan is None and options.source != "history":
                 raise RebuildError(
                     f"--from {options.source} needs Kafka, which does not answer; "
                     "--from history does without it"
                 )
-            context = self._context(scan, options)
+            context = self._context(scan, options, publisher)
             await context.look_at_topic()
-            preparer = Preparer(context)
-            works: dict[str, Work] = {}
+            async for outcome in self._outcomes(tenants, context, stack):
+                await publisher.finish(outcome, source=options.source, began_ms=began_ms)
+                yield outcome
+
+    async def _outcomes(
+        self, tenants: Sequence[str], context: Context, stack: AsyncExitStack
+    ) -> AsyncIterator[RebuildResult | Failure]:
+        preparer = Preparer(context)
+        works: dict[str, Work] = {}
+        try:
             for tenant in tenants:
                 token = uuid.uuid4().hex
                 try:
@@ -151,11 +174,15 @@ class Rebuilder:
                     works[tenant] = await preparer.prepare(tenant, token)
                 except RebuildError as error:
                     yield Failure(tenant, str(error))
-            if works:
-                async for outcome in Finisher(context, works).finish():
-                    yield outcome
+        except BaseException:
+            for work in works.values():
+                await work.builder.drop()
+            raise
+        if works:
+            async for outcome in Finisher(context, works).finish():
+                yield outcome
 
-    def _context(self, scan: TopicScan | None, options: Options) -> Context:
+    def _context(self, scan: TopicScan | None, options: Options, report: Report) -> Context:
         return Context(
             settings=self._settings,
             counters=self._counters,
@@ -164,7 +191,7 @@ class Rebuilder:
             options=options,
             pace=Pace(events_per_s=options.events_per_s, share=1.0),
             now_ms=self._now_ms,
-            report=self._report,
+            report=report,
         )
 
 

@@ -7,11 +7,17 @@ import asyncio
 import pytest
 from kafka import TopicPartition
 
+from store.postgres.history import HistoryWriter
 from store.records import Incomplete
 from store.settings import Settings
 from tests.support.services.base import Services, create_topics
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import make_events, open_worker_fixture
+from tests.support.worker_fixture import (
+    WorkerFixture,
+    make_events,
+    now_ms,
+    open_worker_fixture,
+)
 
 
 def test_a_recreated_topic_is_counted_from_its_start(
@@ -59,11 +65,85 @@ def test_offsets_deleted_by_retention_are_counted_as_lost(
             fixture.worker.start()
             await fixture.wait_counted(100 + 400)
             assert (await fixture.counters.reports.incidents()).lost_offsets == 500
-            assert "rebuild --from history" in fixture.worker.log_tail(400)
+            assert "send their events again" in fixture.worker.log_tail(400)
 
     if services.kind == "wheels":
         pytest.skip("the embedded broker keeps no retention; CI tests Apache Kafka")
     asyncio.run(go())
+
+
+def test_a_rollback_past_retention_leaves_the_answers_to_history(
+    services: Services, settings: Settings
+) -> None:
+    """The topic no longer has what the older generation lacks; history has it."""
+    if services.kind == "wheels":
+        pytest.skip("the embedded broker keeps no retention; CI tests Apache Kafka")
+
+    async def go() -> None:
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(100), partition=1)
+            await fixture.wait_counted(100)
+            await fixture.wait_stored(100)
+            await asyncio.to_thread(fixture.command, "rebuild", "--tenant", "acme")
+            await fixture.send(make_events(1_000), partition=1)
+            await fixture.wait_counted(1_100)
+            await fixture.wait_stored(1_100)
+            delete_before(fixture, 1, 1_100)
+            done = await fixture.counters.rollback("acme", now_ms=now_ms())
+            assert done is not None
+            assert await fixture.counted() == Incomplete("not_complete")
+            await fixture.send(make_events(1), partition=1)
+            await fixture.wait_stored(1_101)
+            await fixture.wait_logged("rebuild --from history` counts them")
+            active = await fixture.counters.generation("acme")
+            assert active is not None
+            (gap,) = (await fixture.counters.missing(active)).gaps
+            assert gap[1:] == (1, 100, 1_100)
+            assert await fixture.counted() == Incomplete("not_complete")
+            await asyncio.to_thread(
+                fixture.command, "rebuild", "--tenant", "acme", "--from", "history"
+            )
+            await fixture.wait_counted(1_101)
+
+    asyncio.run(go())
+
+
+def test_a_gap_of_history_is_not_put_down_to_the_counters(
+    services: Services, settings: Settings
+) -> None:
+    """PostgreSQL is restored from a backup that is older than the topic's first record."""
+    if services.kind == "wheels":
+        pytest.skip("the embedded broker keeps no retention; CI tests Apache Kafka")
+
+    async def go() -> None:
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(100), partition=1)
+            await fixture.wait_counted(100)
+            await fixture.wait_stored(100)
+            assert fixture.worker.stop() == 0
+            async with fixture.pool.connection() as connection:
+                await connection.execute(
+                    "DELETE FROM interaction_history WHERE source_offset >= 50"
+                )
+                await connection.execute("UPDATE history_watermarks SET next_offset = 50")
+            delete_before(fixture, 1, 100)
+            fixture.worker.start()
+            await fixture.send(make_events(1), partition=1)
+            await fixture.wait_counted(101)
+            await fixture.wait_stored(51)
+            await fixture.wait_logged("history lacks offsets that retention took")
+            (gap,) = await HistoryWriter(fixture.pool).gaps()
+            assert gap[1:] == (1, 50, 100)
+            assert (await fixture.counters.reports.incidents()).lost_offsets == 0
+
+    asyncio.run(go())
+
+
+def delete_before(fixture: WorkerFixture, partition: int, offset: int) -> None:
+    """Delete the partition's records before `offset`, as retention does."""
+    admin = fixture.admin()
+    admin.delete_records({TopicPartition(fixture.settings.interactions_topic, partition): offset})
+    admin.close()
 
 
 def test_partitions_added_while_running_are_picked_up(
@@ -156,7 +236,7 @@ def test_counters_lost_after_retention_deleted_their_events_do_not_answer_until_
             seen.append(await fixture.counted())
             assert all(isinstance(answer, Incomplete) for answer in seen), seen
             done = await asyncio.to_thread(fixture.command, "rebuild", "--tenant", "acme")
-            assert "1000 events" in done
+            assert "1,000 events" in done
             await fixture.wait_counted(1_000)
             await fixture.send(make_events(50), partition=1)
             await fixture.wait_counted(1_050)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
@@ -20,7 +21,7 @@ from cli.traffic.demo_catalog import demo_catalog
 from store.counters import PartitionProgress, Visible
 from store.records import Event
 from store.redis.client import make_client
-from store.redis.counters import RedisCounters
+from store.redis.counters import RedisCounters, open_counters
 from store.settings import Settings
 from streams.decode.decoder import Decoder
 from streams.decode.timestamps import format_ms
@@ -123,6 +124,26 @@ def test_a_catalog_is_imported_also_while_redis_is_away(command: Command) -> Non
     )
     assert succeeded(done).startswith("tenant a: version 1")
     assert done.stderr.startswith("note: imported, but Redis is unavailable")
+
+
+@pytest.mark.anyio
+async def test_a_zone_that_the_counters_do_not_have_is_noted(
+    command: Command, settings: Settings
+) -> None:
+    """Events came first, so the tenant's counters are in UTC."""
+    async with open_counters(settings) as counters:
+        await counters.create("late", day=1, timezone="UTC", complete=True, watermarks=[])
+    document = '{"tenant": "late", "timezone": "Asia/Tokyo"}'
+    done = await asyncio.to_thread(command, "catalog", "import", "-", stdin=document)
+    assert succeeded(done).startswith("tenant late: version 1")
+    assert done.stderr.splitlines() == [
+        "note: the counters of tenant late are in UTC and its catalog is in Asia/Tokyo; history "
+        "answers until `interaction-summary rebuild --tenant late`"
+    ]
+    done = await asyncio.to_thread(command, "catalog", "import", "-", stdin='{"tenant": "late"}')
+    assert len(done.stderr.splitlines()) == 1, "the zone of an earlier import stays"
+    document = '{"tenant": "late", "timezone": "UTC"}'
+    assert not (await asyncio.to_thread(command, "catalog", "import", "-", stdin=document)).stderr
 
 
 @pytest.mark.anyio

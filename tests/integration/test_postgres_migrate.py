@@ -172,6 +172,26 @@ def test_a_connection_that_read_only_read_can_make_months(database_url: str) -> 
     assert len(asyncio.run(make())) == 2
 
 
+def test_a_role_that_must_not_create_tables_gets_an_error_that_is_retried(
+    database_url: str,
+) -> None:
+    """A worker need not own the tables: `migrate` may create the months."""
+    role = f"writer_{conninfo_to_dict(database_url)['dbname']}"
+    rows(database_url, f"CREATE ROLE {role} LOGIN")
+    try:
+        rows(database_url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+
+        async def make() -> list[str]:
+            url = make_conninfo(database_url, user=role)
+            async with make_pool(Settings(database_url=url), max_size=1) as pool:
+                return await ensure_partitions(pool, datetime.now(UTC).date(), ahead_months=5)
+
+        with pytest.raises(StoreUnavailable, match=r"month partitions.*permission denied"):
+            asyncio.run(make())
+    finally:
+        rows(database_url, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 def test_the_day_of_migration_is_today_by_default(bare_url: str) -> None:
     before = datetime.now(UTC)
     asyncio.run(migrate(bare_url))

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from store.offsets import Gap
+from store.postgres.gaps import note_gaps
 from store.records import CounterPage, Event
 from store.settings import Settings
 from store.windows import DAY_MS
@@ -72,6 +74,8 @@ def test_every_source_gives_each_event_once(settings: Settings, source: From) ->
         assert (result.generation, result.previous_generation) == (2, 1)
         assert (result.events, result.previous_events) == (400, 400)
         assert result.behind == []
+        report = (await replay.counters.builds.results())["acme"]
+        assert (report["phase"], report["source"], report["events"]) == ("done", source, 400)
         await assert_counts(replay.counters, replay.distinct(), TODAY)
         active = await replay.counters.generation("acme")
         assert active is not None
@@ -163,6 +167,36 @@ def test_counts_that_only_the_counters_have_are_not_lost(settings: Settings) -> 
         forced = await replay.replay(Options(source="auto", force=True))
         assert (forced.events, forced.previous_events) == (5, 30)
         await assert_counts(replay.counters, replay.topic[1], TODAY)
+
+    run(settings, check)
+
+
+def test_offsets_that_history_lacks_are_not_lost_with_the_counters(settings: Settings) -> None:
+    """Postgres was restored from a backup, and the topic no longer had what came since.
+
+    The workers have noted the gap. Where the counters lack the same offsets, nothing is lost.
+    """
+
+    async def check(replay: ReplayFixture) -> None:
+        replay.topic[0] = many_events(50)
+        replay.topic_id = OTHER_TOPIC  # of which Kafka has nothing
+        await replay.count({0: 50})
+        gap = Gap(OTHER_TOPIC, 0, 20, 30)
+        await replay.store_history({0: 50})
+        async with replay.pool.connection() as connection:
+            await connection.execute(
+                "DELETE FROM interaction_history WHERE source_offset >= 20 AND source_offset < 30"
+            )
+            await note_gaps(connection, [gap])
+        with pytest.raises(RebuildError, match=r"10 offsets .offsets 20 to 29 of partition 0"):
+            await replay.replay(Options(source="history"))
+        await assert_counts(replay.counters, replay.topic[0], TODAY)
+        await replay.counters.note_lost(OTHER_TOPIC, 0, 20, 10)
+        with pytest.raises(RebuildError, match="10 events would be lost"):
+            await replay.replay(Options(source="history"))
+        assert (await replay.replay(Options(source="history", force=True))).events == 40
+        rest = [*replay.topic[0][:20], *replay.topic[0][30:]]
+        await assert_counts(replay.counters, rest, TODAY)
 
     run(settings, check)
 

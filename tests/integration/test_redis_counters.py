@@ -10,14 +10,23 @@ import hypothesis
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from store.counters import Committed, CounterStore, Deltas, PartitionProgress, Rolled
+from store.counters import (
+    Committed,
+    CounterStore,
+    Deltas,
+    Generation,
+    PartitionProgress,
+    Rolled,
+)
 from store.records import CounterPage
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS
+from streams.aggregate import aggregate
 from tests.support.contract import (
     LOG,
+    UTC,
     CounterStoreContract,
     OpenStore,
     Writer,
@@ -25,7 +34,7 @@ from tests.support.contract import (
     question,
     start,
 )
-from tests.support.events import NOW_MS, TODAY, make_event
+from tests.support.events import NOW_MS, TODAY, make_event, sourced
 from tests.support.state_machine import Protocol
 
 
@@ -135,7 +144,9 @@ def test_nothing_of_a_dropped_generation_stays(redis_url: str) -> None:
             ages = (-40, -9, -1, 0, 3, 30, 50)
             batch = [make_event(occurred_ms=NOW_MS - age * DAY_MS) for age in ages]
             await writer.commit(batch)
+            await count_without_arrival_time(writer)
             await store.roll(writer.generation, TODAY + 8, now_ms=NOW_MS, records_max=1)
+            await count_without_arrival_time(writer)
             building = await store.build(
                 "acme", day=TODAY + 8, timezone="UTC", token="t", watermarks=[]
             )
@@ -143,6 +154,63 @@ def test_nothing_of_a_dropped_generation_stays(redis_url: str) -> None:
             assert len(await keys_of(redis_url)) > 20
             await store.drop(writer.generation)
             assert await keys_of(redis_url) == set()
+
+    asyncio.run(go())
+
+
+async def count_without_arrival_time(writer: Writer) -> None:
+    """Count an event whose record has the time stamp -1: it has none."""
+    first = writer.watermarks.get(1)
+    start = first or 0
+    answer = await writer.store.commit(
+        writer.generation._replace(day=(await active(writer.store)).day),
+        topic_id=LOG,
+        partition=1,
+        expected_offset=first,
+        next_offset=start + 1,
+        deltas=aggregate(sourced(make_event(), first=start, recorded_ms=-1), UTC),
+    )
+    assert isinstance(answer, Committed), answer
+    writer.watermarks[1] = start + 1
+
+
+async def active(store: CounterStore) -> Generation:
+    generation = await store.generation("acme")
+    assert generation is not None
+    return generation
+
+
+def test_identities_of_records_without_a_time_stamp_are_forgotten(redis_url: str) -> None:
+    async def go() -> None:
+        async with open_redis(redis_url) as store:
+            writer = await start(store)
+            await count_without_arrival_time(writer)
+            assert "ids:-1" in await keys_of(redis_url)
+            await roll_all(writer, TODAY + 1)
+            assert "ids:-1" not in await keys_of(redis_url)
+
+    asyncio.run(go())
+
+
+def test_a_generation_that_is_behind_forgets_no_identities(redis_url: str) -> None:
+    """After a rollback, records are read again that the dedup horizon has passed.
+
+    Their copies must be recognized, however late the roll comes.
+    """
+
+    async def go() -> None:
+        async with open_redis(redis_url) as store:
+            writer = await start(store)
+            await writer.commit([make_event()])
+            client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
+            await client.hset("is:{acme/0}:1:meta", f"t:{LOG}:0", "100")
+            identities = f"ids:{NOW_MS // DAY_MS}"
+            await roll_all(writer, TODAY + 5)
+            assert identities in await keys_of(redis_url)
+            await client.hdel("is:{acme/0}:1:meta", f"t:{LOG}:0")
+            await client.aclose()
+            await roll_all(writer, TODAY + 6)
+            assert identities not in await keys_of(redis_url)
 
     asyncio.run(go())
 

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+import pytest
+from structlog.testing import capture_logs
 
 from store.catalog_document import CatalogDocument
 from store.counters import Activated
-from store.postgres.catalog import load_catalog
+from store.postgres.catalog import import_catalog, load_catalog
 from store.records import GROUPINGS, Event
 from store.settings import Settings
 from store.windows import DAY_MS, Calendar, period_for, window_of
@@ -22,9 +24,11 @@ from streams.commit import CounterCommitter
 from tests.support.contract import LOG, Writer
 from tests.support.events import NOW_MS, make_event, sourced
 from tests.support.oracle import body_of, groups_of
+from tests.support.pipeline_fixture import fresh, open_pipeline, values_of
 from tests.support.program import Program
 from tests.support.reader_pair import ReaderPair, Tenant, open_reader_pair
 from tests.support.waiting import eventually_async
+from tests.support.worker_fixture import now_ms
 
 BEFORE, AFTER = "Asia/Tokyo", "America/New_York"
 QUERIES = [(group_by, days) for group_by in GROUPINGS for days in (1, 7, 30, 365)]
@@ -178,3 +182,22 @@ def test_headers_are_of_the_zone_that_the_tenant_has_now(redis_url: str, databas
             assert await start_of(tenant, pair.counted) == "2026-11-24"
 
     asyncio.run(run())
+
+
+@pytest.mark.anyio
+async def test_a_worker_warns_once_that_the_counters_have_another_zone(settings: Settings) -> None:
+    """Events came first, and the catalog with its time zone later."""
+    batch = values_of([make_event(tenant="late", occurred_ms=now_ms()) for _ in range(3)])
+    async with open_pipeline(settings) as fixture:
+        await fixture.process(0, batch)
+        document = CatalogDocument(tenant="late", timezone=BEFORE)
+        await import_catalog(fixture.pool, document)
+        await fixture.builder._catalogs.fresh("late")
+        with capture_logs() as logged:
+            for number in (1, 2):
+                await fixture.process(number, fresh(batch, number))
+    warnings = [entry for entry in logged if entry["log_level"] == "warning"]
+    assert [(e["tenant"], e["counters"], e["catalog"]) for e in warnings] == [
+        ("late", "UTC", BEFORE)
+    ]
+    assert "rebuild" in warnings[0]["event"]

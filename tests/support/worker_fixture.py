@@ -119,6 +119,12 @@ class WorkerFixture:
 
         await eventually_async(all_counted, timeout_s=timeout_s, message=f"{n} events counted")
 
+    async def wait_logged(self, text: str, timeout_s: float = 30.0) -> None:
+        async def logged() -> bool:
+            return text in self.worker.log_tail(400)
+
+        await eventually_async(logged, timeout_s=timeout_s, message=f"a log line with {text!r}")
+
     async def wait_stored(self, n: int, timeout_s: float = 60.0) -> None:
         async def all_stored() -> bool:
             stored = await self.stored()

@@ -27,3 +27,15 @@ def test_a_new_read_session_forgets_the_watermarks() -> None:
     assert watermarks.update(1_000, {0: 7}, {0: 7}) == {0: 1_000}
     watermarks.begin([0])
     assert watermarks.update(2_000, {0: 3}, {0: 7}) == {0: 0}
+
+
+def test_suspended_watermarks_are_unknown_until_a_read_session_begins() -> None:
+    """A rewind was requested: records below the positions will be read again."""
+    watermarks = ArrivalWatermarks()
+    watermarks.begin([0])
+    assert watermarks.update(1_000, {0: 7}, {0: 7}) == {0: 1_000}
+    watermarks.suspend()
+    assert watermarks.update(2_000, {0: 7}, {0: 7}) == {0: 0}
+    assert watermarks.update(2_500, {0: 7}, {0: 7}) == {0: 0}
+    watermarks.begin([0])
+    assert watermarks.update(3_000, {0: 7}, {0: 7}) == {0: 3_000}

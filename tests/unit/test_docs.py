@@ -211,7 +211,7 @@ def test_every_file_that_is_named_without_its_folder_exists(path: Path) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("package", ["streams", "streams/dead_letters", "api"])
+@pytest.mark.parametrize("package", ["streams", "streams/audit", "streams/dead_letters", "api"])
 def test_the_architecture_names_every_module(package: str) -> None:
     text = ARCHITECTURE.read_text()
     modules = sorted(path for path in (ROOT / package).glob("*.py") if path.stem != "__init__")

@@ -1,0 +1,65 @@
+"""Why a generation in Redis is not complete: fields of its meta hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from store.counters import Generation, Missing, Shortfall
+from store.offsets import Gap
+from store.redis.client import Client, Script
+from store.redis.watermarks import RedisWatermarks
+
+
+class RedisCompleteness(RedisWatermarks):
+    """Reasons for which generations are not complete. Every method raises StoreUnavailable."""
+
+    def __init__(self, client: Client, prefix: str) -> None:
+        super().__init__(client, prefix)
+        self._note_gap = Script("note_gap")
+        self._close_gaps = Script("close_gaps")
+
+    async def missing(self, generation: Generation) -> Missing:
+        """Return what keeps the generation from being complete."""
+        return missing_of(await self._meta(generation))
+
+    async def note_gap(self, generation: Generation, gap: Gap) -> bool:
+        """Record offsets that these counters never saw, and that history has or may have."""
+        answer = await self._note_gap(
+            self._client,
+            self._keys.active(generation.tenant),
+            generation.number,
+            f"{gap.topic_id}:{gap.partition}",
+            gap.first_offset,
+            gap.next_offset,
+        )
+        return bool(answer[0] == b"ok")
+
+    async def close_gaps(self, generation: Generation, gaps: Sequence[Gap]) -> bool:
+        """Forget gaps that turned out to hold no event; return whether it is complete now."""
+        answer = await self._close_gaps(
+            self._client,
+            self._keys.active(generation.tenant),
+            generation.number,
+            *(f"gap:{gap.topic_id}:{gap.partition}:{gap.first_offset}" for gap in gaps),
+        )
+        return bool(answer[1] == b"1")
+
+
+def missing_of(meta: Mapping[bytes, bytes]) -> Missing:
+    """Return the reasons that the fields of a meta hash give.
+
+    Generations of older versions that started empty have no field `unproven`.
+    """
+    behind, gaps = [], []
+    for name, value in sorted(meta.items()):
+        kind, _, rest = name.decode().partition(":")
+        if kind == "t":
+            topic_id, _, partition = rest.rpartition(":")
+            watermark = int(meta.get(b"w:" + rest.encode(), 0))
+            behind.append(Shortfall((topic_id, int(partition)), watermark, int(value)))
+        elif kind == "gap":
+            topic_id, partition, first = rest.split(":")
+            gaps.append(Gap(topic_id, int(partition), int(first), int(value)))
+    incomplete = meta.get(b"complete") == b"0"
+    unproven = b"unproven" in meta or (incomplete and not behind and not gaps)
+    return Missing(behind, gaps, unproven)

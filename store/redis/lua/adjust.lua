@@ -1,0 +1,163 @@
+-- Corrects groups of the active generation by what an audit found. The corrections are differences, so
+-- events that were counted since the audit stay counted.
+-- ARGV: 1 generation, 2 window day, 3 msgpack {kind, types, groups}:
+--         kind    grouping code
+--         types   outcome type keys; the corrections refer to them by index from 0
+--         groups  flat {id, alltime, tiles, offers, ...}
+--           alltime  flat {type, n, ...}: the difference of the count of all time
+--           tiles    flat {day, type, n, ...}: the difference of a day's count
+--           offers   flat {offer id, day after the window day or 0, last day found, last day wanted,
+--                    ...}, -1 = none. A later day is set unless the record has it by now; an
+--                    earlier one, or none, only if the last day is still the one found
+--       4 '' or '1': delete the records first; for records that cannot be read. The corrections are
+--         then the whole counts, so 5.. must be all watermarks of the audit: field, value, ...
+-- Returns {'ok'}, {'fenced', active generation} or {'moved'}: something was counted since the audit.
+local ACTIONS_MAX = 10000 -- about 3 ms
+local active = redis.call('GET', KEYS[1])
+local state = redis.call('HMGET', meta, 'day', 'rolled', 'types')
+if active ~= gen or state[1] ~= ARGV[2] or state[2] ~= ARGV[2] then
+  return {'fenced', active or ''}
+end
+if ARGV[4] == '1' then
+  local expected, left = {}, 0
+  for i = 5, #ARGV, 2 do
+    expected[ARGV[i]] = ARGV[i + 1]
+    left = left + 1
+  end
+  local fields = redis.call('HGETALL', meta)
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], 1, 2) == 'w:' then
+      if expected[fields[i]] ~= fields[i + 1] then return {'moved'} end
+      left = left - 1
+    end
+  end
+  if left ~= 0 then return {'moved'} end
+end
+local today = tonumber(state[1])
+local fix = cmsgpack.unpack(ARGV[3])
+local kind = fix.kind
+
+-- Codes of the outcome types, and numbers of the offers; new ones are added, as commit.lua does.
+local types, code_by_type, codes = state[3] and cmsgpack.unpack(state[3]) or {}, {}, {}
+local n_types = #types
+for i = 1, n_types do code_by_type[types[i]] = i - 1 end
+for i, name in ipairs(fix.types) do
+  if not code_by_type[name] then
+    types[#types + 1] = name
+    code_by_type[name] = #types - 1
+  end
+  codes[i - 1] = code_by_type[name]
+end
+if #types > n_types then redis.call('HSET', meta, 'types', cmsgpack.pack(types)) end
+
+local function number_of(offer)
+  local number = redis.call('HGET', home .. 'offers', offer)
+  if not number then
+    number = redis.call('HLEN', home .. 'offers') + 1
+    redis.call('HSET', home .. 'offers', offer, number)
+  end
+  return string.format('%d', number)
+end
+
+-- Adds n to the value of `name` in a flat list {name, value, ...} of a tile; 0 is removed.
+local function add_to_tile(tile, name, n)
+  for i = 1, #tile, 2 do
+    if tile[i] == name then
+      tile[i + 1] = tile[i + 1] + n
+      if tile[i + 1] == 0 then
+        table.remove(tile, i + 1)
+        table.remove(tile, i)
+      end
+      return
+    end
+  end
+  local m = #tile
+  tile[m + 1], tile[m + 2] = name, n
+end
+
+local function correct_tiles(key, tiles)
+  for i = 1, #tiles, 3 do
+    local day, code, n = tiles[i], codes[tiles[i + 1]], tiles[i + 2]
+    local block = block_of(day)
+    local packed = redis.call('HGET', key, block)
+    local tile = packed and cmsgpack.unpack(packed) or {}
+    add_to_tile(tile, code * BLOCK_DAYS + day % BLOCK_DAYS, n)
+    if #tile == 0 then
+      redis.call('HDEL', key, block)
+    else
+      redis.call('HSET', key, block, cmsgpack.pack(tile))
+    end
+  end
+end
+
+local function correct_offers(key, offers)
+  for i = 1, #offers, 4 do
+    local day, found, wanted = offers[i + 1], offers[i + 2], offers[i + 3]
+    local name = (day > 0 and 'p' .. day .. ':' or '-') .. number_of(offers[i])
+    local now = tonumber(redis.call('HGET', key, name) or '-1')
+    if wanted > found and wanted > now then
+      redis.call('HSET', key, name, wanted)
+    elseif wanted < found and now == found then
+      if wanted < 0 then redis.call('HDEL', key, name) else redis.call('HSET', key, name, wanted) end
+    end
+  end
+end
+
+local function total_of_day(key, day)
+  local packed, n = redis.call('HGET', key, block_of(day)), 0
+  local tile = packed and cmsgpack.unpack(packed) or {}
+  for i = 1, #tile, 2 do
+    if tile[i] % BLOCK_DAYS == day % BLOCK_DAYS then n = n + tile[i + 1] end
+  end
+  return n
+end
+
+local function correct(id, alltime, tiles, offers)
+  local key = home .. kind .. ':' .. id
+  if ARGV[4] == '1' then redis.call('DEL', key) end
+  local packed = redis.call('HGET', key, 's')
+  local s = packed and cmsgpack.unpack(packed) or {0}
+  for i = 1, #alltime, 2 do add(s, codes[alltime[i]], 0, 0, alltime[i + 1]) end
+  local kept = {s[1]}
+  for i = FIRST, #s, STEP do
+    if s[i + ALLTIME] ~= 0 then
+      for j = i, i + STEP - 1 do kept[#kept + 1] = s[j] end
+    end
+  end
+  if #kept < FIRST then
+    redis.call('DEL', key)
+    for _, period in ipairs({'a', 'm', 'w', 'd' .. today, 'd' .. today + 1}) do
+      redis.call('ZREM', rank_of(kind, period), id)
+    end
+    for due = today + 1, today + TILE_DAYS + 1 do
+      redis.call('SREM', home .. 'due:' .. due, kind .. ':' .. id)
+    end
+    return
+  end
+  redis.call('HSET', key, 's', cmsgpack.pack(kept))
+  correct_tiles(key, tiles)
+  correct_offers(key, offers)
+  local weekly, monthly = refresh(kind, id, key, today)
+  set_rank(kind, 'w', id, weekly)
+  set_rank(kind, 'm', id, monthly)
+  set_rank(kind, 'a', id, total_of(kept, ALLTIME))
+  for day = today, today + 1 do set_rank(kind, 'd' .. day, id, total_of_day(key, day)) end
+end
+
+-- Each event has an action, so the number of events is the sum of the actions' totals.
+local function correct_events()
+  local rank, events = rank_of('a', 'a'), 0
+  if redis.call('ZCARD', rank) > ACTIONS_MAX then
+    redis.call('HDEL', meta, 'events') -- unknown
+    return
+  end
+  local scores = redis.call('ZRANGE', rank, 0, -1, 'WITHSCORES')
+  for i = 2, #scores, 2 do events = events - tonumber(scores[i]) end
+  redis.call('HSET', meta, 'events', string.format('%.0f', events))
+end
+
+for i = 1, #fix.groups, 4 do
+  correct(fix.groups[i], fix.groups[i + 1], fix.groups[i + 2], fix.groups[i + 3])
+end
+if kind == 'a' then correct_events() end
+return {'ok'}

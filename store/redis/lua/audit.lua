@@ -1,0 +1,31 @@
+-- Reads groups of one grouping for an audit: one call, one snapshot, with the watermarks at which the
+-- counts are the sum of the events below.
+-- ARGV: 1 grouping code, 2.. ids
+-- Returns {generation, flat meta, {{flat record, ranks}, ...}}, or {} if the tenant has no generation.
+-- A record is a flat list of its fields, empty if there is none; ranks are the negated totals of the
+-- window day, the day after it, the week, the month and all time, false where the group is not ranked.
+-- Stops once FIELDS_MAX fields are read, so it may answer fewer groups than asked, but at least one:
+-- a customer of thousands of offers has as many fields.
+local FIELDS_MAX = 6000
+local base = string.sub(KEYS[1], 1, -7)
+local active = redis.call('GET', KEYS[1])
+if not active then return {} end
+local home = base .. active .. ':'
+local kind = ARGV[1]
+local meta = redis.call('HGETALL', home .. 'meta')
+local today = tonumber(redis.call('HGET', home .. 'meta', 'day') or '')
+if not today then return {} end
+local records, fields, ids = {}, 0, {}
+for i = 2, #ARGV do
+  if fields > FIELDS_MAX then break end
+  local record = redis.call('HGETALL', home .. kind .. ':' .. ARGV[i])
+  fields = fields + #record / 2
+  records[#records + 1], ids[#ids + 1] = {record}, ARGV[i]
+end
+if #ids > 0 then
+  for _, period in ipairs({'d' .. today, 'd' .. today + 1, 'w', 'm', 'a'}) do
+    local scores = redis.call('ZMSCORE', home .. 'r:' .. kind .. ':' .. period, unpack(ids))
+    for i, score in ipairs(scores) do records[i][#records[i] + 1] = score end
+  end
+end
+return {active, meta, records}

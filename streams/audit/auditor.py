@@ -1,0 +1,379 @@
+"""Audit of a tenant: all of its groups or a sample of them, and the repair of those that differ."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from store.audit import AuditNote, Correction
+from store.clock import system_clock_ms
+from store.postgres.audit import AuditedHistory
+from store.postgres.catalog import load_catalog
+from store.postgres.pool import open_pool
+from store.records import GROUPINGS, Grouping
+from store.redis.audit import ADJUST_GROUPS, AuditedCounters
+from store.redis.client import open_client
+from store.redis.reports import RedisReports
+from store.settings import Settings
+from store.windows import DAY_MS, TILE_DAYS
+from streams.audit.cells import same_differences
+from streams.audit.segment import Comparer, Difference, NotAudited
+
+#: Groups that are compared at one point: history is read once for them, and their records, 1 to
+#: 4 KB each, are in memory meanwhile.
+SEGMENT_GROUPS: Final = 20_000
+#: An audit ends once so many groups of a grouping differ. Then a rebuild is the remedy.
+DIFFERING_MAX: Final = 20_000
+#: How long history may take to store what the counters have counted.
+WAIT_S: Final = 30.0
+#: A group differs if so many comparisons in a row found the same differences; it is compared at
+#: most COMPARISONS_MAX times.
+AGREEING: Final = 3
+COMPARISONS_MAX: Final = 10
+PAUSE_S: Final = 0.5
+#: Offers of one customer in one correction.
+OFFERS_MAX: Final = 500
+_REWRITES: Final = 5
+REPAIRS_MAX: Final = 3
+#: Numbers in one correction, a bound of its script's time.
+_ADJUST_NUMBERS: Final = 3_000
+
+
+class TenantAudit(NamedTuple):
+    """Result of the audit of one tenant."""
+
+    tenant: str
+    generation: int | None
+    at_ms: int
+    """Time of its end."""
+    duration_s: float
+    sample: int | None
+    groups: int
+    """Groups that were compared."""
+    differing: Sequence[Difference]
+    notes: Sequence[str]
+    """What was not compared, and why."""
+
+    @property
+    def cells(self) -> int:
+        """Number of differing cells."""
+        return sum(len(difference.cells) for difference in self.differing)
+
+    def note(
+        self,
+        source: Literal["command", "worker"],
+        *,
+        previous: AuditNote | None,
+        repaired: bool = False,
+    ) -> AuditNote:
+        """Return the outcome as it is stored, given the tenant's previous one.
+
+        A sample that is clean does not clear a drift that is known: it has other groups, and may
+        have fewer windows. A whole audit does, and a new generation.
+        """
+        if (
+            previous is not None
+            and previous.result == "drift"
+            and previous.generation == self.generation
+            and self.sample is not None
+            and not self.differing
+        ):
+            return msgspec.structs.replace(previous, at_ms=self.at_ms)
+        result: Literal["clean", "drift", "repaired", "skipped"] = "clean"
+        if self.differing:
+            result = "drift"
+        elif repaired:
+            result = "repaired"
+        elif self.notes and not self.groups:
+            result = "skipped"
+        return AuditNote(
+            at_ms=self.at_ms,
+            result=result,
+            groups=self.groups,
+            cells=self.cells,
+            source=source,
+            duration_s=round(self.duration_s, 3),
+            generation=self.generation,
+            sample=self.sample,
+            reason="; ".join(self.notes),
+        )
+
+
+class Repair(NamedTuple):
+    """Result of a repair."""
+
+    groups: int
+    """Groups that were corrected."""
+    again: TenantAudit
+    """A second audit, of these groups."""
+
+
+class Auditor:
+    """Audits and repairs. All methods raise StoreUnavailable."""
+
+    def __init__(
+        self,
+        counters: AuditedCounters,
+        history: AuditedHistory,
+        comparer: Comparer,
+        *,
+        now_ms: Callable[[], int],
+        pause_s: float,
+    ) -> None:
+        """Compare a group that differs again after `pause_s`."""
+        self._counters = counters
+        self._history = history
+        self._comparer = comparer
+        self._now_ms = now_ms
+        self._pause_s = pause_s
+
+    async def tenants(self) -> list[str]:
+        """Return the tenants that have counters or a history, sorted."""
+        return sorted({*await self._counters.tenants(), *await self._history.tenants()})
+
+    async def audit(
+        self, tenant: str, *, sample: int | None = None, recent: bool = False
+    ) -> TenantAudit:
+        """Compare all groups of the tenant, or about `sample` of each grouping.
+
+        With `recent` only the windows that have a start are compared: an index finds their rows.
+        """
+
+        async def groups(grouping: Grouping, generation: int) -> list[str]:
+            if sample is None:
+                return await self._all_ids(tenant, grouping, generation)
+            return await self._sampled_ids(tenant, grouping, generation, sample)
+
+        return await self._audit(tenant, groups, GROUPINGS, sample=sample, recent=recent)
+
+    async def repair(self, audit: TenantAudit) -> Repair:
+        """Correct the groups that an audit found to differ, and audit them again.
+
+        Nothing else is changed. Corrections are refused once the generation or the window day is
+        another one. Events that are counted meanwhile may leave the last day of an offer wrong; so
+        what still differs is corrected again, at most REPAIRS_MAX times.
+        """
+        by_grouping: dict[Grouping, list[str]] = {}
+        for difference in audit.differing:
+            by_grouping.setdefault(difference.grouping, []).append(difference.id)
+
+        async def groups(grouping: Grouping, _: int) -> list[str]:
+            return sorted(by_grouping[grouping])
+
+        differing = audit.differing
+        for _ in range(REPAIRS_MAX):
+            await self._correct(audit.tenant, differing)
+            again = await self._audit(audit.tenant, groups, list(by_grouping), sample=audit.sample)
+            differing = again.differing
+            if not differing:
+                break
+        return Repair(len(audit.differing), again)
+
+    async def _correct(self, tenant: str, differing: Sequence[Difference]) -> None:
+        for difference in differing:
+            if difference.unreadable:
+                await self._rewrite(tenant, difference)
+        readable = [d for d in differing if not d.unreadable]
+        for batch in _batches(part for d in readable for part in _parts(d)):
+            first = batch[0]
+            corrections = [part.correction for part in batch]
+            await self._counters.adjust(tenant, first.generation, first.grouping, corrections)
+
+    async def _rewrite(self, tenant: str, difference: Difference) -> None:
+        """Replace a record that cannot be read, once no event is counted meanwhile."""
+        for _ in range(_REWRITES):
+            grouping, generation = difference.grouping, difference.generation
+            first, *rest = (part.correction for part in _parts(difference))
+            if await self._counters.adjust(tenant, generation, grouping, [first], rewrite=True):
+                for part in rest:
+                    await self._counters.adjust(tenant, generation, grouping, [part])
+                return
+            try:
+                found = await self._comparer.differences(
+                    tenant, grouping, [difference.id], recent=False
+                )
+            except NotAudited:
+                return
+            if not found or not found[0].unreadable:
+                return
+            difference = found[0]
+
+    async def _audit(
+        self,
+        tenant: str,
+        groups_of: GroupsOf,
+        groupings: Iterable[Grouping],
+        *,
+        sample: int | None,
+        recent: bool = False,
+    ) -> TenantAudit:
+        started = time.monotonic()
+        generation: int | None = None
+        compared = 0
+        differing: list[Difference] = []
+        notes: list[str] = []
+        try:
+            generation = (await self._comparer.check(tenant)).number
+        except NotAudited as reason:
+            groupings = ()
+            notes.append(str(reason))
+        for grouping in groupings:
+            try:
+                state = await self._comparer.check(tenant, grouping)
+                ids = await groups_of(grouping, state.number)
+                first = len(differing)
+                for at in range(0, len(ids), SEGMENT_GROUPS):
+                    segment = ids[at : at + SEGMENT_GROUPS]
+                    settled, unsettled = await self._compare(
+                        tenant, grouping, segment, recent=recent
+                    )
+                    compared += len(segment)
+                    unknown = sum(difference.unknown for difference in settled)
+                    differing += (d for d in settled if not d.unknown)
+                    if unknown:
+                        notes.append(
+                            f"{grouping}: {unknown} groups have more than history, which lacks "
+                            "offsets; the counters may be the only copy of these events"
+                        )
+                    if unsettled:
+                        notes.append(f"{grouping}: differences of {unsettled} groups keep changing")
+                    if len(differing) - first >= DIFFERING_MAX:
+                        notes.append(f"{grouping}: too many groups differ; rebuild the counters")
+                        break
+            except NotAudited as reason:
+                notes.append(f"{grouping}: {reason}")
+        return TenantAudit(
+            tenant=tenant,
+            generation=generation,
+            at_ms=self._now_ms(),
+            duration_s=time.monotonic() - started,
+            sample=sample,
+            groups=compared,
+            differing=differing,
+            notes=notes,
+        )
+
+    async def _compare(
+        self, tenant: str, grouping: Grouping, ids: Sequence[str], *, recent: bool
+    ) -> tuple[list[Difference], int]:
+        """Compare groups, and those that differ again until AGREEING comparisons agree.
+
+        Return the groups that differ, and the number of those about which they did not agree. One
+        comparison can be wrong for a moment: if an event was sent to two partitions, the counters
+        have it from one of them and history from the other, and their watermarks pass the two at
+        different times.
+        """
+        found = await self._comparer.differences(tenant, grouping, ids, recent=recent)
+        agreed = {difference.id: (1, difference) for difference in found}
+        settled: list[Difference] = []
+        for _ in range(COMPARISONS_MAX - 1):
+            if not agreed:
+                break
+            await asyncio.sleep(self._pause_s)
+            before = agreed
+            agreed = {}
+            for difference in await self._comparer.differences(
+                tenant, grouping, sorted(before), recent=recent
+            ):
+                times, last = before[difference.id]
+                times = times + 1 if same_differences(last.cells, difference.cells) else 1
+                if times == AGREEING:
+                    settled.append(difference)
+                else:
+                    agreed[difference.id] = times, difference
+        return settled, len(agreed)
+
+    async def _all_ids(self, tenant: str, grouping: Grouping, generation: int) -> list[str]:
+        ids = {id_ async for id_ in self._counters.ids(tenant, generation, grouping)}
+        ids.update([id_ async for id_ in self._history.ids(tenant, grouping)])
+        return sorted(ids)
+
+    async def _sampled_ids(
+        self, tenant: str, grouping: Grouping, generation: int, n: int
+    ) -> list[str]:
+        """Return half from the counters and half from history: each may lack some groups."""
+        ids = set(await self._counters.sample(tenant, generation, grouping, n - n // 2))
+        now_ms = self._now_ms()
+        instants = [now_ms - random.randrange(TILE_DAYS * DAY_MS) for _ in range(n // 2)]
+        ids.update(await self._history.sample(tenant, grouping, instants) if instants else ())
+        return sorted(ids)
+
+
+GroupsOf = Callable[[Grouping, int], Awaitable[list[str]]]
+
+
+def _parts(difference: Difference) -> list[Difference]:
+    """Split the offers of a customer that has very many, so that no script is long."""
+    fix = difference.correction
+    offers = list(fix.offers.items())
+    parts = [fix._replace(offers=dict(offers[:OFFERS_MAX]))]
+    for at in range(OFFERS_MAX, len(offers), OFFERS_MAX):
+        parts.append(Correction(fix.id, {}, {}, dict(offers[at : at + OFFERS_MAX])))
+    return [difference._replace(correction=part) for part in parts]
+
+
+def _batches(differing: Iterable[Difference]) -> Iterable[list[Difference]]:
+    """Yield lists of one grouping and one generation, each small enough for one script."""
+    batch: list[Difference] = []
+    numbers = 0
+    for difference in differing:
+        size = _size(difference.correction)
+        if batch and (
+            len(batch) == ADJUST_GROUPS
+            or numbers + size > _ADJUST_NUMBERS
+            or difference.grouping != batch[0].grouping
+            or difference.generation.number != batch[0].generation.number
+            or difference.generation.day != batch[0].generation.day
+        ):
+            yield batch
+            batch, numbers = [], 0
+        batch.append(difference)
+        numbers += size
+    if batch:
+        yield batch
+
+
+def _size(fix: Correction) -> int:
+    return 2 * len(fix.alltime) + 3 * len(fix.tiles) + 4 * len(fix.offers)
+
+
+def make_auditor(
+    counters: AuditedCounters,
+    history: AuditedHistory,
+    *,
+    timezone_of: Callable[[str], Awaitable[str]],
+    now_ms: Callable[[], int],
+    wait_s: float = WAIT_S,
+    pause_s: float = PAUSE_S,
+) -> Auditor:
+    """Return an Auditor of these stores; see `Comparer` and `Auditor` for the waits."""
+    comparer = Comparer(counters, history, timezone_of=timezone_of, now_ms=now_ms, wait_s=wait_s)
+    return Auditor(counters, history, comparer, now_ms=now_ms, pause_s=pause_s)
+
+
+@asynccontextmanager
+async def open_auditor(
+    settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms
+) -> AsyncIterator[tuple[Auditor, RedisReports]]:
+    """Open the stores and yield an Auditor on them, and where its results are noted.
+
+    Redis commands are not repeated: a correction that was applied twice would be wrong.
+    """
+    async with (
+        open_client(settings, timeout_s=settings.redis_timeout_s, retries=0) as client,
+        open_pool(settings, max_size=3) as pool,
+    ):
+        counters = AuditedCounters(client, settings.redis_prefix)
+        history = AuditedHistory(pool)
+
+        async def timezone_of(tenant: str) -> str:
+            return (await load_catalog(pool, tenant)).timezone
+
+        auditor = make_auditor(counters, history, timezone_of=timezone_of, now_ms=now_ms)
+        yield auditor, RedisReports(client, settings.redis_prefix)

@@ -1,0 +1,93 @@
+"""Whether a generation holds everything that history has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from store.counters import CounterStore, Generation
+from store.logs import get_logger
+from store.offsets import Gap
+
+logger = get_logger("tenants")
+
+
+class HistoryView(Protocol):
+    """What the completeness check asks of history. Every method raises StoreUnavailable."""
+
+    async def covers(self, tenant: str, topic_id: str, starts: Mapping[int, int]) -> bool:
+        """Return whether reading the topic from `starts` meets every row of the tenant.
+
+        With no starts: whether the tenant has no row.
+        """
+        ...
+
+    async def positions(self, topic_id: str) -> Mapping[int, int]:
+        """Return, by partition, the offset below which the topic is in history."""
+        ...
+
+    async def tenants_between(
+        self, topic_id: str, partition: int, first_offsets: Mapping[str, int], end: int
+    ) -> set[str]:
+        """Return the tenants that have a row in their part of a range of offsets.
+
+        `first_offsets` is tenant -> first offset of its part; every part ends before `end`.
+        """
+        ...
+
+
+async def complete(
+    store: CounterStore, history: HistoryView, generation: Generation, topic_id: str
+) -> bool:
+    """Mark an incomplete generation complete if it now holds everything that history has.
+
+    Return False where only a rebuild from history completes it. Targets (the watermarks of the
+    generation before) are left to the commits that reach them. Raises StoreUnavailable.
+    """
+    if generation.complete:
+        return True
+    missing = await store.missing(generation)
+    if missing.gaps:
+        empty = [gap for gap in missing.gaps if await _is_empty(history, generation.tenant, gap)]
+        if empty and await store.close_gaps(generation, empty):
+            logger.info("counters are complete", tenant=generation.tenant)
+            return True
+        if len(empty) < len(missing.gaps):
+            return False
+    if missing.unproven:
+        return await _prove(store, history, generation, topic_id)
+    return True
+
+
+async def _is_empty(history: HistoryView, tenant: str, gap: Gap) -> bool:
+    """Return whether history has no event of the tenant in the gap, and gets none any more.
+
+    It has passed the gap, or has never had anything of a partition whose beginning is lost: then it
+    passes it with the first event of the partition, which may be long in coming.
+    """
+    position = (await history.positions(gap.topic_id)).get(gap.partition, 0)
+    if position < gap.next_offset and (position or gap.first_offset):
+        return False
+    first = {tenant: gap.first_offset}
+    return not await history.tenants_between(gap.topic_id, gap.partition, first, gap.next_offset)
+
+
+async def _prove(
+    store: CounterStore, history: HistoryView, generation: Generation, topic_id: str
+) -> bool:
+    """Mark a generation that started empty as complete if it has all of history now.
+
+    Return False where Kafka does not reach back to all of the tenant's history.
+    """
+    starts = await store.first_watermarks(generation, topic_id)
+    if not await history.covers(generation.tenant, topic_id, starts):
+        return False
+    lost = await store.last_lost(topic_id)
+    if any(offset >= starts.get(partition, 0) for partition, offset in lost.items()):
+        return False  # history may hold events of the lost offsets, which were never read
+    counted = await store.watermarks(generation, topic_id)
+    stored = await history.positions(topic_id)
+    if all(counted.get(partition, 0) >= offset for partition, offset in stored.items()):
+        await store.mark_complete(generation)
+        logger.info("counters are complete", tenant=generation.tenant)
+    return True
