@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from store.counters import Shortfall
     from store.settings import Settings
     from streams.rebuild import Options, RebuildResult, RollbackResult
+
+
+INTERRUPTED: Final = (
+    "interrupted: a new generation that is not active yet is dropped; the live counters are "
+    "unchanged"
+)
 
 
 class Source(StrEnum):
@@ -86,13 +92,16 @@ def rebuild(
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Turn RebuildError into CliError, which is reported in one line without a traceback."""
+    """Turn RebuildError into CliError, and say what Ctrl-C and SIGTERM leave behind."""
     from streams.rebuild import RebuildError
 
     try:
         yield
     except RebuildError as error:
         raise CliError(str(error)) from error
+    except (KeyboardInterrupt, SystemExit):
+        print_note(INTERRUPTED)
+        raise
 
 
 async def _rebuild(settings: Settings, tenant: str | None, options: Options) -> int:
