@@ -72,8 +72,14 @@ class Follower:
     async def swap(self, work: Work, *, force: bool) -> Activated:
         """Activate the new generation of `work`, complete if it wins the race with the worker.
 
-        Raises RebuildError if it has fewer events than the active one, unless `force`.
+        It wins if nothing is counted between its last poll and the swap, so pauses in between
+        would lose it. Raises RebuildError if it has fewer events than the active one, unless
+        `force`.
         """
+        with self._pace.unpaced():
+            return await self._swap(work, force=force)
+
+    async def _swap(self, work: Work, *, force: bool) -> Activated:
         give_up_s = time.monotonic() + RACE_S
         while True:
             await self.finish(work)

@@ -21,7 +21,7 @@ TENANT = "acme"
 CUSTOMERS = 400
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 @pytest.mark.parametrize(
     ("events", "rate", "options"),
     [
@@ -35,7 +35,7 @@ def test_no_answer_is_of_a_mix(
     settings = program.settings
     asyncio.run(produce(settings, Events(TENANT, customers=CUSTOMERS, seed=1), events))
     worker, api = program.worker(), program.api()
-    program.wait_for(counted=events, stored=events, timeout_s=300, alive=[worker])
+    program.wait_for(counted=events, stored=events, timeout_s=500, alive=[worker])
     live = LiveTraffic(settings, Events(TENANT, customers=CUSTOMERS, seed=2), rate)
     pollers = Pollers(str(api.client.base_url), TENANT, program.counted, pause_s=0.02)
     with live.running(), pollers.running():

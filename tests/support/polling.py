@@ -1,8 +1,8 @@
 """Readers that poll the API while something else goes on, and check every answer.
 
-What is exact while events only come in, each once and none of them is rejected: a count of `alltime`
-never goes down from an answer of the counters to a later one, of the same grouping or another that
-every event has; it is never below the offsets that a worker reported before the question.
+While events come in, each once and none rejected, this is exact: a count of `alltime` never goes
+down from an answer of the counters to a later one, of the same grouping or another that every event
+has; and it is never below the offsets that a worker reported before the question.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Pollers:
         threads: int = 3,
         pause_s: float = 0.0,
     ) -> None:
-        """`counted`: events that the workers say they have counted."""
+        """Ask `base_url` from `threads` threads; `counted`: what the workers say they counted."""
         self._base_url = base_url
         self._tenant = tenant
         self._counted = counted
