@@ -5,14 +5,16 @@ The cases share one worker and one API, in this order; each begins and ends with
 
 from __future__ import annotations
 
-import json
+import asyncio
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
+from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 from psycopg.conninfo import make_conninfo
 
@@ -20,6 +22,7 @@ from tests.support.program import Process
 from tests.support.resources import make_settings, make_topics
 from tests.support.runbook_scene import OWN_TYPE, TENANT, Scene, some_events
 from tests.support.services.base import Services, create_topics, revive
+from tests.support.topics import read_ends
 from tests.support.waiting import eventually
 
 needs_retention = "the embedded broker keeps no retention; CI tests Apache Kafka"
@@ -145,8 +148,10 @@ def test_the_topic_was_recreated(scene: Scene) -> None:
 
 
 def test_redis_was_emptied(scene: Scene) -> None:
-    """The topic no longer has all events: it was recreated by the case above."""
+    """The topic no longer has all events, as after retention."""
+    scene.send(some_events(300))
     scene.wait_exact()
+    scene.forget_beginning()
     with scene.case("Redis was emptied") as guide:
         scene.redis.flushall()
         scene.wait_logged("counters start empty though the tenant has history")
@@ -159,6 +164,7 @@ def test_redis_was_emptied(scene: Scene) -> None:
 def test_redis_was_restored_from_an_old_backup(scene: Scene, services: Services) -> None:
     if services.kind == "docker":
         pytest.skip("reaches into the files of Redis, which are in a container here")
+    scene.send(some_events(100))
     scene.wait_exact()
     folder = Path(scene.redis.config_get("dir")["dir"]) / "appendonlydir"
     backup = folder.with_name("backup")
@@ -168,6 +174,7 @@ def test_redis_was_restored_from_an_old_backup(scene: Scene, services: Services)
     scene.send(some_events(300))
     scene.wait_exact()
     with scene.case("Redis was restored from an old backup") as guide:
+        scene.lose()
         services.redis.stop()
         shutil.rmtree(folder)
         backup.rename(folder)
@@ -194,6 +201,7 @@ def test_redis_evicted_keys(scene: Scene) -> None:
 
 
 def test_counters_drifted(scene: Scene) -> None:
+    scene.send(some_events(100))
     scene.wait_exact()
     with scene.case("Counters drifted") as guide:
         scene.lose()
@@ -211,6 +219,7 @@ def test_counters_drifted(scene: Scene) -> None:
 def test_postgres_was_restored_from_an_old_backup(scene: Scene) -> None:
     scene.write_catalog(offers=[{"id": "off_1", "name": "Old"}])
     scene.program.run("catalog", "import", "acme.json")
+    scene.send(some_events(100))
     scene.wait_exact()
     scene.copy_database("backup")
     scene.write_catalog(offers=[{"id": "off_1", "name": "New"}])
@@ -218,8 +227,10 @@ def test_postgres_was_restored_from_an_old_backup(scene: Scene) -> None:
     scene.send(some_events(300))
     scene.wait_exact()
     with scene.case("PostgreSQL was restored from an old backup") as guide:
+        scene.stop_worker()
         scene.restore_database("backup")
         guide.run()
+        scene.start_worker()
         scene.wait_exact()
         guide.run()
         scene.wait_exact()
@@ -235,7 +246,7 @@ def test_wrong_events_were_published(scene: Scene) -> None:
         assert "-120 since" in guide.run()
         guide.run()
         scene.wait_exact()
-        right = [event._replace(offer="off_2") for event in wrong]
+        right = [msgspec.structs.replace(event, offer="off_2") for event in wrong]
         scene.send(right)
         scene.wait_exact()
         assert scene.program.run("audit").count("all equal") == 1
@@ -245,6 +256,7 @@ def test_wrong_events_were_published(scene: Scene) -> None:
 
 
 def test_a_rebuild_was_interrupted(scene: Scene) -> None:
+    scene.send(some_events(200))
     scene.wait_exact()
     with scene.case("A rebuild was interrupted") as guide:
         rebuild: Process = scene.program.start("rebuild", "rebuild", "--rate", "20")
@@ -263,6 +275,9 @@ def test_a_rebuild_was_interrupted(scene: Scene) -> None:
 
 
 def test_a_rebuild_was_a_mistake(scene: Scene) -> None:
+    scene.send(some_events(50))
+    scene.wait_exact()
+    scene.program.run("rebuild")
     scene.send(some_events(50))
     scene.wait_exact()
     with scene.case("A rebuild was a mistake") as guide:
@@ -295,15 +310,54 @@ def test_the_topic_was_truncated(scene: Scene, services: Services) -> None:
 
 
 def test_retention_passed_before_events_were_counted(scene: Scene, services: Services) -> None:
-    """Redis is lost too, so history has what the counters lack."""
+    """Redis is lost too, so history has most of what the counters lack. 100 events are lost."""
     if services.kind == "wheels":
         pytest.skip(needs_retention)
+    scene.send(some_events(300), partition=1)
     scene.wait_exact()
     with scene.case("Retention passed before events were counted") as guide:
-        pass
+        scene.stop_worker()
+        scene.send(some_events(100), partition=1, counts=False)
+        delete_before_end(scene, 1)
+        scene.redis.flushall()
+        scene.start_worker()
+        scene.wait_exact("history")
+        print(guide.run())
+        scene.wait_exact()
+        scene.send(some_events(100), partition=1)
+        scene.wait_exact()
 
 
 def test_retention_passed_before_events_were_stored(scene: Scene, services: Services) -> None:
     """PostgreSQL is restored from a backup that is older than the topic's first record."""
     if services.kind == "wheels":
         pytest.skip(needs_retention)
+    scene.send(some_events(100), partition=1)
+    scene.wait_exact()
+    scene.copy_database("old")
+    scene.send(some_events(150), partition=1)
+    scene.wait_exact()
+    scene.copy_database("newer")
+    section = "Retention passed before events were stored"
+    with scene.case(section, NEWER_BACKUP_URL=scene.database_url("newer")) as guide:
+        scene.stop_worker()
+        scene.restore_database("old")
+        delete_before_end(scene, 1)
+        scene.start_worker()
+        scene.wait_logged("history lacks offsets that retention took")
+        scene.send(some_events(50), partition=1)
+        scene.wait_exact(unstored=150)
+        assert "150" in guide.run()
+        scene.wait_exact(unstored=150)
+        print(guide.run())
+        scene.wait_exact(unstored=150)
+        print(guide.run())
+        scene.wait_exact()
+
+
+def delete_before_end(scene: Scene, partition: int) -> None:
+    """Delete all records of the partition, as retention does."""
+    end = asyncio.run(read_ends(scene.settings, scene.settings.interactions_topic))[partition]
+    admin = KafkaAdminClient(bootstrap_servers=scene.settings.brokers)
+    admin.delete_records({TopicPartition(scene.settings.interactions_topic, partition): end})
+    admin.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ import httpx
 import psycopg
 import redis
 from aiokafka import AIOKafkaProducer
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from store.records import GROUPINGS, Event
 from store.settings import Settings
@@ -75,11 +76,11 @@ class Scene:
         self._folder = folder
 
     @contextmanager
-    def case(self, section: str) -> Iterator[Guide]:
-        """Yield the guide of the section, while a reader asks."""
+    def case(self, section: str, **env: str) -> Iterator[Guide]:
+        """Yield the guide of the section, while a reader asks. `env` is added to its settings."""
         self.failed = True
         self._log_mark = len(self.worker.log())
-        with following(section, self.program.env, self._folder) as guide:
+        with following(section, self.program.env | env, self._folder) as guide:
             with self.reading():
                 yield guide
             assert not self.wrong, self.wrong[:3]
@@ -102,8 +103,13 @@ class Scene:
         if counts:
             self.will_count(events)
 
-    def wait_exact(self, source: str = "materialized", timeout_s: float = 60) -> None:
-        """Wait until `source` answers every grouping exactly, and history has the same events."""
+    def wait_exact(
+        self, source: str = "materialized", *, unstored: int = 0, timeout_s: float = 60
+    ) -> None:
+        """Wait until `source` answers every grouping exactly, and history has the same events.
+
+        `unstored`: events that history lacks.
+        """
 
         def exact() -> bool:
             self.program.check_alive(self.worker)
@@ -112,15 +118,23 @@ class Scene:
                 assert answer.headers.get("X-Summary-Source") == source, answer.headers
                 found, wanted = answer.json(), self.expected(group_by)
                 assert found == wanted, (group_by, found["summary"][:2], wanted["summary"][:2])
-            assert self.stored() == len(self.counted), self.stored()
+            assert self.stored() == len(self.counted) - unstored, self.stored()
             return True
 
         eventually(exact, timeout_s=timeout_s, message=f"{source} answers exactly")
         self._settled = True
 
     def lose(self) -> None:
-        """Do not judge readers until `wait_exact`: a damage begins that nothing notices."""
+        """Do not judge readers until `wait_exact`: the runbook says that answers are wrong now."""
         self._settled = False
+
+    def stop_worker(self) -> None:
+        assert self.worker.terminate() == 0
+        self._settled = False
+
+    def start_worker(self) -> None:
+        self.worker = self.program.worker()
+        self._log_mark = 0
 
     def will_count(self, events: Iterable[Event]) -> None:
         """Let the answers hold the events from now on; see `send`."""
@@ -157,6 +171,22 @@ class Scene:
             cursor = connection.execute(query.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
 
+    def forget_beginning(self) -> None:
+        """Let the first rows of history come from another topic, which does not exist any more."""
+        other = str(uuid.uuid4())
+        moved = self.sql(
+            "UPDATE interaction_history SET source_log = %s WHERE source_offset < 20 "
+            "RETURNING source_partition",
+            other,
+        )
+        assert moved
+        self.sql(
+            "INSERT INTO history_watermarks (log, partition, topic, next_offset) "
+            "SELECT %s, partition, 'older', 20 FROM unnest(%s::integer[]) AS x (partition)",
+            other,
+            sorted({partition for (partition,) in moved}),
+        )
+
     def copy_database(self, name: str) -> None:
         """Make a copy of the database, as a backup, while nobody is connected to it."""
         with self._alone() as (connection, own):
@@ -168,6 +198,11 @@ class Scene:
             connection.execute(f"DROP DATABASE {own} WITH (FORCE)".encode())
             connection.execute(f"CREATE DATABASE {own} TEMPLATE {own}_{name}".encode())
 
+    def database_url(self, name: str) -> str:
+        """Return the URL of the copy."""
+        own = conninfo_to_dict(self.settings.database_url)["dbname"]
+        return make_conninfo(self.settings.database_url, dbname=f"{own}_{name}")
+
     @contextmanager
     def _alone(self) -> Iterator[tuple[psycopg.Connection[Any], str]]:
         """Yield a connection to another database, and the name of ours, which refuses others."""
@@ -177,8 +212,10 @@ class Scene:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [own]
             )
-            yield connection, str(own)
-            connection.execute(f"ALTER DATABASE {own} ALLOW_CONNECTIONS true".encode())
+            try:
+                yield connection, str(own)
+            finally:
+                connection.execute(f"ALTER DATABASE {own} ALLOW_CONNECTIONS true".encode())
 
     def wait_logged(self, text: str) -> None:
         """Wait for a log line of the case: since it began."""
