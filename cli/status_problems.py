@@ -106,7 +106,7 @@ def _redis(report: Status) -> Iterator[Problem]:
     if limit and sizes.redis_policy not in (None, "noeviction"):
         yield Problem(
             f"Redis may delete counters: its maxmemory-policy is {sizes.redis_policy}",
-            f"set it to noeviction; then compare: `{RUN} audit`",
+            f"set it to noeviction, then `{RUN} audit`; the runbook says more, if keys were evicted",
         )
     if limit and sizes.redis_bytes and sizes.redis_bytes * 100 > limit * MEMORY_PERCENT_MAX:
         percent = round(sizes.redis_bytes * 100 / limit)
@@ -320,7 +320,7 @@ def _incidents(report: Status) -> Iterator[Problem]:
             kind = "truncated" if change.kind == "cut" else change.kind
             yield Problem(
                 f"the topic was {kind} {ago(report.at, change.at)}",
-                "find out who did it; what was not read by then is lost: send it again",
+                f"when the lag is 0: `{RUN} audit`; send again what was not counted by then",
             )
     newest = report.newest_dead_letter_at
     if report.dead_letters and newest is not None and _is_recent(report, newest):

@@ -21,7 +21,7 @@ from psycopg.conninfo import make_conninfo
 from tests.support.program import Process
 from tests.support.resources import make_settings, make_topics
 from tests.support.runbook_scene import OWN_TYPE, TENANT, Scene, some_events
-from tests.support.services.base import Services, create_topics, revive
+from tests.support.services.base import Services, revive
 from tests.support.topics import read_ends
 from tests.support.waiting import eventually
 
@@ -137,7 +137,7 @@ def test_the_topic_was_recreated(scene: Scene) -> None:
         admin.delete_topics([topic])
         eventually(lambda: topic not in set(admin.list_topics()), message="topic deleted")
         admin.close()
-        assert "recreated" not in guide.run()
+        guide.run()  # a worker may have noticed it by then, or not
         scene.send(some_events(200))
         scene.wait_exact()
         assert "recreated" in scene.program.run("status")
