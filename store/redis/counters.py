@@ -21,6 +21,7 @@ from store.counters import (
     TenantOverview,
 )
 from store.records import CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
+from store.redis.audit import AuditedCounters
 from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
 from store.redis.generations import RedisGenerations, overview
@@ -49,7 +50,8 @@ _unpack = msgspec.msgpack.decode
 class RedisCounters(RedisGenerations):
     """The `store.counters.CounterStore` in Redis: generations, and the counts in them.
 
-    `reports` holds what workers report about themselves, `builds` what rebuilds need besides.
+    `reports` holds what workers report about themselves, `builds` what rebuilds need besides, and
+    `audited` reads records as they are stored.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class RedisCounters(RedisGenerations):
         """
         super().__init__(client, prefix)
         self.builds = RedisBuilds(client, prefix)
+        self.audited = AuditedCounters(client, prefix)
         self._groups_max = groups_max
         self._slots_back = -(-dedup_horizon_h // 24)
         self._commit = Script("commit")
