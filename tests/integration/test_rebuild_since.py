@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import date
 
 import pytest
 
-from store.records import Event, Grouping
+from store.catalog_document import CatalogDocument
+from store.postgres.catalog import import_catalog
+from store.records import GROUPINGS, CounterPage, Event, Grouping
 from store.redis.audit import AuditedCounters, Chunk
 from store.settings import Settings
-from store.windows import DAY_MS, date_of
-from streams.rebuild import Options, RebuildError
+from store.windows import DAY_MS, Calendar, date_of, exact_window
+from streams.rebuild import Options, Rebuilder, RebuildError, RebuildResult, Since
 from streams.rebuild.plan import From
-from tests.support.contract import assert_counts, assert_counts_exact
+from streams.rebuild.since import day_of
+from tests.support.contract import assert_counts, assert_counts_exact, exact_question
 from tests.support.events import NOW_MS, TODAY, make_event
+from tests.support.oracle import groups_of, page_of
 from tests.support.replay import ReplayFixture
+from tests.support.stores import Stores, some_events
 
 OLD_TOPIC = "5e9d6d47-3a4b-4bd2-8d9c-0f3b1d8a7c55"
 PARTITIONS = range(4)
@@ -152,10 +158,18 @@ class CountingAudit(AuditedCounters):
     async def _step(self) -> None:
         replay, chosen = self._replay, self._chosen
         partition = chosen.choice(PARTITIONS)
+        end = len(replay.topic[partition])
+        if chosen.random() < 0.05:
+            late = events_between(chosen, 3, NOW_MS - 40 * DAY_MS, NOW_MS, customers=60)
+            await replay.send(partition, late)
+        if chosen.random() < 0.3:
+            positions = await replay.history.positions(replay.topic_id)
+            position = positions.get(partition, 0)
+            await replay.store_history({partition: min(end, position + 20)})
         generation = await replay.counters.generation("acme")
         assert generation is not None
         watermarks = await replay.counters.watermarks(generation, replay.topic_id)
-        watermark, end = watermarks.get(partition, 0), len(replay.topic[partition])
+        watermark = watermarks.get(partition, 0)
         if watermark < end:
             await replay.count({partition: min(end, watermark + chosen.randrange(1, 6))})
             self.steps += 1
@@ -218,3 +232,124 @@ def test_wrong_events_of_the_last_days_disappear(settings: Settings, source: Fro
         await assert_all(replay, [*kept, *right])
 
     run(settings, check)
+
+
+def test_tenants_that_are_rebuilt_together_keep_their_own_days(settings: Settings) -> None:
+    async def check(replay: ReplayFixture) -> None:
+        chosen = random.Random(3)
+        old, _ = await fill(replay, chosen)
+        await count_old(replay, old)
+        ends = ends_of(replay)
+        replay.now_ms = NOW_MS - TOPIC_DAYS * DAY_MS // 2
+        others = [
+            make_event(tenant="other", customer=f"C-{i}", occurred_ms=NOW_MS - i * DAY_MS)
+            for i in range(3, 20)
+        ]
+        await replay.send(2, others)
+        replay.now_ms = NOW_MS
+        await replay.count({**ends, 2: ends[2] + 4})
+        await replay.count({2: ends[2] + 9}, tenant="other")
+        rebuilder = Rebuilder(replay.settings, replay.counters, replay.pool, now_ms=lambda: NOW_MS)
+        outcomes = [
+            o async for o in rebuilder.rebuild(["acme", "other"], since(TODAY - 3, "topic"))
+        ]
+        expected = [*old, *replay.distinct()]
+        assert [(o.tenant, o.events) for o in outcomes if isinstance(o, RebuildResult)] == [
+            ("acme", len(expected)),
+            ("other", len(others)),
+        ]
+        await assert_all(replay, expected)
+
+    run(settings, check)
+
+
+@pytest.mark.parametrize("at", [date(2026, 11, 1), date(2026, 11, 2), 1_793_548_800_000])
+def test_days_are_those_of_the_tenants_zone(settings: Settings, at: Since) -> None:
+    """On 1 November 2026 Havana set its clocks back at 01:00: that day has midnight twice."""
+    zone = "America/Havana"
+    calendar = Calendar(zone)
+
+    async def check(replay: ReplayFixture) -> None:
+        day = day_of(at, calendar)
+        assert date_of(day) in (date(2026, 11, 1), date(2026, 11, 2))
+        replay.timezone = zone
+        await import_catalog(replay.pool, CatalogDocument(tenant="acme", timezone=zone))
+        midnight_ms = calendar.midnight_ms(day)
+        events = [
+            make_event(customer=f"C-{i % 3}", occurred_ms=midnight_ms + minutes * 60_000)
+            for i, minutes in enumerate(range(-4_000, 4_000, 29))
+        ]
+        before = [e for e in events if e.occurred_ms < midnight_ms]
+        await count_old(replay, before)
+        replay.now_ms = midnight_ms - 3 * DAY_MS
+        await replay.send(1, [make_event(tenant="other", occurred_ms=replay.now_ms)])
+        replay.now_ms = NOW_MS
+        await replay.send(1, events[len(before) :])
+        await replay.count({1: 40})
+        await replay.replay(Options(source="topic", since=at))
+        today = calendar.day_of(NOW_MS)
+        for group_by in GROUPINGS:
+            for days in range(today - day - 4, 31):
+                asked = exact_question(group_by, days, today=today)._replace(timezone=zone)
+                answer = await replay.counters.read(asked)
+                assert isinstance(answer, CounterPage)
+                groups = groups_of(events, group_by, exact_window(days, today), calendar)
+                assert answer.page == page_of(groups, 100, 0), (group_by, days)
+
+    run(settings, check)
+
+
+def test_what_cannot_be_taken_over_is_refused(settings: Settings) -> None:
+    async def check(replay: ReplayFixture) -> None:
+        async def refused(options: Options, reason: str) -> None:
+            with pytest.raises(RebuildError, match=reason):
+                await replay.replay(options)
+
+        chosen = random.Random(1)
+        old, _ = await fill(replay, chosen)
+        await refused(since(TODAY), "there are no counters to take the days before from")
+        await count_old(replay, old)
+        await replay.count(ends_of(replay))
+        await store_old(replay, old)
+        await refused(since(TODAY + 1), "2026-11-25 is in the future: today is 2026-11-24")
+        await refused(since(TODAY - 31), "too long ago: .* only from 2026-10-25 on")
+        lost = "80 offsets .*neither the topic nor history has"
+        await refused(since(TODAY - TOPIC_DAYS - 2, "topic"), "history has .* use --from auto")
+        await replay.replay(since(TODAY - 30))
+        async with replay.pool.connection() as connection:
+            await connection.execute("TRUNCATE interaction_history, interaction_ids, history_watermarks")
+        await refused(since(TODAY - TOPIC_DAYS - 2, "topic"), lost)
+        expected = [*old, *replay.distinct()]
+        await assert_all(replay, expected)
+
+        active = await replay.counters.generation("acme")
+        assert active is not None
+        meta = f"is:{{acme/0}}:{active.number}:meta"
+        field = f"gap:{OLD_TOPIC}:0:5"
+        await replay.client.hset(meta, mapping={field: 9, "complete": 0})
+        await refused(since(TODAY), "lacks offsets from 5 on that history has")
+        await replay.client.hdel(meta, field)
+        await replay.client.hset(meta, mapping={"unproven": 1})
+        await refused(since(TODAY), "does not hold all of history")
+        await replay.client.hdel(meta, "unproven")
+        await replay.client.hset(meta, mapping={"complete": 1, "over:u": 4})
+        await refused(since(TODAY), "KEYS_PER_GROUPING_MAX")
+        await replay.client.hdel(meta, "over:u")
+        await import_catalog(replay.pool, CatalogDocument(tenant="acme", timezone="Asia/Tokyo"))
+        await refused(since(TODAY), "days of time zone UTC, not of Asia/Tokyo")
+        await import_catalog(replay.pool, CatalogDocument(tenant="acme", timezone="UTC"))
+        await replay.replay(since(TODAY, "topic"))
+        await assert_all(replay, expected)
+
+    run(settings, check)
+
+
+def test_it_needs_kafka(redis_url: str, database_url: str) -> None:
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            await stores.store(some_events(3), None)
+            await stores.rebuild()
+            with pytest.raises(RebuildError, match="--since needs Kafka, which does not answer"):
+                await stores.rebuild(since=date_of(TODAY))
+
+    asyncio.run(go())

@@ -30,6 +30,8 @@ class ReplayFixture(Stores):
         self.recorded: dict[int, list[int]] = {}
         """Partition -> timestamps of the records."""
         self.topic_id = ""
+        self.timezone = "UTC"
+        """Of the tenants' counters."""
 
     async def __aenter__(self) -> ReplayFixture:
         await super().__aenter__()
@@ -70,11 +72,11 @@ class ReplayFixture(Stores):
     async def count(self, ends: Mapping[int, int], *, tenant: str = "acme") -> None:
         """Count the tenant's events of the topic up to `ends` in the active generation."""
 
-        async def utc(_: str) -> str:
-            return "UTC"
+        async def timezone_of(_: str) -> str:
+            return self.timezone
 
         committer = CounterCommitter(
-            self.counters, self.history, now_ms=lambda: self.now_ms, timezone_of=utc
+            self.counters, self.history, now_ms=lambda: self.now_ms, timezone_of=timezone_of
         )
         committer.start_session(self.topic_id, dict.fromkeys(self.topic, 0))
         for partition, end in ends.items():
@@ -83,14 +85,16 @@ class ReplayFixture(Stores):
 
     async def store_history(self, ends: Mapping[int, int], topic_id: str | None = None) -> None:
         """Store the events of the topic up to `ends`; the next offsets there are `ends` then."""
+        positions = await self.history.positions(topic_id or self.topic_id)
         for partition, end in ends.items():
+            first = positions.get(partition)
             written = await self.history.write(
                 topic=self.settings.interactions_topic,
                 topic_id=topic_id or self.topic_id,
                 partition=partition,
-                expected_offset=None,
+                expected_offset=first,
                 next_offset=end,
-                events=self.sourced(partition, end),
+                events=self.sourced(partition, end)[first or 0 :],
             )
             assert isinstance(written, int), written
 
