@@ -50,8 +50,7 @@ _unpack = msgspec.msgpack.decode
 class RedisCounters(RedisGenerations):
     """The `store.counters.CounterStore` in Redis: generations, and the counts in them.
 
-    `reports` holds what workers report about themselves, `builds` what rebuilds need besides, and
-    `audited` reads records as they are stored.
+    `reports` holds what workers report about themselves, `builds` what rebuilds need besides.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class RedisCounters(RedisGenerations):
         """
         super().__init__(client, prefix)
         self.builds = RedisBuilds(client, prefix)
-        self.audited = AuditedCounters(client, prefix)
         self._groups_max = groups_max
         self._slots_back = -(-dedup_horizon_h // 24)
         self._commit = Script("commit")
@@ -80,6 +78,10 @@ class RedisCounters(RedisGenerations):
         """Return when Redis answers. Raises StoreUnavailable."""
         async with redis_errors():
             await self._client.ping()
+
+    def audited(self, generation: int | None = None) -> AuditedCounters:
+        """Return a reader for audits of the active generation, or of `generation`."""
+        return AuditedCounters(self._client, self._keys.prefix, generation=generation)
 
     async def read(self, question: Question) -> CounterPage | Incomplete:
         """Return one page from one snapshot. Raises StoreUnavailable."""

@@ -3,10 +3,11 @@
 `rebuilder` has the entry points. The order of a rebuild: `lease` keeps others away; `prepare` makes
 the `plan` (what comes from where, what would be lost), creates the new generation, and writes what
 history has (`from_history`); `finish` sums the topic in memory (`from_topic`), reads on to the head
-and swaps (`follow`). `builder` writes to the new generation, at the `pace` that live counting
-allows. A rebuild `since` a day copies the days before from the active generation (`takeover`), of
-which `base` is one group, and decides about records that were counted meanwhile (`late`). `sums`,
-`identities`, `plan`, `since`, `base`, `late` and `progress` are pure.
+(`follow`), compares a sample with history (`verify`), and swaps. `builder` writes to the new
+generation, at the `pace` that live counting allows. A rebuild `since` a day copies the days before
+from the active generation (`takeover`; `base` is what it takes of one group), and decides about
+records that were counted meanwhile (`late`). `sums`, `identities`, `plan`, `since`, `base`, `late`
+and `progress` are pure.
 """
 
 from streams.rebuild.errors import RebuildError

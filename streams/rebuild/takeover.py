@@ -48,7 +48,7 @@ class SinceRebuild:
         self.counted_from: Mapping[int, int] = {}
         """Partition -> offset from which the topic's events of the day or later count."""
         self._context = context
-        self._audited: AuditedCounters = context.counters.audited
+        self._audited: AuditedCounters = context.counters.audited()
         self._active = active
         self._since_day = since_day
         self._first: Mapping[Source, int] = {}

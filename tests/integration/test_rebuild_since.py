@@ -178,7 +178,7 @@ class CountingAudit(AuditedCounters):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("source", ["topic", "history", "auto"])
 def test_events_that_are_counted_meanwhile_count_once(
-    settings: Settings, source: From, seed: int
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, source: From, seed: int
 ) -> None:
     """Late and current events, and their copies in other partitions, between any two reads."""
 
@@ -195,7 +195,8 @@ def test_events_that_are_counted_meanwhile_count_once(
             await replay.send(partition, batch)
         await replay.count({p: end - chosen.randrange(5) for p, end in before.items()})
         await replay.store_history(some_ends(replay, chosen))
-        audit = replay.counters.audited = CountingAudit(replay, chosen)
+        audit = CountingAudit(replay, chosen)
+        monkeypatch.setattr(replay.counters, "audited", lambda _=None: audit)
         await replay.replay(since(TODAY - chosen.randrange(TOPIC_DAYS), source))
         assert audit.steps > 4
         await assert_all(replay, [*old, *replay.distinct()])
@@ -317,7 +318,9 @@ def test_what_cannot_be_taken_over_is_refused(settings: Settings) -> None:
         await refused(since(TODAY - TOPIC_DAYS - 2, "topic"), "history has .* use --from auto")
         await replay.replay(since(TODAY - 30))
         async with replay.pool.connection() as connection:
-            await connection.execute("TRUNCATE interaction_history, interaction_ids, history_watermarks")
+            await connection.execute(
+                "TRUNCATE interaction_history, interaction_ids, history_watermarks"
+            )
         await refused(since(TODAY - TOPIC_DAYS - 2, "topic"), lost)
         expected = [*old, *replay.distinct()]
         await assert_all(replay, expected)

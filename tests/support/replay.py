@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
 
 from store.records import Event, SourcedEvent
 from store.settings import Settings
+from store.windows import DAY_MS
 from streams.commit import CounterCommitter
 from streams.decode.decoder import Decoder
 from streams.kafka.topic_id import describe_topic
 from streams.rebuild import Failure, Options, Rebuilder, RebuildError, RebuildResult
-from tests.support.events import NOW_MS, encode, sourced
+from tests.support.events import NOW_MS, encode, make_event, sourced
 from tests.support.stores import Stores
 
 DECODER = Decoder(future_tolerance_s=300, event_bytes_max=1_048_576)
@@ -98,6 +100,22 @@ class ReplayFixture(Stores):
             )
             assert isinstance(written, int), written
 
+    async def store_more(self, ends: Mapping[int, int]) -> None:
+        """Store the events up to `ends` that history lacks."""
+        positions = await self.history.positions(self.topic_id)
+        for partition, end in ends.items():
+            first = positions[partition]
+            events = self.topic[partition][first:end]
+            written = await self.history.write(
+                topic=self.settings.interactions_topic,
+                topic_id=self.topic_id,
+                partition=partition,
+                expected_offset=first,
+                next_offset=end,
+                events=sourced(*events, first=first, recorded_ms=self.now_ms),
+            )
+            assert isinstance(written, int), written
+
     async def replay(self, options: Options, *, tenant: str = "acme") -> RebuildResult:
         """Rebuild the tenant's counters. Raises RebuildError."""
         rebuilder = Rebuilder(self.settings, self.counters, self.pool, now_ms=lambda: self.now_ms)
@@ -117,3 +135,33 @@ def _as_read(event: Event) -> Event:
     read = DECODER.decode(encode(event), NOW_MS)
     assert isinstance(read, Event)
     return read
+
+
+def many_events(n: int, seed: int = 1, tenant: str = "acme") -> list[Event]:
+    """Return events of the last 50 days with few groups, so that they share all of them."""
+    chosen = random.Random(seed)
+    return [
+        make_event(
+            tenant=tenant,
+            customer=f"C-{chosen.randrange(40)}",
+            offer=f"off_{chosen.randrange(6)}",
+            creative=chosen.choice((None, "cr_1", "cr_2")),
+            channel=chosen.choice((None, "ch_1")),
+            outcome=chosen.choice(("impression", "click", "convert", "deferred")),
+            occurred_ms=NOW_MS - chosen.randrange(50 * DAY_MS),
+        )
+        for _ in range(n)
+    ]
+
+
+async def fill(replay: ReplayFixture) -> None:
+    """Send events to all partitions; every tenth is a copy of one in any partition."""
+    for partition in range(4):
+        events = many_events(100, seed=partition)
+        copies = [replay.topic[p][9] for p in range(partition)]
+        await replay.send(partition, [*events, *events[:10], *copies])
+    await replay.send(2, many_events(20, seed=9, tenant="other"))
+
+
+def ends_of(replay: ReplayFixture) -> dict[int, int]:
+    return {partition: len(events) for partition, events in replay.topic.items()}
