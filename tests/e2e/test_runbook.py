@@ -21,7 +21,7 @@ from psycopg.conninfo import make_conninfo
 from tests.support.program import Process
 from tests.support.resources import make_settings, make_topics
 from tests.support.runbook_scene import OWN_TYPE, TENANT, Scene, some_events
-from tests.support.services.base import Services, create_topics, revive
+from tests.support.services.base import Services, revive
 from tests.support.topics import read_ends
 from tests.support.waiting import eventually
 

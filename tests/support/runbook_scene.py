@@ -157,7 +157,7 @@ class Scene:
 
     def expected(self, group_by: str) -> dict[str, Any]:
         """Return the body that holds exactly the events that must be counted."""
-        for event in self.counted[len(self._payloads):]:
+        for event in self.counted[len(self._payloads) :]:
             self._payloads.append(json.loads(encode(event))["payload"])
         payloads = self._payloads
         groups = expected.count(payloads, group_by, ALL_DAYS, datetime.now(UTC).date())
