@@ -15,6 +15,7 @@ from streams.rebuild.prepare import TAIL_MAX
 from streams.rebuild.progress import ProgressMeter
 from streams.rebuild.records import RecordReader, Tally
 from streams.rebuild.results import Failure, RebuildResult
+from streams.rebuild.takeover import sum_since
 from streams.rebuild.verify import compare_with_history
 from streams.rebuild.work import Work
 
@@ -70,6 +71,7 @@ class Finisher:
             slots_back=self._context.slots_back,
             now_ms=self._context.now_ms,
         )
+        await sum_since(summer, summed, await self._context.scan.ends())
         for _ in range(ROUNDS_MAX):
             ends = await self._context.scan.ends()
             await summer.sum_to(ends)

@@ -272,6 +272,12 @@ def test_a_rebuild_says_what_it_will_not_do(command: Command) -> None:
     done = command("rebuild", "--rollback", "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--dry-run" in done.stderr
+    done = command("rebuild", "--rollback", "--since", "2026-11-20")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--since cannot be combined with --rollback" in done.stderr
+    done = command("rebuild", "--since", "2026-11-20T08:00:00")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no offset from UTC" in done.stderr
     done = command("rebuild", "--tenant", "nobody")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: tenant nobody: has neither a history nor counters\n"

@@ -9,7 +9,7 @@ from typing import Self
 
 from aiokafka import AIOKafkaProducer
 
-from store.records import Event
+from store.records import Event, SourcedEvent
 from store.settings import Settings
 from store.windows import DAY_MS
 from streams.commit import CounterCommitter
@@ -30,13 +30,18 @@ class ReplayFixture(Stores):
         self.now_ms = NOW_MS
         self.topic: dict[int, list[Event]] = {}
         """Partition -> the events in it."""
+        self.recorded: dict[int, list[int]] = {}
+        """Partition -> timestamps of the records."""
         self.topic_id = ""
+        self.timezone = "UTC"
+        """Of the tenants' counters."""
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         found = await describe_topic(self.settings, self.settings.interactions_topic)
         self.topic_id = found.topic_id
         self.topic = {partition: [] for partition in range(found.partitions)}
+        self.recorded = {partition: [] for partition in self.topic}
         return self
 
     async def send(self, partition: int, events: Sequence[Event]) -> None:
@@ -57,32 +62,42 @@ class ReplayFixture(Stores):
         finally:
             await producer.stop()
         self.topic[partition] += [_as_read(event) for event in events]
+        self.recorded[partition] += [self.now_ms] * len(events)
+
+    def sourced(self, partition: int, end: int) -> list[SourcedEvent]:
+        """Return the events of a partition below `end`, as a reader of the topic gets them."""
+        times = self.recorded[partition]
+        events = sourced(*self.topic[partition][:end], recorded_ms=self.now_ms)
+        return [e._replace(recorded_ms=t) for e, t in zip(events, times, strict=False)] + events[
+            len(times) :
+        ]
 
     async def count(self, ends: Mapping[int, int], *, tenant: str = "acme") -> None:
         """Count the tenant's events of the topic up to `ends` in the active generation."""
 
-        async def utc(_: str) -> str:
-            return "UTC"
+        async def timezone_of(_: str) -> str:
+            return self.timezone
 
         committer = CounterCommitter(
-            self.counters, self.history, now_ms=lambda: self.now_ms, timezone_of=utc
+            self.counters, self.history, now_ms=lambda: self.now_ms, timezone_of=timezone_of
         )
         committer.start_session(self.topic_id, dict.fromkeys(self.topic, 0))
         for partition, end in ends.items():
-            events = sourced(*self.topic[partition][:end], recorded_ms=self.now_ms)
-            mine = [e for e in events if e.event.tenant == tenant]
+            mine = [e for e in self.sourced(partition, end) if e.event.tenant == tenant]
             await committer.commit(tenant, partition, mine, end)
 
     async def store_history(self, ends: Mapping[int, int], topic_id: str | None = None) -> None:
         """Store the events of the topic up to `ends`; the next offsets there are `ends` then."""
+        positions = await self.history.positions(topic_id or self.topic_id)
         for partition, end in ends.items():
+            first = positions.get(partition)
             written = await self.history.write(
                 topic=self.settings.interactions_topic,
                 topic_id=topic_id or self.topic_id,
                 partition=partition,
-                expected_offset=None,
+                expected_offset=first,
                 next_offset=end,
-                events=sourced(*self.topic[partition][:end], recorded_ms=self.now_ms),
+                events=self.sourced(partition, end)[first or 0 :],
             )
             assert isinstance(written, int), written
 
