@@ -150,6 +150,8 @@ async def open_sums(
     async with transaction(pool, read_only=True, snapshot=True, timeout_s=_TIMEOUT_S) as connection:
         # The sums sort and hash millions of rows; the default of 4 MB would write files.
         await connection.execute("SET LOCAL work_mem = '128MB'")
+        # Parallel workers would take all processors from those who count and read meanwhile.
+        await connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
         cursor = await connection.execute(load("watermarks"))
         found: Sequence[tuple[Any, ...]] = await cursor.fetchall()
         positions = {(str(log), p): offset for log, p, offset in found}

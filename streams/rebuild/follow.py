@@ -38,6 +38,7 @@ class Follower:
         """If Kafka does not answer, nothing is read on."""
         self._scan = scan = context.scan
         self._counters = context.counters
+        self._pace = context.pace
         self._now_ms = context.now_ms
         self._works = dict(works)
         self._reader = reader
@@ -71,12 +72,20 @@ class Follower:
     async def swap(self, work: Work, *, force: bool) -> Activated:
         """Activate the new generation of `work`, complete if it wins the race with the worker.
 
-        Raises RebuildError if it has fewer events than the active one, unless `force`.
+        It wins if nothing is counted between its last poll and the swap, so pauses in between
+        would lose it. Raises RebuildError if it has fewer events than the active one, unless
+        `force`.
         """
+        with self._pace.unpaced():
+            return await self._swap(work, force=force)
+
+    async def _swap(self, work: Work, *, force: bool) -> Activated:
         give_up_s = time.monotonic() + RACE_S
         while True:
             await self.finish(work)
-            answer = await self._counters.swap(
+            answer = await self._pace.call(
+                0,
+                self._counters.swap,
                 work.builder.generation,
                 now_ms=self._now_ms(),
                 fewer=force,

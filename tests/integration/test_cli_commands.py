@@ -212,7 +212,9 @@ def test_status_shows_what_is_there(command: Command) -> None:
     state = json.loads(succeeded(command("status", "--json")))
     assert list(state) == [
         "topic", "log", "lag", "historyLag", "waitingMs", "visible", "partitions",
-        "lostOffsets", "logChanges", "tenants", "sizes", "errors",
+        "lostOffsets", "logChanges", "tenants", "sizes", "errors", "at", "attention", "rebuilds",
+        "failedRebuilds", "counterGaps", "historyGaps", "historyGapOffsets", "deadLetters",
+        "newestDeadLetterAt",
     ]  # fmt: skip
     assert len(state["partitions"]) == PARTITIONS
     assert sum(partition["end"] for partition in state["partitions"]) == 10

@@ -12,8 +12,9 @@ from store.postgres.gaps import note_gaps
 from store.records import CounterPage
 from store.settings import Settings
 from streams.commit import CounterCommitter
-from streams.rebuild import Options, RebuildError
+from streams.rebuild import Options, Rebuilder, RebuildError
 from streams.rebuild.plan import From
+from streams.rebuild.progress import Progress
 from tests.support.contract import assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
 from tests.support.replay import ReplayFixture, ends_of, fill, many_events
@@ -280,7 +281,7 @@ def test_what_a_killed_rebuild_left_is_dropped(settings: Settings) -> None:
 
 def test_all_tenants_are_rebuilt_from_one_reading_of_the_topic(settings: Settings) -> None:
     async def check(replay: ReplayFixture) -> None:
-        from streams.rebuild import Rebuilder, RebuildResult
+        from streams.rebuild import RebuildResult
 
         await fill(replay)
         await replay.count(ends_of(replay))
@@ -297,5 +298,38 @@ def test_all_tenants_are_rebuilt_from_one_reading_of_the_topic(settings: Setting
         page = await replay.counters.read(question("action", "alltime")._replace(tenant="other"))
         assert isinstance(page, CounterPage)
         assert sum(group.total for group in page.page.groups) == 20
+
+    run(settings, check)
+
+
+def test_a_rebuild_of_all_tenants_that_is_cancelled_leaves_nothing(settings: Settings) -> None:
+    """Cancelled while the second tenant is prepared: the first one has a new generation then."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        ends = ends_of(replay)
+        for tenant in ("acme", "other"):
+            await replay.count(ends, tenant=tenant)
+        await replay.store_history(ends)
+
+        def report(progress: Progress) -> None:
+            if progress.tenant == "other":
+                rebuilding.cancel()
+
+        rebuilder = Rebuilder(
+            replay.settings, replay.counters, replay.pool, now_ms=lambda: NOW_MS, report=report
+        )
+
+        async def rebuild() -> None:
+            async for outcome in rebuilder.rebuild(["acme", "other"], Options(source="auto")):
+                raise AssertionError(outcome)
+
+        rebuilding = asyncio.create_task(rebuild())
+        with pytest.raises(asyncio.CancelledError):
+            await rebuilding
+        for tenant in ("acme", "other"):
+            assert [g.number for g in await replay.counters.generations(tenant)] == [1]
+            assert not await replay.client.exists(f"is:{{{tenant}/0}}:rebuild")
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
 
     run(settings, check)

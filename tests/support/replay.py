@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from aiokafka import AIOKafkaProducer
 
@@ -35,7 +36,7 @@ class ReplayFixture(Stores):
         self.timezone = "UTC"
         """Of the tenants' counters."""
 
-    async def __aenter__(self) -> ReplayFixture:
+    async def __aenter__(self) -> Self:
         await super().__aenter__()
         found = await describe_topic(self.settings, self.settings.interactions_topic)
         self.topic_id = found.topic_id
