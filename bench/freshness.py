@@ -115,8 +115,11 @@ class Prober:
         self.lag = int(answer.headers.get("X-Summary-Lag") or 0)
         return sum(int(row["total"]) for row in body["summary"] if row["id"] == PROBE)
 
-    async def run(self, seconds: float) -> Polled:
-        """Send one probe after another for `seconds`, each after the one before is visible."""
+    async def run(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> Polled:
+        """Send one probe after another for `seconds`, each after the one before is visible.
+
+        Ends before that when `is_over` returns True.
+        """
         random = Random(1)
         waits_ms: list[float] = []
         polls = lag_max = 0
@@ -125,7 +128,7 @@ class Prober:
         try:
             end_s = time.monotonic() + seconds
             for number in itertools.count(self.visible() + 1):
-                if time.monotonic() > end_s:
+                if time.monotonic() > end_s or is_over():
                     break
                 key = f"P-{random.randrange(1_000)}"  # spreads the probes over all partitions
                 await producer.send_and_wait(self._topic, _probe(key), key=key.encode())
@@ -200,7 +203,7 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
             Process(api_arguments, env, bench.folder / "api.log") as api,
             Process(load_arguments, env, bench.folder / "load.log") as load,
         ):
-            wait_until(lambda: _answers(ports[1]), api, 30.0, "the API")
+            wait_until(lambda: answers(ports[1]), api, 30.0, "the API")
             before_load = counted()
             wait_until(lambda: counted() > before_load, load, 30.0, "the load")
             time.sleep(WARM_UP_S)
@@ -240,7 +243,8 @@ def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Return whether the API on the port is ready."""
     try:
         return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).status)
     except OSError:

@@ -28,6 +28,13 @@ def offsets_in(gaps: Iterable[Gap]) -> int:
     return total
 
 
+def outside(gap: Gap, filled: range) -> list[Gap]:
+    """Return the parts of `gap` that are not in `filled`, a range of offsets of its partition."""
+    before = gap._replace(next_offset=min(gap.next_offset, filled.start))
+    behind = gap._replace(first_offset=max(gap.first_offset, filled.stop))
+    return [part for part in (before, behind) if part.first_offset < part.next_offset]
+
+
 def after(gaps: Iterable[Gap], offset: int) -> Sequence[Gap]:
     """Return what `gaps` contain from `offset` on."""
     return [

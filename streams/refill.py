@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from store.catalog import CatalogCache
 from store.clock import system_clock_ms
+from store.offsets import Gap
 from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryRefused, HistoryWriter
 from store.postgres.pool import Pool
@@ -63,10 +64,6 @@ class RefillResult:
     """Offsets that retention took while the topic was read."""
     beyond: int = 0
     """Offsets from history's position to the end of the topic, which workers store."""
-    topic_id: str = ""
-    ranges: Mapping[int, range] = dataclasses.field(default_factory=dict)
-    """Partition -> offsets that history has now, so gaps that are noted there are filled. Empty
-    if one tenant only was asked for."""
 
 
 def _no_progress(phase: str, done: int, total: int) -> None:
@@ -114,6 +111,8 @@ class Refill:
             until = self._until(starts, ends)
             self._result.beyond = sum(ends[p] - max(starts[p], until[p]) for p in ends)
             self._filled = {p: range(starts[p], end) for p, end in until.items() if end > starts[p]}
+            for partition in self._moved:
+                self._note_lost(partition, 0, starts[partition])
             total = sum(map(len, self._filled.values()))
             done = dict(starts)
             scan.seek(starts)
@@ -125,12 +124,14 @@ class Refill:
             await self._restore_suspects()
             await scan.check_topic_id()
         if self._tenant is None:
-            self._result.ranges = self._filled
+            await self._writer.forget_filled(scan.topic_id, self._filled)
         return self._result
 
     async def _prepare(self, scan: TopicScan) -> None:
         topic = self._settings.interactions_topic
-        self._result.topic_id = scan.topic_id
+        self._topic_id = scan.topic_id
+        self._lost: dict[int, list[Gap]] = {}
+        """Partition -> offsets that retention took: noted with a watermark that was lost."""
         self._filler = HistoryFiller(self._pool, topic=topic, topic_id=scan.topic_id)
         self._progress("identities", 0, 0)
         self._result.identities = await self._filler.restore_identities(self._tenant)
@@ -158,10 +159,16 @@ class Refill:
                     yield batch
             except OffsetsGone as gone:
                 self._result.unreadable += gone.earliest - gone.wanted
+                self._note_lost(gone.partition, gone.wanted, gone.earliest)
                 scan.seek({gone.partition: gone.earliest})
                 self._filled[gone.partition] = range(gone.earliest, until[gone.partition])
             else:
                 return
+
+    def _note_lost(self, partition: int, first: int, end: int) -> None:
+        if first < end:
+            gap = Gap(self._topic_id, partition, first, end)
+            self._lost.setdefault(partition, []).append(gap)
 
     async def _store(self, part: ScanBatch) -> None:
         """Store what history lacks of the records of one partition."""
@@ -196,11 +203,12 @@ class Refill:
         """
         answer = await self._writer.write(
             topic=self._settings.interactions_topic,
-            topic_id=self._result.topic_id,
+            topic_id=self._topic_id,
             partition=partition,
             expected_offset=self._watermarks[partition],
             next_offset=next_offset,
             events=events,
+            gaps=self._lost.get(partition, ()),
         )
         if isinstance(answer, HistoryRefused):
             self._moved.discard(partition)

@@ -11,13 +11,14 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 from uuid import UUID
 
-from store.offsets import Gap
+from store.offsets import Gap, outside
 from store.postgres import pool as postgres
 from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.sql import load
 
 _NOTE_GAP: Final = load("note_gap")
 _GAPS: Final = load("gaps")
+_FORGET_GAP: Final = load("forget_gap")
 _TENANTS_BETWEEN: Final = load("tenants_between")
 
 
@@ -39,6 +40,21 @@ class HistoryGaps:
         async with self._reading() as connection:
             cursor = await connection.execute(_GAPS)
             return [Gap(str(topic_id), *rest) for topic_id, *rest in await cursor.fetchall()]
+
+    async def forget_filled(self, topic_id: str, filled: Mapping[int, range]) -> None:
+        """Forget the gaps, or parts of them, that history has now: partition -> offsets."""
+        async with transaction(self._pool, timeout_s=self._timeout_s) as connection:
+            cursor = await connection.execute(_GAPS)
+            for log, *rest in await cursor.fetchall():
+                gap = Gap(str(log), *rest)
+                if gap.topic_id != topic_id or gap.partition not in filled:
+                    continue
+                left = outside(gap, filled[gap.partition])
+                if left != [gap]:
+                    await connection.execute(
+                        _FORGET_GAP, {**gap._asdict(), "topic_id": UUID(gap.topic_id)}
+                    )
+                    await note_gaps(connection, left)
 
     async def tenants_between(
         self, topic_id: str, partition: int, first_offsets: Mapping[str, int], end: int

@@ -62,28 +62,32 @@ class RedisBuilds:
         return LeaseHeld(answer[1].decode(), max(0, int(answer[2])))
 
     async def load_identities(
-        self, building: Generation, slot: int, buckets: Sequence[bytes], identities: int
+        self,
+        building: Generation,
+        slot: int,
+        buckets: Sequence[bytes],
+        *,
+        first: int,
+        identities: int,
     ) -> bool:
-        """Store all `buckets` of a slot; return False if the generation is not under construction.
+        """Store a part of the buckets of a slot, at most BUCKETS_MAX, from index `first` on.
 
-        The slot must be empty. `identities` is their number.
+        Returns False if the generation is not under construction. The slot must have nothing else.
+        `identities` is their number in the whole slot.
         """
-        for first in range(0, len(buckets), BUCKETS_MAX):
-            fields: list[int | bytes] = []
-            for index, bucket in enumerate(buckets[first : first + BUCKETS_MAX], first):
-                fields += (index, bucket)
-            answer = await self._identities(
-                self._client,
-                self._keys.active(building.tenant),
-                building.number,
-                building.build_token,
-                slot,
-                0 if first else identities,
-                *fields,
-            )
-            if answer[0] != b"ok":
-                return False
-        return True
+        fields: list[int | bytes] = []
+        for index, bucket in enumerate(buckets, first):
+            fields += (index, bucket)
+        answer = await self._identities(
+            self._client,
+            self._keys.active(building.tenant),
+            building.number,
+            building.build_token,
+            slot,
+            identities,
+            *fields,
+        )
+        return bool(answer[0] == b"ok")
 
     async def report_progress(self, tenant: str, report: Mapping[str, Any]) -> None:
         """Store the progress of the tenant's rebuild, in place of the last one."""

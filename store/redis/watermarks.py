@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from store.counters import Generation, Source
 from store.redis.client import Client, redis_errors
 from store.redis.keys import Keys, watermark_field
-
-#: How many of the last generations may be unfinished: each was left by a rebuild that was killed.
-UNFINISHED_MAX: Final = 50
 
 
 class RedisWatermarks:
@@ -71,16 +68,6 @@ class RedisWatermarks:
             return None
         value = meta.get(watermark_field("w", topic_id, partition).encode())
         return None if value is None else int(value)
-
-    async def unfinished(self, tenant: str) -> list[int]:
-        """Return the numbers of the tenant's generations under construction."""
-        async with redis_errors():
-            last = int(await self._client.get(self._keys.last(tenant)) or 0)
-            found = []
-            for number in range(max(1, last - UNFINISHED_MAX), last + 1):
-                if await self._client.hexists(self._keys.meta(tenant, number), "building"):
-                    found.append(number)
-        return found
 
     async def _watermarks(
         self, generation: Generation, kind: str, topic_id: str

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from store.counters import Committed, Deltas, Duplicates, Generation, Refused, Rolled
 from store.records import SourcedEvent
-from store.redis.builds import RedisBuilds
+from store.redis.builds import BUCKETS_MAX, RedisBuilds
 from store.redis.counters import RedisCounters
 from store.windows import Calendar
 from streams.aggregate import aggregate, by_slot, distinct
@@ -62,12 +62,19 @@ class Builder:
 
     async def remember(self, slot: int, packed: bytes) -> None:
         """Write all identities of one slot, concatenated, before the topic is followed."""
-        identities = len(packed) // ID_BYTES
-        done = await self._pace.call(
-            0, self._builds.load_identities, self.generation, slot, buckets_of(packed), identities
-        )
-        if not done:
-            raise self._interfered(None)
+        buckets = buckets_of(packed)
+        for first in range(0, len(buckets), BUCKETS_MAX):
+            stored = await self._pace.call(
+                0,
+                self._builds.load_identities,
+                self.generation,
+                slot,
+                buckets[first : first + BUCKETS_MAX],
+                first=first,
+                identities=len(packed) // ID_BYTES,
+            )
+            if not stored:
+                raise self._interfered(None)
 
     async def count(
         self, topic_id: str, partition: int, events: Sequence[SourcedEvent], next_offset: int
@@ -125,7 +132,9 @@ class Builder:
 
     async def _is_done(self, topic_id: str, partition: int, next_offset: int) -> bool:
         """Return whether the generation is still ours, and at `next_offset`."""
-        stored = await self._counters.build_watermark(self.generation, topic_id, partition)
+        stored = await self._pace.call(
+            0, self._counters.build_watermark, self.generation, topic_id, partition
+        )
         return stored == next_offset
 
     async def roll(self, today: int) -> None:

@@ -38,10 +38,11 @@ class Follower:
         """If Kafka does not answer, nothing is read on."""
         self._scan = scan = context.scan
         self._counters = context.counters
+        self._pace = context.pace
         self._now_ms = context.now_ms
         self._works = dict(works)
         self._reader = reader
-        self._meter = meter
+        self.meter = meter
         self._topic_id = scan.topic_id if scan else ""
         self._positions: dict[int, int] = {}
         if scan is not None:
@@ -58,12 +59,12 @@ class Follower:
         """
         if self._scan is None:
             return
-        self._meter.begin("catching up", None)
+        self.meter.begin("catching up", None)
         give_up_s = time.monotonic() + CHASE_S
         while True:
             ends = await self._scan.ends()
             lag = self._lag(ends)
-            self._meter.update(self._done(), lag=lag)
+            self.meter.update(self._done(), lag=lag)
             if lag <= HEAD_OFFSETS or time.monotonic() > give_up_s:
                 return
             await self._read_to(ends)
@@ -71,12 +72,20 @@ class Follower:
     async def swap(self, work: Work, *, force: bool) -> Activated:
         """Activate the new generation of `work`, complete if it wins the race with the worker.
 
-        Raises RebuildError if it has fewer events than the active one, unless `force`.
+        It wins if nothing is counted between its last poll and the swap, so pauses in between
+        would lose it. Raises RebuildError if it has fewer events than the active one, unless
+        `force`.
         """
+        with self._pace.unpaced():
+            return await self._swap(work, force=force)
+
+    async def _swap(self, work: Work, *, force: bool) -> Activated:
         give_up_s = time.monotonic() + RACE_S
         while True:
             await self.finish(work)
-            answer = await self._counters.swap(
+            answer = await self._pace.call(
+                0,
+                self._counters.swap,
                 work.builder.generation,
                 now_ms=self._now_ms(),
                 fewer=force,
@@ -137,7 +146,7 @@ class Follower:
                             self._scan.topic_id, batch.partition, events, batch.next_offset
                         )
                 self._positions[batch.partition] = batch.next_offset
-            self._meter.update(self._done(), lag=self._lag(ends))
+            self.meter.update(self._done(), lag=self._lag(ends))
 
 
 def _fewer(work: Work, answer: Fewer) -> str:

@@ -24,6 +24,7 @@ async def write_sums(
     Raises RebuildError if the sums of the groupings do not have as many events as there are rows.
     """
     rows = await history.rows(below)
+    written_before = builder.events
     meter.begin("history", rows)
     day, calendar = builder.generation.day, builder.calendar
     sums = RowSums(first_tile_day(day))
@@ -40,10 +41,11 @@ async def write_sums(
         meter.update(of_customers)
     await builder.write(sums.end_grouping("customer"))
     await builder.write(sums.rest())
-    if not rows == of_actions == of_customers == builder.events:
+    written = builder.events - written_before
+    if not rows == of_actions == of_customers == written:
         raise RebuildError(
             f"tenant {builder.tenant}: history has {rows:,} events, but the sums of its actions "
-            f"have {of_actions:,}, those of the customers {of_customers:,}, and {builder.events:,} "
+            f"have {of_actions:,}, those of the customers {of_customers:,}, and {written:,} "
             "were written; the live counters are unchanged"
         )
     return rows

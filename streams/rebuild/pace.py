@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, ParamSpec, TypeVar
 
 from store.records import StoreUnavailable
@@ -25,6 +26,15 @@ class Pace:
         self._events_per_s = events_per_s
         self.share = share
         self._due_s = 0.0
+
+    @contextmanager
+    def unpaced(self) -> Iterator[None]:
+        """Leave out the pauses for others inside the block; a maximum rate still holds."""
+        share, self.share = self.share, 1.0
+        try:
+            yield
+        finally:
+            self.share = share
 
     async def call(
         self, events: int, call: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs

@@ -7,7 +7,9 @@ from typing import Final
 
 from store.counters import Generation, Position
 from store.logs import get_logger
+from store.offsets import Gap
 from store.postgres.catalog import load_catalog
+from store.postgres.gaps import HistoryGaps
 from store.postgres.sums import Below, HistorySums, open_sums
 from store.records import Catalog
 from store.windows import Calendar
@@ -18,6 +20,7 @@ from streams.rebuild.from_history import see_identities, write_identities, write
 from streams.rebuild.identities import SeenIdentities
 from streams.rebuild.plan import HistoryView, Offsets, Plan, describe, make_plan, without
 from streams.rebuild.sums import EventSums
+from streams.rebuild.takeover import SinceRebuild, since_rebuild
 from streams.rebuild.work import Work
 
 logger = get_logger("rebuild")
@@ -40,14 +43,18 @@ class Preparer:
         catalog = await load_catalog(self._context.pool, tenant)
         active = await self._context.counters.generation(tenant)
         reach = await self._context.counters.reach(active) if active else {}
+        since = await since_rebuild(self._context, active, tenant, Calendar(catalog.timezone))
         notes = await self._drop_unfinished(tenant)
-        async with open_sums(self._context.pool, tenant) as history:
+        since_ms = since.since_ms if since else None
+        async with open_sums(self._context.pool, tenant, since_ms) as history:
             plan = make_plan(
                 self._context.options.source,
                 self._context.topic,
-                HistoryView(history.positions),
+                HistoryView(history.positions, await self._history_gaps()),
                 reach,
             )
+            if since is not None:
+                plan = await since.narrow(plan)
             gaps = await self._check_lost(tenant, plan, history, active)
             builder = await self._create(catalog, token, plan, gaps)
             work = Work(
@@ -61,19 +68,24 @@ class Preparer:
                 notes=notes,
             )
             try:
-                await self._fill(work, plan, history)
+                await self._fill(work, plan, history, since)
             except BaseException:
                 await builder.drop()
                 raise
         return work
 
-    async def _fill(self, work: Work, plan: Plan, history: HistorySums) -> None:
+    async def _fill(
+        self, work: Work, plan: Plan, history: HistorySums, since: SinceRebuild | None
+    ) -> None:
         meter = self._context.meter(work.tenant)
         below = None
         if not plan.whole_history and self._context.topic is not None:
             below = Below(self._context.topic.topic_id, work.starts)
         if plan.uses_history:
             work.rows = await write_sums(history, work.builder, below, meter)
+        if since is not None:
+            await since.fill(work, history)
+            return
         tail = sum(max(0, self._context.ends[p] - start) for p, start in work.starts.items())
         oldest_slot = await self._context.oldest_slot(work.starts)
         if self._context.options.source == "history" and tail <= TAIL_MAX:
@@ -98,6 +110,8 @@ class Preparer:
             if not unused:  # history has passed these offsets, and the tenant has nothing there
                 known = [Offsets(key, 0, offset) for key, offset in history.positions.items()]
                 lost = without(lost, known)
+        if active is not None:
+            lost = without(lost, await self._counter_gaps(active))
         if not lost:
             return []
         number = active.number if active else 0
@@ -112,6 +126,16 @@ class Preparer:
             raise RebuildError(f"{reason}; --force rebuilds without them")
         logger.warning("rebuilding with a loss of counts", tenant=tenant, lost=describe(lost))
         return lost if unused else []
+
+    async def _history_gaps(self) -> list[Offsets]:
+        gaps = await HistoryGaps(self._context.pool).gaps()
+        return [_offsets(gap) for gap in gaps]
+
+    async def _counter_gaps(self, active: Generation) -> list[Offsets]:
+        """Return what the active counters lack themselves, so that it cannot be lost with them."""
+        missing = await self._context.counters.missing(active)
+        lost = await self._context.counters.reports.lost()
+        return [_offsets(gap) for gap in (*missing.gaps, *lost)]
 
     async def _create(
         self, catalog: Catalog, token: str, plan: Plan, gaps: Sequence[Offsets]
@@ -136,9 +160,14 @@ class Preparer:
 
     async def _drop_unfinished(self, tenant: str) -> list[str]:
         """Drop what a killed rebuild has left; return a note about it."""
-        numbers = await self._context.counters.unfinished(tenant)
+        generations = await self._context.counters.generations(tenant)
+        numbers = [each.number for each in generations if each.building]
         for number in numbers:
             await self._context.counters.drop(Generation(tenant, number, 0, "", False))
         if not numbers:
             return []
         return [f"started afresh: dropped generation {numbers[-1]} of an interrupted rebuild"]
+
+
+def _offsets(gap: Gap) -> Offsets:
+    return Offsets((gap.topic_id, gap.partition), gap.first_offset, gap.next_offset)

@@ -30,6 +30,9 @@ from streams.rebuild.publish import publishing
 from streams.rebuild.results import Failure, Options, RebuildResult, RollbackResult
 from streams.rebuild.work import Work
 
+#: A rebuild repeats a call whose answer was lost. Each script does nothing the second time, or is
+#: refused and then compared with what it was to do.
+RETRIES: Final = 5
 #: Tenants whose generations are built at once from the topic, which is then read once for all.
 TENANTS_MAX: Final = 1_000
 
@@ -194,14 +197,17 @@ class Rebuilder:
 
 @asynccontextmanager
 async def open_rebuilder(
-    settings: Settings, *, report: Report = lambda progress: None
+    settings: Settings,
+    *,
+    now_ms: Callable[[], int] = system_clock_ms,
+    report: Report = lambda progress: None,
 ) -> AsyncIterator[Rebuilder]:
     """Open the stores and yield a Rebuilder on them. No connection is made before it is needed."""
     async with (
-        open_counters(settings) as counters,
+        open_counters(settings, retries=RETRIES) as counters,
         open_pool(settings, max_size=2) as pool,
     ):
-        yield Rebuilder(settings, counters, pool, report=report)
+        yield Rebuilder(settings, counters, pool, now_ms=now_ms, report=report)
 
 
 async def rebuild_inconsistent(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from store.records import CounterPage, Event
+from store.offsets import Gap
+from store.postgres.gaps import note_gaps
+from store.records import CounterPage
 from store.settings import Settings
-from store.windows import DAY_MS
 from streams.commit import CounterCommitter
-from streams.rebuild import Options, RebuildError
+from streams.rebuild import Options, Rebuilder, RebuildError
 from streams.rebuild.plan import From
+from streams.rebuild.progress import Progress
 from tests.support.contract import assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
-from tests.support.replay import ReplayFixture
+from tests.support.replay import ReplayFixture, ends_of, fill, many_events
 
 OTHER_TOPIC = "5e9d6d47-3a4b-4bd2-8d9c-0f3b1d8a7c55"
 
@@ -27,36 +28,6 @@ def run(settings: Settings, check: Callable[[ReplayFixture], Awaitable[None]]) -
             await check(replay)
 
     asyncio.run(go())
-
-
-def many_events(n: int, seed: int = 1, tenant: str = "acme") -> list[Event]:
-    """Return events of the last 50 days with few groups, so that they share all of them."""
-    chosen = random.Random(seed)
-    return [
-        make_event(
-            tenant=tenant,
-            customer=f"C-{chosen.randrange(40)}",
-            offer=f"off_{chosen.randrange(6)}",
-            creative=chosen.choice((None, "cr_1", "cr_2")),
-            channel=chosen.choice((None, "ch_1")),
-            outcome=chosen.choice(("impression", "click", "convert", "deferred")),
-            occurred_ms=NOW_MS - chosen.randrange(50 * DAY_MS),
-        )
-        for _ in range(n)
-    ]
-
-
-async def fill(replay: ReplayFixture) -> None:
-    """Send events to all partitions; every tenth is a copy of one in any partition."""
-    for partition in range(4):
-        events = many_events(100, seed=partition)
-        copies = [replay.topic[p][9] for p in range(partition)]
-        await replay.send(partition, [*events, *events[:10], *copies])
-    await replay.send(2, many_events(20, seed=9, tenant="other"))
-
-
-def ends_of(replay: ReplayFixture) -> dict[int, int]:
-    return {partition: len(events) for partition, events in replay.topic.items()}
 
 
 @pytest.mark.parametrize("source", ["topic", "history", "auto"])
@@ -72,6 +43,8 @@ def test_every_source_gives_each_event_once(settings: Settings, source: From) ->
         assert (result.generation, result.previous_generation) == (2, 1)
         assert (result.events, result.previous_events) == (400, 400)
         assert result.behind == []
+        (note,) = result.notes
+        assert note.endswith("groups of the new generation compared with history: equal")
         report = (await replay.counters.builds.results())["acme"]
         assert (report["phase"], report["source"], report["events"]) == ("done", source, 400)
         await assert_counts(replay.counters, replay.distinct(), TODAY)
@@ -169,6 +142,36 @@ def test_counts_that_only_the_counters_have_are_not_lost(settings: Settings) -> 
     run(settings, check)
 
 
+def test_offsets_that_history_lacks_are_not_lost_with_the_counters(settings: Settings) -> None:
+    """Postgres was restored from a backup, and the topic no longer had what came since.
+
+    The workers have noted the gap. Where the counters lack the same offsets, nothing is lost.
+    """
+
+    async def check(replay: ReplayFixture) -> None:
+        replay.topic[0] = many_events(50)
+        replay.topic_id = OTHER_TOPIC  # of which Kafka has nothing
+        await replay.count({0: 50})
+        gap = Gap(OTHER_TOPIC, 0, 20, 30)
+        await replay.store_history({0: 50})
+        async with replay.pool.connection() as connection:
+            await connection.execute(
+                "DELETE FROM interaction_history WHERE source_offset >= 20 AND source_offset < 30"
+            )
+            await note_gaps(connection, [gap])
+        with pytest.raises(RebuildError, match=r"10 offsets .offsets 20 to 29 of partition 0"):
+            await replay.replay(Options(source="history"))
+        await assert_counts(replay.counters, replay.topic[0], TODAY)
+        await replay.counters.note_lost(OTHER_TOPIC, 0, 20, 10)
+        with pytest.raises(RebuildError, match="10 events would be lost"):
+            await replay.replay(Options(source="history"))
+        assert (await replay.replay(Options(source="history", force=True))).events == 40
+        rest = [*replay.topic[0][:20], *replay.topic[0][30:]]
+        await assert_counts(replay.counters, rest, TODAY)
+
+    run(settings, check)
+
+
 def test_rows_that_vanished_from_history_are_not_lost(settings: Settings) -> None:
     """The watermark of history says that it has all, but somebody has deleted rows."""
 
@@ -184,6 +187,37 @@ def test_rows_that_vanished_from_history_are_not_lost(settings: Settings) -> Non
         await assert_counts(replay.counters, replay.distinct(), TODAY)
         assert (await replay.replay(Options(source="auto"))).events == 400
         await assert_counts(replay.counters, replay.distinct(), TODAY)
+
+    run(settings, check)
+
+
+def test_a_dry_run_names_what_a_rebuild_would_change(settings: Settings) -> None:
+    """One cell of the live counters is wrong; the new generation equals history."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await replay.send(0, [make_event(outcome="click", offer="off_1") for _ in range(5)])
+        await replay.count({0: 5})
+        await replay.store_history({0: 5})
+        await replay.client.zadd("is:{acme/0}:1:r:a:a", {"off_1": -7})
+        result = await replay.replay(Options(source="topic", dry_run=True))
+        new, live = result.notes
+        assert new.endswith("groups of the new generation compared with history: equal")
+        assert "1 of 4 groups of the live counters differ from history: action off_1" in live
+        assert "counters 7, history 5" in live
+
+    run(settings, check)
+
+
+def test_a_new_generation_that_differs_from_history_says_so(settings: Settings) -> None:
+    async def check(replay: ReplayFixture) -> None:
+        await replay.send(0, [make_event(outcome="click", offer="off_1") for _ in range(5)])
+        await replay.count({0: 5})
+        await replay.store_history({0: 5})
+        async with replay.pool.connection() as connection:
+            await connection.execute("UPDATE interaction_history SET outcome_type = 'convert'")
+        result = await replay.replay(Options(source="topic"))
+        assert "4 of 4 groups of the new generation differ from history" in result.notes[0]
+        assert "action off_1 alltime click: counters 5, history 0" in result.notes[0]
 
     run(settings, check)
 
@@ -239,7 +273,7 @@ def test_what_a_killed_rebuild_left_is_dropped(settings: Settings) -> None:
         assert left.number == 1
         result = await replay.replay(Options(source="topic"))
         assert result.generation == 2
-        assert result.notes == ["started afresh: dropped generation 1 of an interrupted rebuild"]
+        assert result.notes[0] == "started afresh: dropped generation 1 of an interrupted rebuild"
         assert not [key async for key in replay.client.scan_iter("is:{acme/0}:1:*")]
 
     run(settings, check)
@@ -247,7 +281,7 @@ def test_what_a_killed_rebuild_left_is_dropped(settings: Settings) -> None:
 
 def test_all_tenants_are_rebuilt_from_one_reading_of_the_topic(settings: Settings) -> None:
     async def check(replay: ReplayFixture) -> None:
-        from streams.rebuild import Rebuilder, RebuildResult
+        from streams.rebuild import RebuildResult
 
         await fill(replay)
         await replay.count(ends_of(replay))
@@ -264,5 +298,38 @@ def test_all_tenants_are_rebuilt_from_one_reading_of_the_topic(settings: Setting
         page = await replay.counters.read(question("action", "alltime")._replace(tenant="other"))
         assert isinstance(page, CounterPage)
         assert sum(group.total for group in page.page.groups) == 20
+
+    run(settings, check)
+
+
+def test_a_rebuild_of_all_tenants_that_is_cancelled_leaves_nothing(settings: Settings) -> None:
+    """Cancelled while the second tenant is prepared: the first one has a new generation then."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        ends = ends_of(replay)
+        for tenant in ("acme", "other"):
+            await replay.count(ends, tenant=tenant)
+        await replay.store_history(ends)
+
+        def report(progress: Progress) -> None:
+            if progress.tenant == "other":
+                rebuilding.cancel()
+
+        rebuilder = Rebuilder(
+            replay.settings, replay.counters, replay.pool, now_ms=lambda: NOW_MS, report=report
+        )
+
+        async def rebuild() -> None:
+            async for outcome in rebuilder.rebuild(["acme", "other"], Options(source="auto")):
+                raise AssertionError(outcome)
+
+        rebuilding = asyncio.create_task(rebuild())
+        with pytest.raises(asyncio.CancelledError):
+            await rebuilding
+        for tenant in ("acme", "other"):
+            assert [g.number for g in await replay.counters.generations(tenant)] == [1]
+            assert not await replay.client.exists(f"is:{{{tenant}/0}}:rebuild")
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
 
     run(settings, check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 import streams.refill
+from store.offsets import Gap
+from store.postgres.gaps import HistoryGaps, note_gaps
 from store.postgres.history import HistoryWriter, PostgresHistory
 from store.postgres.pool import Pool, make_pool
 from store.records import GROUPINGS, Event, Page, SourcedEvent
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS
 from streams.decode.decoder import Decoder
+from streams.kafka.topic_id import describe_topic
 from streams.kafka.topic_scan import open_scan
 from streams.refill import Refill, RefillError, RefillResult
 from tests.support.contract import question
@@ -298,8 +302,29 @@ def test_events_beyond_the_watermark_are_left_to_the_workers(settings: Settings)
         result = await lossy.refill()
         assert (result.scanned, result.stored) == (100, 100)
         assert result.beyond == EVENTS - 100
-        assert result.ranges == {partition: range(25) for partition in range(PARTITIONS)}
         assert await lossy.state() == before
+
+    run(settings, check)
+
+
+def test_gaps_that_are_filled_are_forgotten(settings: Settings) -> None:
+    """Also a part of one: the topic has the offsets from 0 to 25 of each partition."""
+
+    async def check(lossy: Lossy) -> None:
+        await lossy.send(encoded(some_events(100)))
+        await lossy.store_all()
+        topic_id = (await describe_topic(settings, settings.interactions_topic)).topic_id
+        other = str(uuid.uuid4())
+        for log, partition, first, end in (
+            (topic_id, 0, 3, 9),
+            (topic_id, 1, 20, 30),
+            (other, 0, 3, 9),
+        ):
+            async with lossy.pool.connection() as connection:
+                await note_gaps(connection, [Gap(log, partition, first, end)])
+        await lossy.refill()
+        gaps = await HistoryGaps(lossy.pool).gaps()
+        assert sorted(gaps) == sorted([Gap(topic_id, 1, 25, 30), Gap(other, 0, 3, 9)])
 
     run(settings, check)
 

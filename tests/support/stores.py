@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import make_pool
@@ -41,7 +41,7 @@ class Stores:
         self.pool = make_pool(settings, max_size=3)
         self.history = HistoryWriter(self.pool)
 
-    async def __aenter__(self) -> Stores:
+    async def __aenter__(self) -> Self:
         await self.pool.open()
         return self
 

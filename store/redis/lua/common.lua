@@ -34,14 +34,25 @@ local function earlier(due, next_due)
   return (due == 0 or next_due < due) and next_due or due
 end
 
--- Marks the generation complete if nothing keeps it from that: a watermark that it has yet to reach
--- (t:), offsets that history has and these counters never saw (gap:), or a start without the events
--- of history (unproven).
-local function complete_if_whole()
+-- Returns whether something keeps the generation from being complete: a watermark that it has yet to
+-- reach (t:), offsets that history has and these counters never saw (gap:), or a start without the
+-- events of history (unproven).
+local function lacks_something()
   for _, field in ipairs(redis.call('HKEYS', meta)) do
-    if field == 'unproven' or string.find(field, '^t:') or string.find(field, '^gap:') then return end
+    if field == 'unproven' or string.find(field, '^t:') or string.find(field, '^gap:') then return true end
   end
-  redis.call('HSET', meta, 'complete', '1')
+  return false
+end
+
+local function complete_if_whole()
+  if not lacks_something() then redis.call('HSET', meta, 'complete', '1') end
+end
+
+-- Counters of older versions that started empty say so by nothing else than complete = 0.
+local function explain_incomplete()
+  if redis.call('HGET', meta, 'complete') == '0' and not lacks_something() then
+    redis.call('HSET', meta, 'unproven', '1')
+  end
 end
 
 -- Returns {watermark field -> offset}: what a generation has counted, or has yet to count before it

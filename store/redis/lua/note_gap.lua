@@ -4,14 +4,7 @@
 local state = redis.call('HMGET', meta, 'complete', 'w:' .. ARGV[2])
 local watermark = tonumber(state[2] or 0)
 if not state[1] or watermark >= tonumber(ARGV[4]) then return {'none'} end
-if state[1] == '0' then
-  -- Counters of older versions that started empty say so by nothing else than this.
-  local reasons = false
-  for _, field in ipairs(redis.call('HKEYS', meta)) do
-    reasons = reasons or field == 'unproven' or string.find(field, '^t:') or string.find(field, '^gap:')
-  end
-  if not reasons then redis.call('HSET', meta, 'unproven', '1') end
-end
+explain_incomplete()
 local first = math.max(tonumber(ARGV[3]), watermark)
 redis.call('HSET', meta, string.format('gap:%s:%.0f', ARGV[2], first), ARGV[4], 'complete', '0')
 return {'ok'}

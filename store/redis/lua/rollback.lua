@@ -11,8 +11,7 @@ local reach = reach_of(redis.call('HGETALL', meta))
 redis.call('HSET', meta, 'replaced_ms', ARGV[2])
 meta = base .. previous .. ':meta'
 local behind = behind_of(reach)
-local state = redis.call('HMGET', meta, 'complete', 'unproven')
-if state[1] ~= '1' then redis.call('HSET', meta, 'unproven', '1') end
+explain_incomplete()
 for i = 1, #behind, 3 do redis.call('HSET', meta, 't:' .. behind[i], behind[i + 2]) end
 if #behind > 0 then redis.call('HSET', meta, 'complete', '0') end
 redis.call('HDEL', meta, 'replaced_ms')
