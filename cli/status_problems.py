@@ -106,7 +106,7 @@ def _redis(report: Status) -> Iterator[Problem]:
     if limit and sizes.redis_policy not in (None, "noeviction"):
         yield Problem(
             f"Redis may delete counters: its maxmemory-policy is {sizes.redis_policy}",
-            f"set it to noeviction, then `{RUN} audit`; the runbook says more, if keys were evicted",
+            f"set it to noeviction, then `{RUN} audit`; see the runbook if keys were evicted",
         )
     if limit and sizes.redis_bytes and sizes.redis_bytes * 100 > limit * MEMORY_PERCENT_MAX:
         percent = round(sizes.redis_bytes * 100 / limit)

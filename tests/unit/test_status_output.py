@@ -200,7 +200,7 @@ def test_what_needs_no_attention_of_a_tenant(fields: dict[str, Any]) -> None:
         pytest.param(
             {"sizes": Sizes(10, 10, 100, "allkeys-lru")},
             "Redis may delete counters: its maxmemory-policy is allkeys-lru",
-            f"set it to noeviction, then `{RUN} audit`; the runbook says more, if keys were evicted",
+            f"set it to noeviction, then `{RUN} audit`; see the runbook if keys were evicted",
             id="eviction",
         ),
         pytest.param(
