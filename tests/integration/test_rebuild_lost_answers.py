@@ -20,7 +20,7 @@ from tests.support.events import NOW_MS, TODAY, make_event, sourced
 from tests.support.redis_proxy import RedisProxy
 from tests.support.replay import ReplayFixture
 
-KINDS = {"activation", "commit", "create", "drop", "identities", "lease", "swap"}
+KINDS = {"activation", "audit", "commit", "create", "drop", "identities", "lease", "swap"}
 
 
 class LostAnswers(ReplayFixture):

@@ -26,7 +26,15 @@ class RedisProxy:
         """Names of the scripts whose answers were lost."""
         self.loses: Callable[[int, str], bool] = lambda index, name: False
         """Whether to lose the answer of the script call with this index (from 0) and name."""
-        self._names = {Script(name).sha.encode(): name for name in _script_names()}
+        self._names = {
+            script.sha.encode(): name
+            for name in _script_names()
+            for script in (
+                Script(name),
+                Script(name, read_only=True),
+                Script(name, include=["windows"]),
+            )
+        }
 
     @asynccontextmanager
     async def open(self, redis_url: str) -> AsyncIterator[RedisProxy]:
