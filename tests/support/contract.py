@@ -425,6 +425,32 @@ class CounterStoreContract:
 
         self.check(open_store, body)
 
+    def test_fewer_events_than_the_offsets_behind_explain_are_refused(
+        self, open_store: OpenStore
+    ) -> None:
+        """Reaching what it is behind by would complete it without the rest."""
+
+        async def body(store: CounterStore) -> None:
+            live = await start(store)
+            batch = [make_event(offer=f"off_{i}") for i in range(6)]
+            await live.commit(batch)
+            building = await self._building(store, "t")
+            answer = await store.commit(
+                building,
+                topic_id=LOG,
+                partition=0,
+                expected_offset=None,
+                next_offset=4,
+                deltas=aggregate(sourced(*batch[:3]), UTC),
+            )
+            assert answer == Committed()
+            assert await store.swap(building, now_ms=NOW_MS, behind=True) == Fewer(3, 6)
+            await assert_counts(store, batch, TODAY)
+            done = await store.swap(building, now_ms=NOW_MS, behind=True, fewer=True)
+            assert done == Activated(2, 1, [Shortfall((LOG, 0), 4, 6)])
+
+        self.check(open_store, body)
+
     def test_a_generation_with_fewer_events_is_refused(self, open_store: OpenStore) -> None:
         async def body(store: CounterStore) -> None:
             live = await start(store)

@@ -13,7 +13,7 @@ if active == gen and not state[1] and state[2] == ARGV[2] then
   return {'ok', state[4] or '', {}}
 end
 if state[1] ~= ARGV[2] then return {'fenced'} end
-local behind = {}
+local behind, missing = {}, 0
 if active then
   local former = base .. active .. ':meta'
   local reach = reach_of(redis.call('HGETALL', former))
@@ -21,7 +21,9 @@ if active then
   behind = behind_of(reach)
   if #behind > 0 and ARGV[3] ~= '1' then return {'behind', behind} end
   local events = redis.call('HGET', former, 'events')
-  if #behind == 0 and ARGV[4] ~= '1' and events and tonumber(state[3]) < tonumber(events) then
+  for i = 1, #behind, 3 do missing = missing + behind[i + 2] - behind[i + 1] end
+  -- An offset has at most one event, so what it has yet to reach explains no more than `missing`.
+  if ARGV[4] ~= '1' and events and tonumber(state[3]) + missing < tonumber(events) then
     return {'fewer', state[3], events}
   end
   redis.call('HSET', former, 'replaced_ms', ARGV[5])
