@@ -302,8 +302,20 @@ class CounterStore(CounterReader, Protocol):
         """Return partition -> the watermark that the generation was created with."""
         ...
 
+    async def events(self, generation: Generation) -> int | None:
+        """Return the number of events counted; None = made by a version that did not count them."""
+        ...
+
     async def missing(self, generation: Generation) -> Missing:
         """Return what keeps the generation from being complete."""
+        ...
+
+    async def generations(self, tenant: str) -> Sequence[GenerationState]:
+        """Return the tenant's generations, the active one among them, in order of number."""
+        ...
+
+    async def lower_watermark(self, tenant: str, number: int, position: Position) -> None:
+        """Lower a watermark of a generation that is not active, where it is higher."""
         ...
 
     async def note_gap(self, generation: Generation, gap: Gap) -> bool:

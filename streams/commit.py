@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from store import metrics
-from store.counters import Committed, CounterStore, Deltas, Duplicates, Generation, Refused
+from store.counters import (
+    Committed,
+    CounterStore,
+    Deltas,
+    Duplicates,
+    Generation,
+    Position,
+    Refused,
+)
 from store.logs import get_logger
 from store.offsets import Gap
 from store.records import Grouping, SourcedEvent
@@ -195,13 +203,17 @@ class CounterCommitter:
         there: the records that take its place are others.
         """
         session = self.tenants.session
+        position = Position(session.topic_id, partition, offset)
         for tenant in await self._store.tenants():
+            # Those that are not active first: a swap or a rollback may activate them at any time.
+            for each in await self._store.generations(tenant):
+                generation = Generation(tenant, each.number, 0, each.timezone, each.complete)
+                for source, watermark, target in each.missing.behind:
+                    if source == (session.topic_id, partition) and target > end:
+                        gap = Gap(*source, max(watermark, end), target)
+                        await self._store.note_gap(generation, gap)
+                await self._store.lower_watermark(tenant, each.number, position)
             state = await self.tenants.load(tenant, session)
-            missing = await self._store.missing(state.generation)
-            for source, watermark, target in missing.behind:
-                if source == (session.topic_id, partition) and target > end:
-                    gap = Gap(*source, max(watermark, end), target)
-                    await self._store.note_gap(state.generation, gap)
             while (expected_offset := state.watermarks.get(partition, 0)) > offset:
                 answer = await self._store.commit(
                     state.generation,

@@ -29,6 +29,7 @@ _WATERMARKS: Final = load("watermarks")
 _TAKE_IDENTITIES: Final = load("take_identities")
 _SOURCES: Final = load("sources")
 _TENANTS: Final = load("tenants")
+_COUNT_ROWS: Final = load("count_rows")
 _UNCOUNTED: Final = load("uncounted")
 _HISTORY_BYTES: Final = load("history_bytes")
 _COPY: Final = f"COPY interaction_history ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
@@ -42,6 +43,8 @@ _READS: Final[Mapping[Grouping, tuple[str, str]]] = {
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BIGINT_MAX: Final = 2**63 - 1
+#: Longest wait for the number of a tenant's rows: ten million take a second or two.
+_COUNT_TIMEOUT_S: Final = 120.0
 #: Longest wait for the size of history; `status` asks for it.
 _SIZE_TIMEOUT_S: Final = 5.0
 
@@ -176,6 +179,18 @@ class HistoryWriter(HistoryGaps):
             source == wanted and partition in starts and lowest >= starts[partition]
             for source, partition, lowest in sources
         )
+
+    async def rows(self, tenant: str) -> int:
+        """Return the number of the tenant's rows. Reads all of them, from an index."""
+        statement = _COUNT_ROWS.format(source="true", days="true")
+        async with transaction(
+            self._pool, read_only=True, timeout_s=_COUNT_TIMEOUT_S
+        ) as connection:
+            # Parallel workers would take all processors from counting.
+            await connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
+            row = await (await connection.execute(statement, {"tenant": tenant})).fetchone()
+        assert row is not None
+        return int(row[0])
 
     async def tenants(self) -> list[str]:
         """Return the tenants that have a history, sorted."""

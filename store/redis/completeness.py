@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from store.counters import Generation, Missing, Shortfall
+from store.counters import Generation, Missing, Position, Shortfall
 from store.offsets import Gap
 from store.redis.client import Client, Script
+from store.redis.keys import watermark_field
 from store.redis.watermarks import RedisWatermarks
 
 
@@ -17,6 +18,8 @@ class RedisCompleteness(RedisWatermarks):
         super().__init__(client, prefix)
         self._note_gap = Script("note_gap")
         self._close_gaps = Script("close_gaps")
+        self._lower = Script("lower")
+        self._doubt = Script("doubt")
 
     async def missing(self, generation: Generation) -> Missing:
         """Return what keeps the generation from being complete."""
@@ -43,6 +46,21 @@ class RedisCompleteness(RedisWatermarks):
             *(f"gap:{gap.topic_id}:{gap.partition}:{gap.first_offset}" for gap in gaps),
         )
         return bool(answer[1] == b"1")
+
+    async def doubt(self, building: Generation) -> bool:
+        """Note that a generation under construction lacks rows of history; False if it is gone."""
+        answer = await self._doubt(
+            self._client,
+            self._keys.active(building.tenant),
+            building.number,
+            building.build_token,
+        )
+        return bool(answer[0] == b"ok")
+
+    async def lower_watermark(self, tenant: str, number: int, position: Position) -> None:
+        """Lower a watermark of a generation that is not active, where it is higher."""
+        field = watermark_field("w", position.topic_id, position.partition)
+        await self._lower(self._client, self._keys.active(tenant), number, field, position.offset)
 
 
 def missing_of(meta: Mapping[bytes, bytes]) -> Missing:

@@ -153,6 +153,11 @@ class Builder:
                 rolled=answer.day if answer.finished else self.generation.rolled,
             )
 
+    async def doubt(self) -> None:
+        """Keep the generation from being complete: history has events that it lacks."""
+        if not await self._pace.call(0, self._counters.doubt, self.generation):
+            raise self._interfered(None)
+
     async def drop(self) -> None:
         """Delete the generation."""
         await self._counters.drop(self.generation)

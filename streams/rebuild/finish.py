@@ -16,7 +16,7 @@ from streams.rebuild.progress import ProgressMeter
 from streams.rebuild.records import RecordReader, Tally
 from streams.rebuild.results import Failure, RebuildResult
 from streams.rebuild.takeover import sum_since
-from streams.rebuild.verify import compare_with_history
+from streams.rebuild.verify import check_rows, compare_with_history
 from streams.rebuild.work import Work
 
 #: How often the records that arrived meanwhile are summed, before the rest is followed.
@@ -43,8 +43,7 @@ class Finisher:
             await self._sum_topic(reader, tally, meter)
             follower = Follower(self._context, works, reader, meter)
             await follower.catch_up()
-            if self._context.scan is not None:
-                await self._context.scan.check_topic_id()
+            await self._check_topic()
             for work in list(works.values()):
                 outcome = await self._activate(work, follower)
                 if isinstance(outcome, RebuildResult) and not self._context.options.dry_run:
@@ -86,9 +85,11 @@ class Finisher:
         try:
             await follower.finish(work)
             follower.meter.begin("verifying", None)
+            await self._check_rows(work)
             work.notes += await compare_with_history(self._context, work)
             if not self._context.options.dry_run:
                 await follower.catch_up()
+                await self._check_topic()  # the tenants before may have taken minutes
                 swapped = await follower.swap(work, force=self._context.options.force)
                 await self._drop_others(work)
         except RebuildError as error:
@@ -103,6 +104,28 @@ class Finisher:
             behind=swapped.behind,
             notes=work.notes,
         )
+
+    async def _check_rows(self, work: Work) -> None:
+        """Raise RebuildError if the new generation lacks rows of history, unless forced."""
+        missing = await check_rows(self._context, work)
+        if not missing:
+            return
+        reason = (
+            f"history has {missing:,} events that the new generation lacks: the topic no longer "
+            "gives them, because it was truncated, or their type or size is not accepted any more"
+        )
+        if not self._context.options.force:
+            raise RebuildError(
+                f"tenant {work.tenant}: {reason}; use --from history, which has them; the live "
+                "counters are unchanged"
+            )
+        work.notes.append(f"{reason}; history answers until a rebuild --from history")
+        await work.builder.doubt()
+
+    async def _check_topic(self) -> None:
+        """Raise TopicChanged if the topic was recreated: its offsets are others then."""
+        if self._context.scan is not None:
+            await self._context.scan.check_topic_id()
 
     async def _drop_others(self, work: Work) -> None:
         """Drop all generations except the active one and the one before it."""

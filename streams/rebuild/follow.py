@@ -101,7 +101,9 @@ class Follower:
                 case Behind():
                     targets = self._targets(answer.sources)
                     if not targets:
-                        give_up_s = 0.0  # of another topic id: cannot be read any more
+                        # Of another topic id, which cannot be read any more, or of a partition
+                        # that was added meanwhile: the worker counts it from its start.
+                        give_up_s = 0.0
                     else:
                         await self._read_to(targets, give_up_s=give_up_s)
                 case None:
@@ -121,7 +123,7 @@ class Follower:
         return {
             shortfall.source[1]: shortfall.target
             for shortfall in behind
-            if shortfall.source[0] == self._topic_id
+            if shortfall.source[0] == self._topic_id and shortfall.source[1] in self._positions
         }
 
     def _lag(self, ends: Mapping[int, int]) -> int:

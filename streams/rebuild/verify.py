@@ -8,6 +8,7 @@ from typing import Final
 from store.postgres.audit import AuditedHistory
 from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryWriter
+from store.postgres.sums import Below, open_sums
 from streams.audit.auditor import TenantAudit, make_auditor
 from streams.rebuild.context import Context
 from streams.rebuild.work import Work
@@ -21,6 +22,20 @@ STILL_S: Final = 1.5
 POLL_S: Final = 0.1
 #: Cells that a note names.
 CELLS_SHOWN: Final = 10
+
+
+async def check_rows(context: Context, work: Work) -> int:
+    """Return how many events history has, below the new watermarks, that the generation lacks.
+
+    The topic may hold their offsets and yet not give them: it was truncated and written again, an
+    outcome type is gone, a limit was lowered. Each row is an event of its own, so the generation
+    has at least as many. A generation of all rows is not asked. Raises StoreUnavailable.
+    """
+    if context.topic is None or context.options.source == "history" or work.since is not None:
+        return 0
+    below = Below(context.topic.topic_id, work.builder.watermarks)
+    async with open_sums(context.pool, work.tenant) as history:
+        return max(0, await history.rows(below) - work.builder.events)
 
 
 async def compare_with_history(context: Context, work: Work) -> list[str]:

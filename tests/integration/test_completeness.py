@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
+from store.counters import Activated, Position, Shortfall
 from store.settings import Settings
 from streams.commit import CounterCommitter
-from tests.support.contract import LOG
-from tests.support.events import NOW_MS, sourced
+from tests.support.contract import LOG, assert_counts
+from tests.support.events import NOW_MS, TODAY, sourced
 from tests.support.stores import Stores, some_events
 
 ROWS = 40
@@ -92,5 +93,71 @@ def test_a_truncated_topic_completes_no_counters_that_were_behind(
             assert not await complete(stores)
             await committer.tenants.try_mark_complete("acme")
             assert not await complete(stores), "history has the rows that the topic lost"
+
+    asyncio.run(go())
+
+
+def test_a_rollback_to_before_a_truncation_reads_the_new_records(
+    redis_url: str, database_url: str
+) -> None:
+    """The previous generation has counted past the end at which the topic was truncated.
+
+    Other records have taken the place of those, and only the active generation has counted them.
+    """
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            batch = some_events(20)
+
+            async def utc(tenant: str) -> str:
+                return "UTC"
+
+            committer = CounterCommitter(
+                stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc
+            )
+            committer.start_session(LOG, {0: 0})
+            await committer.commit("acme", 0, sourced(*batch), 20)
+            await stores.store(batch, None)
+            await stores.rebuild()
+            building = await stores.counters.build(
+                "acme", day=TODAY, timezone="UTC", token="t", watermarks=[Position(LOG, 0, 20)]
+            )
+            committer.start_session(LOG, {0: 20})
+            await committer.reset(0, 0, 15)
+            committer.start_session(LOG, {0: 0})
+            other = [*batch[:15], *some_events(10)]
+            await committer.commit("acme", 0, sourced(*other), 25)
+            assert await complete(stores)
+            assert await stores.counters.build_watermark(building, LOG, 0) == 0
+            done = await stores.counters.rollback("acme", now_ms=NOW_MS)
+            assert done == Activated(1, 2, [Shortfall((LOG, 0), 0, 25)])
+            assert not await complete(stores)
+            committer.start_session(LOG, {0: 0})
+            await committer.commit("acme", 0, sourced(*other), 25)
+            assert await complete(stores)
+            await assert_counts(stores.counters, [*batch, *other[15:]], TODAY)
+
+    asyncio.run(go())
+
+
+def test_rows_that_the_topic_no_longer_gives_keep_new_counters_incomplete(
+    redis_url: str, database_url: str
+) -> None:
+    """The topic holds the offsets of all rows. It was truncated, and others were written there."""
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            await stores.store(some_events(20), None)
+
+            async def utc(tenant: str) -> str:
+                return "UTC"
+
+            committer = CounterCommitter(
+                stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc
+            )
+            committer.start_session(LOG, {0: 0})
+            await committer.commit("acme", 0, sourced(*some_events(19)), 20)
+            assert not await committer.tenants.try_mark_complete("acme")
+            assert not await complete(stores)
 
     asyncio.run(go())

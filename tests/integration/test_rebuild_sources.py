@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+import redis
 
+from store.counters import Shortfall
 from store.offsets import Gap
 from store.postgres.gaps import note_gaps
 from store.records import CounterPage
@@ -350,5 +352,57 @@ def test_a_tenant_that_only_the_counters_have_is_repaired(settings: Settings) ->
         assert (done.tenant, done.events, done.previous_events) == ("acme", 0, 3)
         await assert_counts(replay.counters, [], TODAY)
         assert [outcome async for outcome in rebuilder.rebuild_inconsistent()] == []
+
+    run(settings, check)
+
+
+def test_rows_that_the_topic_no_longer_gives_are_not_lost(settings: Settings) -> None:
+    """Redis is lost. History has events of a range that the topic holds, but no longer as events.
+
+    The topic was truncated and written again, say, or a limit on events was lowered.
+    """
+
+    async def check(replay: ReplayFixture) -> None:
+        await replay.send(0, [make_event(outcome="click") for _ in range(10)])
+        await replay.store_history({0: 10})
+        async with replay.pool.connection() as connection:
+            await connection.execute("UPDATE interaction_history SET event_id = gen_random_uuid()")
+            await connection.execute(
+                "INSERT INTO interaction_history SELECT * FROM interaction_history"
+                " WHERE source_offset = 4"
+            )
+        for source in ("auto", "topic"):
+            with pytest.raises(RebuildError, match="history has 1 events"):
+                await replay.replay(Options(source=source))
+            assert await replay.counters.generation("acme") is None
+        await replay.replay(Options(source="auto", force=True))
+        active = await replay.counters.generation("acme")
+        assert active is not None
+        assert not active.complete, "history has more, so history answers"
+        assert (await replay.replay(Options(source="history"))).events == 11
+
+    run(settings, check)
+
+
+def test_partitions_that_are_added_meanwhile_are_left_to_the_worker(settings: Settings) -> None:
+    """The live counters have events of a partition that the rebuild does not know."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        ends = ends_of(replay)
+        await replay.count(ends)
+        await replay.store_history(ends)
+
+        def add(progress: Progress) -> None:
+            if progress.phase == "catching up":
+                with redis.Redis.from_url(settings.redis_url) as client:
+                    client.hset("is:{acme/0}:1:meta", f"w:{replay.topic_id}:4", 3)
+
+        rebuilder = Rebuilder(
+            settings, replay.counters, replay.pool, now_ms=lambda: NOW_MS, report=add
+        )
+        (result,) = [r async for r in rebuilder.rebuild(["acme"], Options(source="auto"))]
+        assert isinstance(result, RebuildResult)
+        assert result.behind == [Shortfall((replay.topic_id, 4), 0, 3)]
 
     run(settings, check)
