@@ -152,6 +152,8 @@ async def open_sums(
         await connection.execute("SET LOCAL work_mem = '128MB'")
         # Parallel workers would take all processors from those who count and read meanwhile.
         await connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
+        # Between two fetches Redis may be away, or the rate require a pause. No lock is held.
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '15min'")
         cursor = await connection.execute(load("watermarks"))
         found: Sequence[tuple[Any, ...]] = await cursor.fetchall()
         positions = {(str(log), p): offset for log, p, offset in found}

@@ -82,7 +82,9 @@ class Preparer:
         if not plan.whole_history and self._context.topic is not None:
             below = Below(self._context.topic.topic_id, work.starts)
         if plan.uses_history:
-            work.rows = await write_sums(history, work.builder, below, meter)
+            work.rows = await write_sums(
+                history, work.builder, below, meter=meter, pace=self._context.pace
+            )
         if since is not None:
             await since.fill(work, history)
             return

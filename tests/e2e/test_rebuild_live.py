@@ -41,7 +41,7 @@ REBUILDS: Mapping[str, Callable[[], Sequence[str]]] = {
 @pytest.mark.parametrize(
     ("events", "rate", "options"),
     [
-        (20_000, 200, ("--rate", "8000")),
+        (20_000, 200, ("--rate", "20000")),
         pytest.param(1_000_000, 1_000, (), marks=pytest.mark.long),
     ],
 )

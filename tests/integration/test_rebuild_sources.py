@@ -12,7 +12,7 @@ from store.postgres.gaps import note_gaps
 from store.records import CounterPage
 from store.settings import Settings
 from streams.commit import CounterCommitter
-from streams.rebuild import Options, Rebuilder, RebuildError
+from streams.rebuild import Options, Rebuilder, RebuildError, RebuildResult
 from streams.rebuild.plan import From
 from streams.rebuild.progress import Progress
 from tests.support.contract import assert_counts, question
@@ -257,6 +257,7 @@ def test_a_second_rebuild_of_a_tenant_is_refused(settings: Settings) -> None:
             await replay.replay(Options(source="topic"))
         assert (await replay.replay(Options(source="topic"), tenant="other")).events == 20
         renewing.cancel()
+        assert set(await running.results()) == {"other"}, "the running one reports by itself"
         await running.free_lease("acme", "first")
         assert (await replay.replay(Options(source="topic"))).events == 400
         assert not await replay.client.exists(lease_key)
@@ -331,5 +332,23 @@ def test_a_rebuild_of_all_tenants_that_is_cancelled_leaves_nothing(settings: Set
             assert [g.number for g in await replay.counters.generations(tenant)] == [1]
             assert not await replay.client.exists(f"is:{{{tenant}/0}}:rebuild")
         await assert_counts(replay.counters, replay.distinct(), TODAY)
+
+    run(settings, check)
+
+
+def test_a_tenant_that_only_the_counters_have_is_repaired(settings: Settings) -> None:
+    """The worker ended between the counters and history, and its topic is gone: history decides."""
+
+    async def check(replay: ReplayFixture) -> None:
+        replay.topic[0] = many_events(3)
+        replay.topic_id = OTHER_TOPIC
+        await replay.count({0: 3})
+        rebuilder = Rebuilder(replay.settings, replay.counters, replay.pool, now_ms=lambda: NOW_MS)
+        assert await rebuilder.tenants() == ["acme"]
+        (done,) = [outcome async for outcome in rebuilder.rebuild_inconsistent()]
+        assert isinstance(done, RebuildResult)
+        assert (done.tenant, done.events, done.previous_events) == ("acme", 0, 3)
+        await assert_counts(replay.counters, [], TODAY)
+        assert [outcome async for outcome in rebuilder.rebuild_inconsistent()] == []
 
     run(settings, check)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,8 +61,8 @@ class Scene:
 
     def __init__(self, settings: Settings, services: Services, folder: Path) -> None:
         self.settings, self.services = settings, services
-        self.failed = False
-        """Whether a case failed, so that the next one needs another scene."""
+        self.retired = False
+        """Whether the next case needs another scene: this one failed, or has wrong events."""
         self.program = Program(settings, folder)
         self.worker: Process = self.program.worker()
         self.api = self.program.api()
@@ -78,13 +79,17 @@ class Scene:
     @contextmanager
     def case(self, section: str, **env: str) -> Iterator[Guide]:
         """Yield the guide of the section, while a reader asks. `env` is added to its settings."""
-        self.failed = True
+        self.retired = True
         self._log_mark = len(self.worker.log())
         with following(section, self.program.env | env, self._folder) as guide:
             with self.reading():
                 yield guide
             assert not self.wrong, self.wrong[:3]
-        self.failed = False
+        self.retired = False
+
+    def retire(self) -> None:
+        """Let the next case begin with another scene."""
+        self.retired = True
 
     def write_catalog(self, **parts: Any) -> None:
         """Write the file that the runbook imports, and let the answers use it."""
@@ -187,6 +192,30 @@ class Scene:
             sorted({partition for (partition,) in moved}),
         )
 
+    def copy_redis(self) -> Path:
+        """Return a copy of the files of Redis, as a backup."""
+        folder = self._redis_folder()
+        backup = folder.with_name("backup")
+        self.services.redis.stop()
+        shutil.copytree(folder, backup)
+        self.services.redis.start()
+        return backup
+
+    def restore_redis(self, backup: Path) -> None:
+        """Replace the files of Redis. Readers are not judged until `wait_exact`.
+
+        For about a second the old counters answer, as the runbook says.
+        """
+        self._settled = False
+        folder = self._redis_folder()
+        self.services.redis.stop()
+        shutil.rmtree(folder)
+        backup.rename(folder)
+        self.services.redis.start()
+
+    def _redis_folder(self) -> Path:
+        return Path(self.redis.config_get("dir")["dir"]) / "appendonlydir"
+
     def copy_database(self, name: str) -> None:
         """Make a copy of the database, as a backup, while nobody is connected to it."""
         with self._alone() as (connection, own):
@@ -251,7 +280,7 @@ class Scene:
 
     def _read_until(self, end: threading.Event) -> None:
         with httpx.Client(base_url=self.api.client.base_url, timeout=30) as client:
-            while not end.wait(0.05):
+            while not end.wait(0.1):
                 settled = self._settled
                 answer = self.ask(client, "action")
                 if settled and self._settled and claims_complete(answer):
