@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from store.counters import Shortfall
     from store.settings import Settings
-    from streams.rebuild import Options, RebuildResult, RollbackResult
+    from streams.rebuild import Options, RebuildResult, RollbackResult, Since
 
 
 #: Of 19: a rebuild gets about a tenth of a processor that others want, and all of one that is idle.
@@ -62,6 +62,14 @@ def rebuild(
     rate: Annotated[
         float | None, typer.Option(help="Maximum events per second. Default: what leaves room.")
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Rebuild only the days from this date or instant on; take the days before from "
+            "the live counters.",
+            metavar="TIME",
+        ),
+    ] = None,
     history: Annotated[
         bool,
         typer.Option("--history", help="Store what history has lost, from the topic, instead."),
@@ -75,7 +83,10 @@ def rebuild(
         raise UsageError("--dry-run cannot be combined with --rollback; leave one of them out")
     if rate is not None and rate <= 0:
         raise UsageError(f"--rate: {rate:g} is not allowed; a rate is above 0")
-    if history and (source is not Source.auto or dry_run or rollback or force or rate is not None):
+    if rollback and since is not None:
+        raise UsageError("--since cannot be combined with --rollback; leave one of them out")
+    narrows = dry_run or rollback or force or rate is not None or since is not None
+    if history and (source is not Source.auto or narrows):
         raise UsageError("--history can be combined with --tenant only")
     settings = load_settings()
     if history:
@@ -87,7 +98,13 @@ def rebuild(
         else:
             from streams.rebuild import Options
 
-            options = Options(source=source.value, force=force, dry_run=dry_run, events_per_s=rate)
+            options = Options(
+                source=source.value,
+                force=force,
+                dry_run=dry_run,
+                events_per_s=rate,
+                since=None if since is None else _since(since),
+            )
             failed = run_async(_rebuild(settings, tenant, options))
     if failed:
         raise CliError(f"{failed} tenants failed" if failed > 1 else "1 tenant failed")
@@ -97,6 +114,18 @@ def yield_processor() -> None:
     """Let the processes that count and answer have the processor first."""
     with suppress(OSError, AttributeError):  # not every system has it
         os.nice(NICENESS)
+
+
+def _since(text: str) -> Since:
+    from streams.rebuild import parse_since
+
+    try:
+        return parse_since(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--since: {error}; a date such as 2026-11-20, or an instant such as "
+            "2026-11-20T08:00:00Z"
+        ) from None
 
 
 @contextmanager

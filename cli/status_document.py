@@ -1,12 +1,13 @@
 """Document that `status --json` prints.
 
 The JSON names are the field names in camel case, except where `field(name=…)` gives another. They
-are public: scripts read them.
+are public: scripts read them. Times are RFC 3339 in UTC.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct, field
 
@@ -38,6 +39,107 @@ class PartitionStatus(Struct, rename="camel"):
     """Time since the arrival of the oldest event that is not counted; 0 = all counted."""
     visible: VisibleStatus | None
     """None = no event arrived and was counted in the last minute."""
+    owner: str | None = None
+    """`<host>:<process id>` of the worker that counts the partition. Empty = a worker of an older
+    version, which does not say. None = no worker has reported in the last seconds."""
+    offsets_per_s: float | None = None
+    """Rate of counting in the last 10 s. None = unknown, or no worker."""
+    reported_at: str | None = None
+    """Time of the last report of a worker, also of one that has ended. None = there was none."""
+
+
+class GapStatus(Struct, rename="camel"):
+    """Offsets of one partition that a store lacks, because retention deleted them."""
+
+    topic_id: str = field(name="log")
+    partition: int
+    first: int
+    end: int
+    """The first offset after the gap."""
+
+
+class ShortfallStatus(Struct, rename="camel"):
+    """Partition in which a generation has yet to reach what the one before had counted."""
+
+    topic_id: str = field(name="log")
+    partition: int
+    counted: int
+    """Next offset to count."""
+    target: int
+
+
+class MissingStatus(Struct, frozen=True, rename="camel"):
+    """What keeps counters from being complete, so that history answers. All empty: nothing."""
+
+    behind: Sequence[ShortfallStatus] = ()
+    """What a worker has yet to count after a swap or a rollback."""
+    gaps: Sequence[GapStatus] = ()
+    """Offsets that retention deleted before these counters saw them. History has them."""
+    unproven: bool = False
+    """The counters started empty, and do not hold all of history yet."""
+
+
+class GenerationStatus(Struct, rename="camel"):
+    """One generation of a tenant."""
+
+    number: int
+    state: Literal["active", "replaced", "building", "abandoned"]
+    """"building": a rebuild fills it. "abandoned": a rebuild that has ended left it, and a worker
+    deletes it."""
+    complete: bool
+    events: int | None
+    """Events that it has counted. None = made by a version that did not count them."""
+    replaced_at: str | None = None
+    kept_until: str | None = None
+    """When a worker deletes it. Until then `rebuild --rollback` can return to the newest one."""
+
+
+class RebuildStatus(Struct, rename="camel"):
+    """Result of the last rebuild of a tenant."""
+
+    result: Literal["done", "failed"]
+    at: str
+    """Time of its end."""
+    source: str
+    """topic | history | auto"""
+    seconds: float
+    generation: int | None = None
+    events: int | None = None
+    reason: str | None = None
+    """Why it failed."""
+
+
+class RunningRebuildStatus(Struct, rename="camel"):
+    """Progress of a rebuild that runs."""
+
+    tenant: str
+    """`*`: several tenants together."""
+    phase: str
+    done: int
+    """Events of this phase."""
+    total: int | None
+    events_per_s: float
+    lag: int | None
+    """Offsets of the topic that are not in the new generation yet."""
+    eta_s: float | None
+    """Remaining time of this phase. None = unknown."""
+
+
+class AuditStatus(Struct, rename="camel"):
+    """Outcome of the last audit of a tenant."""
+
+    result: Literal["clean", "drift", "repaired", "skipped"]
+    at: str
+    groups: int
+    """Groups that were compared."""
+    cells: int
+    """Counts that differ, after a repair if there was one."""
+    source: Literal["command", "worker"]
+    sample: int | None
+    """Groups asked for per grouping. None = all."""
+    generation: int | None
+    reason: str
+    """Why nothing was compared, or not all of it."""
 
 
 class TenantStatus(Struct, rename="camel"):
@@ -63,6 +165,14 @@ class TenantStatus(Struct, rename="camel"):
     over: Mapping[str, int]
     """Grouping -> overflow: interactions of ids beyond the limit, which are counted as one group.
     For such a grouping history answers."""
+    events: int | None = None
+    """Events that the counters hold. None = made by a version that did not count them."""
+    missing: MissingStatus = MissingStatus()
+    generations: Sequence[GenerationStatus] = ()
+    """The active generation and the newest others, in order of number."""
+    last_rebuild: RebuildStatus | None = None
+    """None = none, or by an older version."""
+    last_audit: AuditStatus | None = None
 
 
 class Sizes(Struct, rename="camel"):
@@ -70,6 +180,10 @@ class Sizes(Struct, rename="camel"):
 
     redis_bytes: int | None
     history_bytes: int | None
+    redis_max_bytes: int | None = None
+    """`maxmemory` of Redis, summed over the nodes of a cluster. None = unlimited or unknown."""
+    redis_policy: str | None = None
+    """`maxmemory-policy` of Redis. Any other than noeviction may delete counters."""
 
 
 class LogChangeStatus(Struct, rename="camel"):
@@ -81,6 +195,16 @@ class LogChangeStatus(Struct, rename="camel"):
     topic_id: str = field(name="log")
     at: str
     """RFC 3339, UTC."""
+
+
+class Problem(Struct, rename="camel"):
+    """Something that needs attention."""
+
+    problem: str
+    remedy: str
+    """What to do, with the command that does it."""
+    tenants: Sequence[str] = ()
+    """The tenants that have the problem. Empty = it is not one of tenants."""
 
 
 class Status(Struct, rename="camel"):
@@ -104,3 +228,22 @@ class Status(Struct, rename="camel"):
     sizes: Sizes
     errors: Mapping[str, str]
     """kafka, redis or postgres -> why it did not answer. Empty = all answered."""
+    at: str = ""
+    """Time of the report."""
+    attention: Sequence[Problem] = ()
+    """What needs attention, the most urgent first. Empty = nothing."""
+    rebuilds: Sequence[RunningRebuildStatus] = ()
+    """Rebuilds that run."""
+    failed_rebuilds: Mapping[str, RebuildStatus] = {}
+    """Tenant -> its last rebuild, where that failed. Such a tenant may have no counters."""
+    counter_gaps: int | None = None
+    """Offsets that the counters of any tenant lack and history has, because of retention."""
+    history_gaps: Sequence[GapStatus] | None = None
+    """Offsets that history lacks because of retention, of every topic id."""
+    history_gap_offsets: int | None = None
+    """Number of offsets in `history_gaps`."""
+    dead_letters: int | None = None
+    """Offsets that the dead-letter topic holds: the number of dead letters, redriven ones and
+    transaction markers included."""
+    newest_dead_letter_at: str | None = None
+    """Arrival of the newest dead letter. None = there is none, or unknown."""

@@ -14,29 +14,41 @@ from cli.status_document import (
     PartitionStatus,
     Sizes,
     Status,
-    TenantStatus,
     VisibleStatus,
+)
+from cli.status_problems import problems_of
+from cli.status_tenants import (
+    TenantFacts,
+    gap_status,
+    rebuild_status,
+    running_status,
+    tenant_status,
 )
 from store.clock import system_clock_ms
 from store.counters import Incidents, PartitionProgress, TenantOverview
-from store.postgres.catalog import DEFAULT_TIMEZONE, timezones
+from store.offsets import offsets_in
+from store.postgres.catalog import timezones
+from store.postgres.gaps import HistoryGaps
 from store.postgres.history import HistoryWriter, history_bytes
 from store.postgres.pool import Pool, open_pool
 from store.records import StoreUnavailable
-from store.redis.client import Client, memory_bytes, open_client
-from store.redis.counters import RedisCounters
+from store.redis.client import Client, memory_of, open_client
+from store.redis.counters import RedisCounters, open_counters
+from store.redis.owners import PartitionOwners
+from store.redis.reports import PROGRESS_OLD_MS, RedisReports
 from store.settings import Settings
-from store.windows import PERIODS, date_of, window_of
 from streams.decode.timestamps import format_ms
 from streams.freshness import RECENT_MS
 from streams.kafka.topic_id import TopicDescription, check_brokers, describe_topic
 from streams.kafka.topic_reader import Tail, read_tails
+from streams.kafka.topic_size import TopicSize, topic_size
 
 T = TypeVar("T")
 
 #: A healthy broker answers in a fraction of this.
 BROKER_TIMEOUT_S: Final = 10.0
 STORE_TIMEOUT_S: Final = 5.0
+HOUR_MS: Final = 3_600_000
 
 
 async def gather_status(
@@ -53,38 +65,63 @@ async def gather_status(
         return await _gather(settings, client, pool, now_ms)
 
 
+class _Answers:
+    """Answers of the stores, and why a store did not answer."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, str] = {}
+
+    async def of(self, store: str, call: Awaitable[T]) -> T | None:
+        """Return the answer; None if `store` is unavailable."""
+        try:
+            return await call
+        except StoreUnavailable as error:
+            self.errors.setdefault(store, str(error))
+            return None
+
+
 async def _gather(
     settings: Settings, client: Client, pool: Pool, now_ms: Callable[[], int]
 ) -> Status:
     counters = RedisCounters(client, settings.redis_prefix)
-    errors: dict[str, str] = {}
-
-    async def answer_of(store: str, call: Awaitable[T]) -> T | None:
-        try:
-            return await call
-        except StoreUnavailable as error:
-            errors.setdefault(store, str(error))
-            return None
-
-    topic, progress, tenants, timezone_of, redis_size, history_size = await asyncio.gather(
-        answer_of("kafka", _describe(settings)),
-        answer_of("redis", counters.reports.progress()),
-        answer_of("redis", counters.overview()),
-        answer_of("postgres", timezones(pool)),
-        answer_of("redis", memory_bytes(client)),
-        answer_of("postgres", history_bytes(pool, timeout_s=STORE_TIMEOUT_S)),
+    reports, builds = counters.reports, counters.builds
+    answers = _Answers()
+    topic, dead_letters, overviews, audits, results, running = await asyncio.gather(
+        answers.of("kafka", _describe(settings)),
+        answers.of("kafka", _dead_letters(settings)),
+        answers.of("redis", counters.overview()),
+        answers.of("redis", reports.audits()),
+        answers.of("redis", builds.results()),
+        answers.of("redis", builds.running(now_ms())),
     )
-    incidents = await answer_of("redis", counters.reports.incidents())
-    partitions: list[PartitionStatus] = []
+    incidents, memory, timezone_of, history_size, history_gaps = await asyncio.gather(
+        answers.of("redis", reports.incidents()),
+        answers.of("redis", memory_of(client)),
+        answers.of("postgres", timezones(pool)),
+        answers.of("postgres", history_bytes(pool, timeout_s=STORE_TIMEOUT_S)),
+        answers.of("postgres", HistoryGaps(pool, timeout_s=STORE_TIMEOUT_S).gaps()),
+    )
+    partitions: Sequence[PartitionStatus] = ()
     if topic is not None:
-        reports = None if progress is None else _reports_of(topic, progress)
-        counted = {p: r.next_offset for p, r in (reports or {}).items()}
-        stored = await answer_of("postgres", HistoryWriter(pool).positions(topic.topic_id))
-        tails = await answer_of("kafka", read_tails(settings, topic, counted))
-        partitions = [
-            _partition(p, tails, reports, stored, now_ms()) for p in range(topic.partitions)
-        ]
-    return Status(
+        owners = PartitionOwners(client, settings.redis_prefix)
+        partitions = await _partitions(
+            settings,
+            topic,
+            answers=answers,
+            reports=reports,
+            owners=owners,
+            writer=HistoryWriter(pool),
+            now_ms=now_ms,
+        )
+    facts = TenantFacts(
+        timezones=timezone_of,
+        running=running or {},
+        results=results or {},
+        audits=audits or {},
+        keep_ms=settings.generation_keep_h * HOUR_MS,
+    )
+    newest = dead_letters.newest_ms if dead_letters else None
+    report = Status(
         topic=settings.interactions_topic,
         topic_id=topic.topic_id if topic else None,
         lag=_sum(p.lag for p in partitions),
@@ -94,10 +131,47 @@ async def _gather(
         partitions=partitions,
         lost_offsets=incidents.lost_offsets if incidents else None,
         log_changes=_log_changes(incidents),
-        tenants=[_tenant(overview, timezone_of) for overview in tenants or ()],
-        sizes=Sizes(redis_bytes=redis_size, history_bytes=history_size),
-        errors=errors,
+        tenants=[tenant_status(overview, facts) for overview in overviews or ()],
+        sizes=Sizes(
+            redis_bytes=memory.used_bytes if memory else None,
+            history_bytes=history_size,
+            redis_max_bytes=memory.max_bytes if memory else None,
+            redis_policy=memory.policy if memory else None,
+        ),
+        errors=answers.errors,
+        at=format_ms(now_ms()),
+        rebuilds=[running_status(*each) for each in sorted(facts.running.items())],
+        failed_rebuilds={
+            tenant: rebuild_status(result)
+            for tenant, result in sorted(facts.results.items())
+            if result["phase"] != "done"
+        },
+        counter_gaps=None if overviews is None else _counter_gaps(overviews),
+        history_gaps=None if history_gaps is None else [gap_status(gap) for gap in history_gaps],
+        history_gap_offsets=None if history_gaps is None else offsets_in(history_gaps),
+        dead_letters=dead_letters.offsets if dead_letters else None,
+        newest_dead_letter_at=None if newest is None else format_ms(newest),
     )
+    report.attention = problems_of(report)
+    return report
+
+
+async def _dead_letters(settings: Settings) -> TopicSize:
+    await check_brokers(settings, timeout_s=BROKER_TIMEOUT_S)
+    return await topic_size(settings, settings.dead_letter_topic)
+
+
+async def lag_of(settings: Settings) -> int | None:
+    """Return the number of events that are not counted; None = unknown.
+
+    Asks for nothing else, for callers that wait until all is counted. Raises StoreUnavailable.
+    """
+    async with open_counters(settings, timeout_s=STORE_TIMEOUT_S) as counters:
+        topic = await _describe(settings)
+        reports = _reports_of(topic, await counters.reports.progress())
+        counted = {p: report.next_offset for p, report in reports.items()}
+        tails = await read_tails(settings, topic, counted)
+    return _sum(_lag(tails[p].end, counted.get(p, 0)) for p in range(topic.partitions))
 
 
 async def _describe(settings: Settings) -> TopicDescription:
@@ -109,6 +183,33 @@ async def _describe(settings: Settings) -> TopicDescription:
 # --- partitions
 
 
+async def _partitions(
+    settings: Settings,
+    topic: TopicDescription,
+    *,
+    answers: _Answers,
+    reports: RedisReports,
+    owners: PartitionOwners,
+    writer: HistoryWriter,
+    now_ms: Callable[[], int],
+) -> list[PartitionStatus]:
+    progress = await answers.of("redis", reports.progress())
+    found = None if progress is None else _reports_of(topic, progress)
+    counted = {p: r.next_offset for p, r in (found or {}).items()}
+    owner_of, stored, tails = await asyncio.gather(
+        answers.of("redis", owners.owners(topic.topic_id)),
+        answers.of("postgres", writer.positions(topic.topic_id)),
+        answers.of("kafka", read_tails(settings, topic, counted)),
+    )
+    at_ms = now_ms()
+    return [
+        _partition(
+            p, tails=tails, reports=found, stored=stored, owner_of=owner_of or {}, now_ms=at_ms
+        )
+        for p in range(topic.partitions)
+    ]
+
+
 def _reports_of(
     topic: TopicDescription, progress: Sequence[PartitionProgress]
 ) -> dict[int, PartitionProgress]:
@@ -118,9 +219,11 @@ def _reports_of(
 
 def _partition(
     partition: int,
+    *,
     tails: Mapping[int, Tail] | None,
     reports: Mapping[int, PartitionProgress] | None,
     stored: Mapping[int, int] | None,
+    owner_of: Mapping[int, str],
     now_ms: int,
 ) -> PartitionStatus:
     """Return the status of one partition; a mapping of None means that its store is unavailable."""
@@ -130,6 +233,8 @@ def _partition(
     # A store that answers without this partition has counted or stored nothing of it.
     counted_to = None if reports is None else report.next_offset if report else 0
     stored_to = None if stored is None else stored.get(partition, 0)
+    # The last report of a worker that has ended says nothing about the present.
+    is_owned = report is not None and now_ms - report.at_ms <= PROGRESS_OLD_MS
     return PartitionStatus(
         partition=partition,
         end=end,
@@ -139,6 +244,9 @@ def _partition(
         history_lag=_lag(end, stored_to),
         waiting_ms=None if tail is None or counted_to is None else _waiting(tail, now_ms),
         visible=_visible(report, now_ms),
+        owner=owner_of.get(partition, "") if is_owned else None,
+        offsets_per_s=report.offsets_per_s if report and is_owned else None,
+        reported_at=format_ms(report.at_ms) if report else None,
     )
 
 
@@ -184,33 +292,20 @@ def _worst(visible: Sequence[VisibleStatus]) -> VisibleStatus | None:
     )
 
 
-# --- tenants and incidents
-
-
-def _tenant(overview: TenantOverview, timezone_of: Mapping[str, str] | None) -> TenantStatus:
-    windows: dict[str, dict[str, str | None]] = {}
-    for period in PERIODS:
-        start, end = window_of(period, overview.day)
-        windows[period] = {
-            "start": None if start is None else date_of(start).isoformat(),
-            "end": None if end is None else date_of(end).isoformat(),
-        }
-    return TenantStatus(
-        tenant=overview.tenant,
-        generation=overview.generation,
-        complete=overview.complete,
-        timezone=overview.timezone,
-        catalog_timezone=(
-            None if timezone_of is None else timezone_of.get(overview.tenant, DEFAULT_TIMEZONE)
-        ),
-        day=date_of(overview.day).isoformat(),
-        rolled=date_of(overview.rolled).isoformat(),
-        windows=windows,
-        groups={str(grouping): groups for grouping, groups in overview.groups.items()},
-        over={str(grouping): interactions for grouping, interactions in overview.overflow.items()},
-    )
+# --- incidents
 
 
 def _log_changes(incidents: Incidents | None) -> list[LogChangeStatus]:
     changes = incidents.log_changes if incidents else ()
     return [LogChangeStatus(c.kind, c.topic_id, format_ms(c.at_ms)) for c in changes]
+
+
+def _counter_gaps(overviews: Sequence[TenantOverview]) -> int:
+    """Return the number of offsets that the active counters of any tenant lack."""
+    return offsets_in(
+        gap
+        for overview in overviews
+        for state in overview.generations
+        if state.active
+        for gap in state.missing.gaps
+    )

@@ -196,9 +196,13 @@ def _send_demo_history(commands: Commands, stack: Stack) -> None:
 
 
 def _all_counted(settings: Settings) -> bool:
-    from cli.status_report import gather_status
+    from cli.status_report import lag_of
+    from store.records import StoreUnavailable
 
-    return run_async(gather_status(settings)).lag == 0
+    try:
+        return run_async(lag_of(settings)) == 0
+    except StoreUnavailable:
+        return False
 
 
 def _print_welcome(base: str, stack: Stack, seconds: float) -> None:

@@ -83,14 +83,19 @@ class CatalogCache:
     async def fresh(self, tenant: str) -> Catalog:
         """Return the tenant's current catalog, loaded again at most once per RETRY_S.
 
-        If the source is unavailable, return the cached one.
+        Callers at the same time share one load. If the source is unavailable, return the cached
+        catalog.
         """
         now_s = self._monotonic()
         entry = self._entries.get(tenant)
         if entry is None:
             return await self._loaded(tenant, math.inf)
         if now_s - self._forced_s.get(tenant, -math.inf) < RETRY_S:
-            return await self.get(tenant)
+            load = self._loads.get(tenant)
+            if load is None or load.asked < math.inf:
+                return await self.get(tenant)
+            # Else an event of a new type would be rejected in all partitions but the first.
+            return await self._renewed(tenant, entry, math.inf, None)
         self._forced_s[tenant] = now_s
         self._forced_s.move_to_end(tenant)
         while len(self._forced_s) > self._tenants_max:

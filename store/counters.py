@@ -172,6 +172,8 @@ class TenantOverview(NamedTuple):
     """Number of groups ever seen, per grouping."""
     overflow: Mapping[Grouping, int] = {}
     """Interactions of groups beyond the limit, per grouping with any: history answers for it."""
+    generations: Sequence[GenerationState] = ()
+    """The active generation and the newest others, in order of number."""
 
 
 class Visible(NamedTuple):
@@ -192,6 +194,8 @@ class PartitionProgress(NamedTuple):
     at_ms: int
     visible: Visible | None = None
     """None = no event arrived and was counted recently."""
+    offsets_per_s: float | None = None
+    """Rate of counting in the last seconds; None = the worker does not report it."""
 
 
 class LogChange(NamedTuple):

@@ -80,10 +80,14 @@ class StartOffsets:
         dead_letters: KafkaDeadLetterSink,
         arrivals: ArrivalWatermarks,
         lost_offsets: LostOffsets,
+        note_uncounted: Callable[[str], Awaitable[None]],
         rewinder: Rewinder,
         forget_reported: Callable[[], None],
     ) -> None:
-        """`forget_reported` is called before reading starts: the offsets reported are old."""
+        """`forget_reported` is called before reading starts: the offsets reported are old.
+
+        `note_uncounted(topic_id)`: see `streams.replaced_topics`.
+        """
         self._settings = settings
         self._topic = topic
         self._consumer = consumer
@@ -94,6 +98,7 @@ class StartOffsets:
         self._dead_letters = dead_letters
         self._arrivals = arrivals
         self._lost_offsets = lost_offsets
+        self._note_uncounted = note_uncounted
         self._rewinder = rewinder
         self._forget_reported = forget_reported
 
@@ -119,6 +124,7 @@ class StartOffsets:
         gaps = await self._lost_offsets.note_before_start(
             topic_id, partitions, earliest, stored, self._committer.unread
         )
+        await self._note_uncounted(topic_id)
         self._committer.start_session(topic_id, counted, earliest)
         if stored is None:
             starts = {p: counted[p] for p in partitions}

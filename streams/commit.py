@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from store import metrics
 from store.counters import Committed, CounterStore, Deltas, Duplicates, Generation, Refused
 from store.logs import get_logger
+from store.offsets import Gap
 from store.records import Grouping, SourcedEvent
 from streams.aggregate import aggregate, by_slot, distinct
 from streams.completeness import HistoryView
@@ -186,14 +187,21 @@ class CounterCommitter:
                     grouping=grouping,
                 )
 
-    async def reset(self, partition: int, offset: int) -> None:
+    async def reset(self, partition: int, offset: int, end: int) -> None:
         """Lower every tenant's watermark of the partition to `offset`, where it is higher.
 
-        For a truncated partition: its records from `offset` on are read again.
+        For a partition that was truncated at `end`: its records from `offset` on are read again.
+        Counters that had yet to reach more than `end` (see `Generation.complete`) lack what was
+        there: the records that take its place are others.
         """
         session = self.tenants.session
         for tenant in await self._store.tenants():
             state = await self.tenants.load(tenant, session)
+            missing = await self._store.missing(state.generation)
+            for source, watermark, target in missing.behind:
+                if source == (session.topic_id, partition) and target > end:
+                    gap = Gap(*source, max(watermark, end), target)
+                    await self._store.note_gap(state.generation, gap)
             while (expected_offset := state.watermarks.get(partition, 0)) > offset:
                 answer = await self._store.commit(
                     state.generation,

@@ -77,7 +77,7 @@ class LogChanges:
             "the partition was truncated", partition=partition, end=end, reading_from=start
         )
         await self._counters.reports.note_log_change("cut", found.topic_id, self._now_ms())
-        await retry("counters", self._committer.reset, partition, start)
+        await retry("counters", self._committer.reset, partition, start, end)
         positions = await retry("history", self._writer.positions, found.topic_id)
         stored = positions.get(partition, 0)
         if stored > start:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from store import metrics
 from store.counters import PartitionProgress
@@ -12,6 +14,36 @@ from streams.assignment import Consumer, CurrentTopic
 from streams.commit import CounterCommitter
 from streams.pipeline import Pipeline
 from streams.tenant_state import RewindRequired
+
+#: Time over which the rate of counting is averaged.
+RATE_MS: Final = 10_000
+
+
+class CountingRates:
+    """Offsets per second that are counted, of each partition, over the last `RATE_MS`."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, deque[tuple[int, int]]] = {}
+
+    def update(self, positions: Mapping[int, int], at_ms: int) -> dict[int, float]:
+        """Add a sample of each partition's position; return partition -> rate.
+
+        Partitions that are not in `positions` are forgotten. A rewind starts the average again. A
+        rate needs two samples.
+        """
+        self._samples = {p: self._samples.get(p, deque()) for p in positions}
+        rates = {}
+        for partition, samples in self._samples.items():
+            if samples and positions[partition] < samples[-1][1]:
+                samples.clear()
+            samples.append((at_ms, positions[partition]))
+            # The first sample is the newest one that is at least RATE_MS old.
+            while len(samples) > 2 and samples[1][0] <= at_ms - RATE_MS:
+                samples.popleft()
+            (began_ms, first), (_, last) = samples[0], samples[-1]
+            if at_ms > began_ms:
+                rates[partition] = round((last - first) * 1_000 / (at_ms - began_ms), 1)
+        return rates
 
 
 class ProgressReporter:
@@ -40,6 +72,7 @@ class ProgressReporter:
         self._on_behind = on_behind
         self._instance = ""
         self._reported: dict[int, int] = {}
+        self._rates = CountingRates()
 
     def forget_reported(self) -> None:
         """Forget the reported offsets, before a read session may start below them."""
@@ -50,6 +83,7 @@ class ProgressReporter:
         await self._check_counters()
         at_ms = self._now_ms()
         ends = self.ends()
+        rates = self._rates.update(self._pipeline.positions, at_ms)
         progress = [
             PartitionProgress(
                 self._topic.topic_id,
@@ -58,6 +92,7 @@ class ProgressReporter:
                 ends.get(partition),
                 at_ms,
                 self._committer.freshness.recent(partition, at_ms),
+                rates.get(partition),
             )
             for partition, position in self._pipeline.positions.items()
         ]

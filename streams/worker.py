@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from store import logs
@@ -39,6 +40,7 @@ from streams.lost_offsets import LostOffsets
 from streams.old_generations import OldGenerations
 from streams.pipeline import Pipeline
 from streams.progress import ProgressReporter
+from streams.replaced_topics import note_uncounted
 from streams.rollover import Rollover
 from streams.watchdog import Watchdog
 
@@ -194,6 +196,7 @@ class Worker:
             dead_letters=self.dead_letters,
             arrivals=self.arrivals,
             lost_offsets=self.lost_offsets,
+            note_uncounted=partial(note_uncounted, self.stores.counters, self.stores.writer),
             rewinder=self.rewinder,
             forget_reported=self.progress.forget_reported,
         )

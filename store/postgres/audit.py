@@ -21,7 +21,7 @@ _COLUMNS: Final[Mapping[Grouping, str]] = {
     "channel": "channel_id",
     "customer": "customer_id",
 }
-_GAPS: Final = load("audit_gaps")
+_GAPS: Final = load("gaps")
 _GROUPS: Final = load("audit_groups")
 _IDS: Final = load("audit_ids")
 _SAMPLE: Final = load("audit_sample")
@@ -152,9 +152,6 @@ class HistorySnapshot:
 
     async def lacks(self, firsts: Watermarks, ends: Watermarks) -> bool:
         """Return whether history has a noted gap between the offsets of any source."""
-        cursor = await self._connection.execute("SELECT to_regclass('history_gaps') IS NOT NULL")
-        if not (await cursor.fetchone() or (False,))[0]:
-            return False  # tables of an older version
         cursor = await self._connection.execute(_GAPS)
         for topic_id, partition, first, end in await cursor.fetchall():
             source = (str(topic_id), partition)

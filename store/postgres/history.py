@@ -71,6 +71,12 @@ class HistoryWriter(HistoryGaps):
             cursor = await connection.execute(_POSITIONS, {"topic_id": UUID(topic_id)})
             return dict(await cursor.fetchall())
 
+    async def all_positions(self) -> dict[tuple[str, int], int]:
+        """Return (topic id, partition) -> next offset to store, of every topic ever stored."""
+        async with self._reading() as connection:
+            cursor = await connection.execute(_WATERMARKS)
+            return {(str(topic_id), p): offset for topic_id, p, offset in await cursor.fetchall()}
+
     async def write(
         self,
         *,

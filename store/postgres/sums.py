@@ -39,16 +39,22 @@ class HistorySums:
     """One snapshot of a tenant's rows. Every method raises StoreUnavailable."""
 
     def __init__(
-        self, connection: Connection, tenant: str, positions: Mapping[tuple[str, int], int]
+        self,
+        connection: Connection,
+        tenant: str,
+        positions: Mapping[tuple[str, int], int],
+        since_ms: int | None = None,
     ) -> None:
+        """`since_ms`: count only the events that occurred then or later; None = all."""
         self.positions = positions
         """(topic id, partition) -> next offset: history has all offsets below."""
+        self._since = None if since_ms is None else _instant(since_ms)
         self._connection = connection
         self._tenant = tenant
 
     async def rows(self, below: Below | None) -> int:
-        """Return the number of the tenant's rows."""
-        statement, parameters = self._query("count_rows", below)
+        """Return the number of the tenant's rows that are counted."""
+        statement, parameters = self._counted("count_rows", below)
         row = await (await self._connection.execute(statement, parameters)).fetchone()
         assert row is not None
         return int(row[0])
@@ -61,14 +67,14 @@ class HistorySums:
         Bucket 1 is the first day that has a tile when the window day is `day`; bucket 0 has all
         days before.
         """
-        statement, parameters = self._query("sum_groups", below, column=_COLUMNS[grouping])
+        statement, parameters = self._counted("sum_groups", below, column=_COLUMNS[grouping])
         return self._fetch(statement, {**parameters, "midnights": _midnights(calendar, day)})
 
     def customers(
         self, calendar: Calendar, day: int, below: Below | None
     ) -> AsyncIterator[list[tuple[Any, ...]]]:
         """Yield (id, offer, bucket, outcome type, events) of all customers, in order of the id."""
-        statement, parameters = self._query("sum_customers", below)
+        statement, parameters = self._counted("sum_customers", below)
         return self._fetch(statement, {**parameters, "midnights": _midnights(calendar, day)})
 
     async def identities(
@@ -79,10 +85,22 @@ class HistorySums:
         The parts of a slot follow each other.
         """
         statement, parameters = self._query("recent_identities", below)
-        since = _EPOCH + timedelta(milliseconds=oldest_slot * DAY_MS)
+        since = _instant(oldest_slot * DAY_MS)
         async for rows in self._fetch(statement, {**parameters, "since": since}, rows_max=16):
             for slot, packed in rows:
                 yield slot, packed
+
+    async def last_before(self, before_ms: int) -> AsyncIterator[list[tuple[str, str, int]]]:
+        """Yield (customer, offer, time of the last event in ms) of the events before a time."""
+        parameters = {"tenant": self._tenant, "before": _instant(before_ms)}
+        async for rows in self._fetch(load("last_before"), parameters):
+            yield [(customer, offer, _ms(last)) for customer, offer, last in rows]
+
+    def _counted(self, name: str, below: Below | None, **names: str) -> tuple[str, dict[str, Any]]:
+        """Return a query of the rows that are counted."""
+        days = load("occurred_since") if self._since else "true"
+        statement, parameters = self._query(name, below, days=days, **names)
+        return statement, parameters | ({"since": self._since} if self._since else {})
 
     def _query(self, name: str, below: Below | None, **names: str) -> tuple[str, dict[str, Any]]:
         parameters: dict[str, Any] = {"tenant": self._tenant}
@@ -107,22 +125,36 @@ def first_tile_day(day: int) -> int:
     return day - TILE_DAYS + 1
 
 
+def _instant(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def _ms(instant: datetime) -> int:
+    return (instant - _EPOCH) // timedelta(milliseconds=1)
+
+
 def _midnights(calendar: Calendar, day: int) -> list[datetime]:
     first = first_tile_day(day)
     # Python's time zone rules decide what a day is, not those of the database.
-    return [
-        _EPOCH + timedelta(milliseconds=calendar.midnight_ms(first + i)) for i in range(_BUCKETS)
-    ]
+    return [_instant(calendar.midnight_ms(first + i)) for i in range(_BUCKETS)]
 
 
 @asynccontextmanager
-async def open_sums(pool: Pool, tenant: str) -> AsyncIterator[HistorySums]:
-    """Yield a snapshot of the tenant's rows as of now. Raises StoreUnavailable."""
+async def open_sums(
+    pool: Pool, tenant: str, since_ms: int | None = None
+) -> AsyncIterator[HistorySums]:
+    """Yield a snapshot of the tenant's rows as of now. Raises StoreUnavailable.
+
+    Only events that occurred at `since_ms` or later are counted; None = all.
+    """
     async with transaction(pool, read_only=True, snapshot=True, timeout_s=_TIMEOUT_S) as connection:
         # The sums sort and hash millions of rows; the default of 4 MB would write files.
         await connection.execute("SET LOCAL work_mem = '128MB'")
         # Parallel workers would take all processors from those who count and read meanwhile.
         await connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
+        # Between two fetches Redis may be away, or the rate require a pause. No lock is held.
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '15min'")
         cursor = await connection.execute(load("watermarks"))
         found: Sequence[tuple[Any, ...]] = await cursor.fetchall()
-        yield HistorySums(connection, tenant, {(str(log), p): offset for log, p, offset in found})
+        positions = {(str(log), p): offset for log, p, offset in found}
+        yield HistorySums(connection, tenant, positions, since_ms)

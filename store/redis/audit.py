@@ -42,8 +42,6 @@ class GenerationState(NamedTuple):
     types: Sequence[str]
     watermarks: Watermarks
     first_watermarks: Watermarks
-    watermark_fields: Mapping[bytes, bytes]
-    """All watermarks as they are stored."""
 
 
 class RawGroup(NamedTuple):
@@ -51,6 +49,11 @@ class RawGroup(NamedTuple):
 
     fields: Sequence[bytes]
     ranks: Sequence[bytes | None]
+
+    @property
+    def windows(self) -> bytes:
+        """The field `s`, which changes with each event that is counted; empty if there is none."""
+        return dict(zip(self.fields[::2], self.fields[1::2], strict=True)).get(b"s", b"")
 
 
 class Chunk(NamedTuple):
@@ -67,8 +70,10 @@ class Unreadable(Exception):
 class AuditedCounters:
     """Reads and corrections of an audit. Every method raises StoreUnavailable."""
 
-    def __init__(self, client: Client, prefix: str) -> None:
+    def __init__(self, client: Client, prefix: str, *, generation: int | None = None) -> None:
+        """Read the tenant's active generation, or `generation`, which may be under construction."""
         self._client: Any = client
+        self._generation = "" if generation is None else generation
         self._keys = Keys(prefix)
         self._read = Script("audit", read_only=True)
         self._adjust = Script("adjust", include=["windows"])
@@ -85,6 +90,7 @@ class AuditedCounters:
             self._client,
             self._keys.active(tenant),
             GROUPING_CODES[grouping],
+            self._generation,
             *ids[:READ_GROUPS],
         )
         if not answer:
@@ -127,13 +133,14 @@ class AuditedCounters:
         grouping: Grouping,
         corrections: Sequence[Correction],
         *,
-        rewrite: bool = False,
+        unreadable: bytes | None = None,
     ) -> bool:
         """Apply corrections, at most ADJUST_GROUPS; return False if nothing was changed.
 
-        They are refused if the generation or its window day is another one now. With `rewrite` the
-        records are deleted first, so the corrections are whole counts; they are refused, too, if
-        anything was counted since `generation` was read.
+        They are refused if the generation or its window day is another one now. With `unreadable`
+        there is one correction, of a record that cannot be read: it is deleted first, so that the
+        correction is its whole counts. `unreadable` is the record's `windows` when it was audited;
+        if it has changed, an event was counted since, and the correction is refused, too.
         """
         types = sorted(
             {key for c in corrections for key in c.alltime}
@@ -150,15 +157,14 @@ class AuditedCounters:
                 for part in (*seen, *(-1 if day is None else day for day in days))
             ]
             flat += (c.id, alltime, tiles, offers)
-        expected = generation.watermark_fields.items() if rewrite else ()
+        replaced: tuple[str | bytes, ...] = ("",) if unreadable is None else ("1", unreadable)
         answer = await self._adjust(
             self._client,
             self._keys.active(tenant),
             generation.number,
             generation.day,
             _pack({"kind": GROUPING_CODES[grouping], "types": types, "groups": flat}),
-            "1" if rewrite else "",
-            *(part for field in expected for part in field),
+            *replaced,
         )
         return bool(answer[0] == b"ok")
 
@@ -180,7 +186,6 @@ def _generation(number: int, flat: Sequence[bytes]) -> GenerationState:
         types=_unpack(meta[b"types"]) if b"types" in meta else (),
         watermarks=_watermarks(meta, "w:"),
         first_watermarks=_watermarks(meta, "f:"),
-        watermark_fields={k: v for k, v in meta.items() if k.startswith(b"w:")},
     )
 
 

@@ -21,10 +21,12 @@ from store.counters import (
     TenantOverview,
 )
 from store.records import CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
+from store.redis.audit import AuditedCounters
 from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
-from store.redis.generations import RedisGenerations, overview
+from store.redis.generations import RedisGenerations
 from store.redis.keys import GROUPING_CODES, watermark_field
+from store.redis.overview import overview
 from store.settings import Settings
 from store.windows import DAY_MS, Period, from_tiles
 
@@ -77,6 +79,10 @@ class RedisCounters(RedisGenerations):
         """Return when Redis answers. Raises StoreUnavailable."""
         async with redis_errors():
             await self._client.ping()
+
+    def audited(self, generation: int | None = None) -> AuditedCounters:
+        """Return a reader for audits of the active generation, or of `generation`."""
+        return AuditedCounters(self._client, self._keys.prefix, generation=generation)
 
     async def read(self, question: Question) -> CounterPage | Incomplete:
         """Return one page from one snapshot. Raises StoreUnavailable."""
@@ -187,7 +193,7 @@ class RedisCounters(RedisGenerations):
 
     async def overview(self) -> list[TenantOverview]:
         """Return the state of every tenant's generation. Raises StoreUnavailable."""
-        return await overview(self._client, self._keys, self)
+        return await overview(self._client, self._keys)
 
     async def note_lost(
         self, topic_id: str, partition: int, first_offset: int, offsets: int

@@ -17,11 +17,10 @@ from store.counters import (
     Position,
     Shortfall,
     Source,
-    TenantOverview,
 )
-from store.records import GROUPINGS, Grouping, StoreUnavailable
+from store.records import StoreUnavailable
 from store.redis.client import Client, Script, redis_errors
-from store.redis.keys import GROUPING_CODES, Keys, watermark_field
+from store.redis.keys import watermark_field
 from store.redis.old_generations import RedisOldGenerations
 from store.redis.reports import RedisReports
 
@@ -227,35 +226,4 @@ def _shortfalls(flat: Sequence[Any]) -> list[Shortfall]:
     for i in range(0, len(flat), 3):
         topic_id, _, partition = flat[i].decode().rpartition(":")
         found.append(Shortfall((topic_id, int(partition)), int(flat[i + 1]), int(flat[i + 2])))
-    return found
-
-
-async def overview(client: Any, keys: Keys, generations: RedisGenerations) -> list[TenantOverview]:
-    """Return the state of every tenant's generation. Raises StoreUnavailable."""
-    found = []
-    for tenant in await generations.tenants():
-        generation = await generations.generation(tenant)
-        if generation is None:
-            continue
-        groups: dict[Grouping, int] = {}
-        async with redis_errors():
-            meta = keys.meta(tenant, generation.number)
-            fields = ["rolled", *(f"over:{GROUPING_CODES[grouping]}" for grouping in GROUPINGS)]
-            rolled, *overflow = await client.hmget(meta, fields)
-            for grouping in GROUPINGS:
-                groups[grouping] = await client.zcard(
-                    keys.rank(tenant, generation.number, grouping, "a")
-                )
-        found.append(
-            TenantOverview(
-                tenant=tenant,
-                generation=generation.number,
-                complete=generation.complete,
-                day=generation.day,
-                rolled=int(rolled),
-                timezone=generation.timezone,
-                groups=groups,
-                overflow={g: int(n) for g, n in zip(GROUPINGS, overflow, strict=True) if n},
-            )
-        )
     return found

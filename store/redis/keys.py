@@ -105,6 +105,14 @@ class Keys(NamedTuple):
         return f"{self.prefix}:progress"
 
     @property
+    def rates(self) -> str:
+        """Hash: `<topic id>:<partition>` -> offsets per second that are counted.
+
+        Apart from `progress`, since readers of older versions refuse more values there.
+        """
+        return f"{self.prefix}:rates"
+
+    @property
     def arrivals(self) -> str:
         """Hash: `<topic id>:<partition>` -> arrival watermark in ms; 0 = unknown."""
         return f"{self.prefix}:arrivals"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from store.counters import Generation, GenerationState
@@ -38,7 +38,7 @@ class RedisOldGenerations(RedisCompleteness):
                 pipeline.hgetall(self._keys.meta(tenant, number))
             metas = await pipeline.execute() if numbers else []
         return [
-            _state(number, meta, is_active=active == str(number).encode())
+            generation_state(number, meta, is_active=active == str(number).encode())
             for number, meta in zip(numbers, metas, strict=True)
             if meta
         ]
@@ -107,7 +107,11 @@ class RedisOldGenerations(RedisCompleteness):
         return range(max(1, last - NUMBERS_MAX + 1), last + 1)
 
 
-def _state(number: int, meta: dict[bytes, bytes], *, is_active: bool) -> GenerationState:
+def generation_state(
+    number: int, meta: Mapping[bytes, bytes], *, is_active: bool
+) -> GenerationState:
+    """Return the state of a generation from its meta hash."""
+
     def whole_number(name: bytes) -> int | None:
         return int(meta[name]) if name in meta else None
 

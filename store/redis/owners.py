@@ -7,6 +7,9 @@ these claims answer at once.
 
 from __future__ import annotations
 
+import os
+import socket
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,8 +17,20 @@ from store.redis.client import Client, redis_errors
 from store.redis.keys import Keys
 
 
+def new_owner() -> str:
+    """Return a name of this process that no other claim has: `<host>:<process id>:<random>`."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+
+
+def worker_of(owner: str) -> str:
+    """Return `<host>:<process id>` of a claim; those of older versions are random only."""
+    host, _, rest = owner.partition(":")
+    process, colon, _ = rest.partition(":")
+    return f"{host}:{process}" if colon else ""
+
+
 class PartitionOwners:
-    """Claims of partitions by workers. Both methods raise StoreUnavailable."""
+    """Claims of partitions by workers. Every method raises StoreUnavailable."""
 
     def __init__(self, client: Client, prefix: str) -> None:
         self._client: Any = client
@@ -27,6 +42,17 @@ class PartitionOwners:
         if claims:
             async with redis_errors():
                 await self._client.hset(self._key, mapping=claims)
+
+    async def owners(self, topic_id: str) -> dict[int, str]:
+        """Return partition -> host and process of the worker that claimed it last."""
+        async with redis_errors():
+            claims: dict[bytes, bytes] = await self._client.hgetall(self._key)
+        found = {}
+        for name, owner in claims.items():
+            of, _, partition = name.decode().rpartition(":")
+            if of == topic_id:
+                found[int(partition)] = worker_of(owner.decode())
+        return found
 
     async def owner(self, topic_id: str, partition: int) -> str | None:
         """Return the worker that claimed the partition last, or None if Redis has no claim."""

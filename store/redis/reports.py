@@ -68,13 +68,26 @@ class RedisReports:
             + "".join(f",{ms}" for ms in p.visible or ())
             for p in progress
         }
+        rates = {
+            f"{p.topic_id}:{p.partition}": p.offsets_per_s
+            for p in progress
+            if p.offsets_per_s is not None
+        }
         async with redis_errors():
-            await self._client.hset(self._keys.progress, mapping=fields)
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hset(self._keys.progress, mapping=fields)
+            if rates:
+                pipeline.hset(self._keys.rates, mapping=rates)
+            await pipeline.execute()
 
     async def progress(self) -> list[PartitionProgress]:
         """Return the last report on each partition, of every topic id that was ever read."""
         async with redis_errors():
-            fields: dict[bytes, bytes] = await self._client.hgetall(self._keys.progress)
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hgetall(self._keys.progress)
+            pipeline.hgetall(self._keys.rates)
+            answers: list[dict[bytes, bytes]] = await pipeline.execute()
+        fields, rates = answers
         found = []
         for name, value in fields.items():
             topic_id, _, partition = name.decode().rpartition(":")
@@ -87,6 +100,7 @@ class RedisReports:
                     end_offset=int(end) if end else None,
                     at_ms=int(at_ms),
                     visible=Visible(*map(int, visible)) if visible else None,
+                    offsets_per_s=float(rates[name]) if name in rates else None,
                 )
             )
         return sorted(found)

@@ -23,13 +23,11 @@ from store.redis.reports import RedisReports
 from store.settings import Settings
 from store.windows import DAY_MS, TILE_DAYS
 from streams.audit.cells import same_differences
-from streams.audit.segment import Comparer, Difference, NotAudited
+from streams.audit.segment import DIFFERING_MAX, Comparer, Difference, NotAudited
 
-#: Groups that are compared at one point: history is read once for them, and their records, 1 to
-#: 4 KB each, are in memory meanwhile.
-SEGMENT_GROUPS: Final = 20_000
-#: An audit ends once so many groups of a grouping differ. Then a rebuild is the remedy.
-DIFFERING_MAX: Final = 20_000
+#: Groups that are compared at one point: history is read once for them, and their records, about
+#: 2 KB each, are in memory meanwhile.
+SEGMENT_GROUPS: Final = 50_000
 #: How long history may take to store what the counters have counted.
 WAIT_S: Final = 30.0
 #: A group differs if so many comparisons in a row found the same differences; it is compared at
@@ -38,11 +36,11 @@ AGREEING: Final = 3
 COMPARISONS_MAX: Final = 10
 PAUSE_S: Final = 0.5
 #: Offers of one customer in one correction.
-OFFERS_MAX: Final = 500
+OFFERS_MAX: Final = 300
 _REWRITES: Final = 5
 REPAIRS_MAX: Final = 3
 #: Numbers in one correction, a bound of its script's time.
-_ADJUST_NUMBERS: Final = 3_000
+_ADJUST_NUMBERS: Final = 1_500
 
 
 class TenantAudit(NamedTuple):
@@ -177,20 +175,22 @@ class Auditor:
 
     async def _correct(self, tenant: str, differing: Sequence[Difference]) -> None:
         for difference in differing:
-            if difference.unreadable:
+            if difference.unreadable is not None:
                 await self._rewrite(tenant, difference)
-        readable = [d for d in differing if not d.unreadable]
+        readable = [d for d in differing if d.unreadable is None]
         for batch in _batches(part for d in readable for part in _parts(d)):
             first = batch[0]
             corrections = [part.correction for part in batch]
             await self._counters.adjust(tenant, first.generation, first.grouping, corrections)
 
     async def _rewrite(self, tenant: str, difference: Difference) -> None:
-        """Replace a record that cannot be read, once no event is counted meanwhile."""
+        """Replace a record that cannot be read, unless an event of it is counted meanwhile."""
         for _ in range(_REWRITES):
             grouping, generation = difference.grouping, difference.generation
             first, *rest = (part.correction for part in _parts(difference))
-            if await self._counters.adjust(tenant, generation, grouping, [first], rewrite=True):
+            if await self._counters.adjust(
+                tenant, generation, grouping, [first], unreadable=difference.unreadable
+            ):
                 for part in rest:
                     await self._counters.adjust(tenant, generation, grouping, [part])
                 return
@@ -200,7 +200,7 @@ class Auditor:
                 )
             except NotAudited:
                 return
-            if not found or not found[0].unreadable:
+            if not found or found[0].unreadable is None:
                 return
             difference = found[0]
 
@@ -351,9 +351,17 @@ def make_auditor(
     now_ms: Callable[[], int],
     wait_s: float = WAIT_S,
     pause_s: float = PAUSE_S,
+    is_building: bool = False,
 ) -> Auditor:
     """Return an Auditor of these stores; see `Comparer` and `Auditor` for the waits."""
-    comparer = Comparer(counters, history, timezone_of=timezone_of, now_ms=now_ms, wait_s=wait_s)
+    comparer = Comparer(
+        counters,
+        history,
+        timezone_of=timezone_of,
+        now_ms=now_ms,
+        wait_s=wait_s,
+        is_building=is_building,
+    )
     return Auditor(counters, history, comparer, now_ms=now_ms, pause_s=pause_s)
 
 

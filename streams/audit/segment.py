@@ -20,6 +20,8 @@ from store.redis.keys import GROUPING_CODES
 from store.windows import Calendar
 from streams.audit.cells import Cell, Expected, compare, correction, expected
 
+#: A comparison ends once so many groups differ. Then a rebuild is the remedy.
+DIFFERING_MAX: Final = 20_000
 _ATTEMPTS: Final = 5
 _POLL_S: Final = 0.1
 _NEVER_COUNTED: Final = 2**63 - 1
@@ -40,8 +42,8 @@ class Difference(NamedTuple):
     id: str
     cells: Sequence[Cell]
     correction: Correction
-    unreadable: bool
-    """The record must be written anew."""
+    unreadable: bytes | None
+    """Only of a record that cannot be read: its `RawGroup.windows`."""
     generation: GenerationState
     """The generation when the group was read."""
     unknown: bool = False
@@ -70,8 +72,13 @@ class Comparer:
         timezone_of: Callable[[str], Awaitable[str]],
         now_ms: Callable[[], int],
         wait_s: float,
+        is_building: bool = False,
     ) -> None:
-        """Wait up to `wait_s` for history to store what the counters have counted."""
+        """Wait up to `wait_s` for history to store what the counters have counted.
+
+        `is_building`: the generation is under construction, so that it cannot be complete yet.
+        """
+        self._is_building = is_building
         self._counters = counters
         self._history = history
         self._timezone_of = timezone_of
@@ -90,7 +97,7 @@ class Comparer:
         if chunk is None:
             raise NotAudited("it has no counters")
         state = chunk.generation
-        if not state.complete:
+        if not state.complete and not self._is_building:
             raise NotAudited("its counters are not complete; history answers")
         if state.timezone != timezone:
             raise NotAudited(f"its counters are in time zone {state.timezone}, not {timezone}")
@@ -108,7 +115,7 @@ class Comparer:
     async def differences(
         self, tenant: str, grouping: Grouping, ids: Sequence[str], *, recent: bool
     ) -> list[Difference]:
-        """Return the groups of `ids` (sorted, not empty) that differ.
+        """Return the groups of `ids` (sorted, not empty) that differ, up to about DIFFERING_MAX.
 
         With `recent` only the windows that have a start are compared.
         """
@@ -140,8 +147,10 @@ class Comparer:
                 if (group := found.groups.pop(id_, None)) is not None:
                     wanted = expected(rows, group[1].watermarks, scope.today)
                     differing += _compare(grouping, id_, group, wanted, found.offers, recent)
-        for id_, group in found.groups.items():
-            wanted = expected((), {}, scope.today)
+                    if len(differing) >= DIFFERING_MAX:
+                        break
+        wanted = expected((), {}, scope.today)
+        for id_, group in found.groups.items() if len(differing) < DIFFERING_MAX else ():
             differing += _compare(grouping, id_, group, wanted, found.offers, recent)
         return [_judge(difference) for difference in differing] if lacks else differing
 
@@ -228,7 +237,8 @@ def _compare(
     if not cells:
         return []
     fix = correction(id_, state, wanted, generation.day)
-    return [Difference(grouping, id_, cells, fix, state is None, generation)]
+    unreadable = raw.windows if state is None else None
+    return [Difference(grouping, id_, cells, fix, unreadable, generation)]
 
 
 def _judge(difference: Difference) -> Difference:

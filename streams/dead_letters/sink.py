@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from store.logs import get_logger
 from store.records import StoreUnavailable
-from store.redis.owners import PartitionOwners
+from store.redis.owners import PartitionOwners, new_owner
 from store.settings import Settings
 from streams.dead_letters import headers
 from streams.dead_letters.record import DeadLetterInfo, RejectedRecord
@@ -99,7 +98,7 @@ class KafkaDeadLetterSink:
         Nothing that was to be sent before is sent after this. Raises StoreUnavailable.
         """
         await self._discard()
-        self._topic_id, self._token = topic_id, uuid.uuid4().hex
+        self._topic_id, self._token = topic_id, new_owner()
         await self._owners.claim(topic_id, partitions, self._token)
 
     async def send(self, rejected_records: Sequence[RejectedRecord]) -> None:

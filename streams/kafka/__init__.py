@@ -7,6 +7,7 @@ Modules:
 - `sender`: producer of many small events, for `load` and the benchmarks.
 - `topic_id`: topic id and number of partitions of a topic.
 - `topic_reader`: reads ranges of partitions and their ends outside of any consumer group.
+- `topic_size`: how many records a topic holds, and how old the newest is.
 - `topic_scan`: reads all partitions of the interactions topic at once, for replays.
 - `errors`: `kafka_errors()`, which turns the clients' exceptions into StoreUnavailable.
 

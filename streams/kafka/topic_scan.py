@@ -253,25 +253,25 @@ async def _bounded(more_s: float = 0.0) -> AsyncIterator[None]:
             yield
 
 
-async def first_arrival_ms(
+async def first_arrivals(
     scan: TopicScan, starts: Mapping[int, int], ends: Mapping[int, int]
-) -> int | None:
-    """Return the earliest timestamp of the partitions' first records from `starts` on.
+) -> dict[int, int]:
+    """Return the timestamp, in ms, of each partition's first record from `starts` on.
 
-    None if no partition has a record there before its end. Seek afterwards. Raises what `poll`
-    raises.
+    Partitions that have no record there before their end are left out. Seek afterwards. Raises what
+    `poll` raises.
     """
     scan.seek(starts)
     waiting = {p for p, end in ends.items() if starts.get(p, 0) < end}
-    first_ms: list[int] = []
+    first_ms: dict[int, int] = {}
     async with _bounded():
         while waiting:
             for partition, records, next_offset in await scan.poll(FETCH_POLL_MS):
                 if partition in waiting and records:
-                    first_ms.append(int(records[0].timestamp))
+                    first_ms[partition] = int(records[0].timestamp)
                 if records or next_offset >= ends[partition]:
                     waiting.discard(partition)
-    return min(first_ms, default=None)
+    return first_ms
 
 
 def _truncated(partition: int, wanted: int) -> TopicChanged:

@@ -52,7 +52,10 @@ class Builder:
         self._commits = 0
 
     async def write(self, deltas: Iterable[Deltas]) -> None:
-        """Add sums of events whose identities are written by `remember`."""
+        """Add sums of events whose identities are written by `remember`.
+
+        The maximum rate is kept by whoever reads the events.
+        """
         for each in deltas:
             answer = await self._commit(BUILD_LOG, 0, self._commits, self._commits + 1, each)
             if not isinstance(answer, Committed):
@@ -117,7 +120,7 @@ class Builder:
         deltas: Deltas,
     ) -> Committed | Duplicates | Refused:
         answer = await self._pace.call(
-            deltas.events,
+            0 if topic_id == BUILD_LOG else deltas.events,
             self._counters.commit,
             self.generation,
             topic_id=topic_id,

@@ -15,7 +15,7 @@ from store.redis.reports import PROGRESS_OLD_MS
 from store.settings import Settings
 from store.windows import DAY_MS
 from streams.kafka.topic_id import check_brokers
-from streams.kafka.topic_scan import TopicScan, first_arrival_ms, open_scan
+from streams.kafka.topic_scan import TopicScan, first_arrivals, open_scan
 from streams.rebuild.pace import Pace
 from streams.rebuild.plan import TopicView
 from streams.rebuild.progress import ProgressMeter, Report
@@ -71,8 +71,8 @@ class Context:
             arrivals = (await self.counters.reports.arrivals()).values()
             arrived_ms = min(arrivals, default=0) or arrived_ms
         else:
-            first_ms = await first_arrival_ms(self.scan, starts, self.ends)
-            arrived_ms = arrived_ms if first_ms is None else min(arrived_ms, first_ms)
+            first = await first_arrivals(self.scan, starts, self.ends)
+            arrived_ms = min([arrived_ms, *first.values()])
         return arrived_ms // DAY_MS - self.slots_back
 
 

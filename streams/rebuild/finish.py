@@ -14,6 +14,8 @@ from streams.rebuild.from_topic import TopicSummer
 from streams.rebuild.progress import ProgressMeter
 from streams.rebuild.records import RecordReader, Tally
 from streams.rebuild.results import Failure, RebuildResult
+from streams.rebuild.takeover import sum_since
+from streams.rebuild.verify import compare_with_history
 from streams.rebuild.work import Work
 
 #: How often the records that arrived meanwhile are summed, before the rest is followed.
@@ -70,6 +72,7 @@ class Finisher:
             slots_back=self._context.slots_back,
             now_ms=self._context.now_ms,
         )
+        await sum_since(summer, summed, await self._context.scan.ends())
         for _ in range(ROUNDS_MAX):
             ends = await self._context.scan.ends()
             await summer.sum_to(ends)
@@ -85,9 +88,11 @@ class Finisher:
         previous = work.active.number if work.active else None
         swapped = Activated(work.builder.generation.number, previous, ())
         try:
-            if self._context.options.dry_run:
-                await follower.finish(work)
-            else:
+            await follower.finish(work)
+            follower.meter.begin("verifying", None)
+            work.notes += await compare_with_history(self._context, work)
+            if not self._context.options.dry_run:
+                await follower.catch_up()
                 swapped = await follower.swap(work, force=self._context.options.force)
                 await self._drop_others(work)
         except RebuildError as error:

@@ -42,7 +42,7 @@ class Follower:
         self._now_ms = context.now_ms
         self._works = dict(works)
         self._reader = reader
-        self._meter = meter
+        self.meter = meter
         self._topic_id = scan.topic_id if scan else ""
         self._positions: dict[int, int] = {}
         if scan is not None:
@@ -59,12 +59,12 @@ class Follower:
         """
         if self._scan is None:
             return
-        self._meter.begin("catching up", None)
+        self.meter.begin("catching up", None)
         give_up_s = time.monotonic() + CHASE_S
         while True:
             ends = await self._scan.ends()
             lag = self._lag(ends)
-            self._meter.update(self._done(), lag=lag)
+            self.meter.update(self._done(), lag=lag)
             if lag <= HEAD_OFFSETS or time.monotonic() > give_up_s:
                 return
             await self._read_to(ends)
@@ -146,7 +146,7 @@ class Follower:
                             self._scan.topic_id, batch.partition, events, batch.next_offset
                         )
                 self._positions[batch.partition] = batch.next_offset
-            self._meter.update(self._done(), lag=self._lag(ends))
+            self.meter.update(self._done(), lag=self._lag(ends))
 
 
 def _fewer(work: Work, answer: Fewer) -> str:

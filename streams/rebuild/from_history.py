@@ -10,6 +10,7 @@ from store.records import Grouping
 from streams.rebuild.builder import Builder
 from streams.rebuild.errors import RebuildError
 from streams.rebuild.identities import ID_BYTES, SeenIdentities
+from streams.rebuild.pace import Pace
 from streams.rebuild.progress import ProgressMeter
 from streams.rebuild.sums import RowSums
 
@@ -17,13 +18,19 @@ _GROUPINGS: tuple[Grouping, ...] = ("action", "treatment", "channel")
 
 
 async def write_sums(
-    history: HistorySums, builder: Builder, below: Below | None, meter: ProgressMeter
+    history: HistorySums,
+    builder: Builder,
+    below: Below | None,
+    *,
+    meter: ProgressMeter,
+    pace: Pace,
 ) -> int:
     """Write the sums of the rows into the new generation; return the number of rows.
 
     Raises RebuildError if the sums of the groupings do not have as many events as there are rows.
     """
     rows = await history.rows(below)
+    written_before = builder.events
     meter.begin("history", rows)
     day, calendar = builder.generation.day, builder.calendar
     sums = RowSums(first_tile_day(day))
@@ -36,14 +43,17 @@ async def write_sums(
         await builder.write(sums.end_grouping(grouping))
     async for part in history.customers(calendar, day, below):
         await builder.write(sums.add_customers(part))
-        of_customers += sum(row[4] for row in part)
+        events = sum(row[4] for row in part)
+        of_customers += events
         meter.update(of_customers)
+        await pace.pause(events)
     await builder.write(sums.end_grouping("customer"))
     await builder.write(sums.rest())
-    if not rows == of_actions == of_customers == builder.events:
+    written = builder.events - written_before
+    if not rows == of_actions == of_customers == written:
         raise RebuildError(
             f"tenant {builder.tenant}: history has {rows:,} events, but the sums of its actions "
-            f"have {of_actions:,}, those of the customers {of_customers:,}, and {builder.events:,} "
+            f"have {of_actions:,}, those of the customers {of_customers:,}, and {written:,} "
             "were written; the live counters are unchanged"
         )
     return rows

@@ -81,6 +81,10 @@ class TopicSummer:
             if offset < work.starts[partition]:
                 continue  # history has it
             slot = recorded_ms // DAY_MS
+            if work.since is not None:
+                if not work.since.add(event, partition, offset, slot):
+                    tally.copies += 1
+                continue
             assert work.seen is not None and work.sums is not None
             if work.seen.add(event.event_id[:8], slot):
                 work.sums.add(event)

@@ -20,6 +20,7 @@ from streams.rebuild.from_history import see_identities, write_identities, write
 from streams.rebuild.identities import SeenIdentities
 from streams.rebuild.plan import HistoryView, Offsets, Plan, describe, make_plan, without
 from streams.rebuild.sums import EventSums
+from streams.rebuild.takeover import SinceRebuild, since_rebuild
 from streams.rebuild.work import Work
 
 logger = get_logger("rebuild")
@@ -42,14 +43,18 @@ class Preparer:
         catalog = await load_catalog(self._context.pool, tenant)
         active = await self._context.counters.generation(tenant)
         reach = await self._context.counters.reach(active) if active else {}
+        since = await since_rebuild(self._context, active, tenant, Calendar(catalog.timezone))
         notes = await self._drop_unfinished(tenant)
-        async with open_sums(self._context.pool, tenant) as history:
+        since_ms = since.since_ms if since else None
+        async with open_sums(self._context.pool, tenant, since_ms) as history:
             plan = make_plan(
                 self._context.options.source,
                 self._context.topic,
                 HistoryView(history.positions, await self._history_gaps()),
                 reach,
             )
+            if since is not None:
+                plan = await since.narrow(plan)
             gaps = await self._check_lost(tenant, plan, history, active)
             builder = await self._create(catalog, token, plan, gaps)
             work = Work(
@@ -63,19 +68,26 @@ class Preparer:
                 notes=notes,
             )
             try:
-                await self._fill(work, plan, history)
+                await self._fill(work, plan, history, since)
             except BaseException:
                 await builder.drop()
                 raise
         return work
 
-    async def _fill(self, work: Work, plan: Plan, history: HistorySums) -> None:
+    async def _fill(
+        self, work: Work, plan: Plan, history: HistorySums, since: SinceRebuild | None
+    ) -> None:
         meter = self._context.meter(work.tenant)
         below = None
         if not plan.whole_history and self._context.topic is not None:
             below = Below(self._context.topic.topic_id, work.starts)
         if plan.uses_history:
-            work.rows = await write_sums(history, work.builder, below, meter)
+            work.rows = await write_sums(
+                history, work.builder, below, meter=meter, pace=self._context.pace
+            )
+        if since is not None:
+            await since.fill(work, history)
+            return
         tail = sum(max(0, self._context.ends[p] - start) for p, start in work.starts.items())
         oldest_slot = await self._context.oldest_slot(work.starts)
         if self._context.options.source == "history" and tail <= TAIL_MAX:

@@ -7,7 +7,9 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-Phase = Literal["history", "topic", "identities", "catching up", "verifying", "done", "failed"]
+Phase = Literal[
+    "counters", "history", "topic", "identities", "catching up", "verifying", "done", "failed"
+]
 #: Weight of the last interval in the rate.
 _RATE_WEIGHT: Final = 0.3
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from store.counters import Shortfall
 from streams.rebuild.plan import From
+from streams.rebuild.since import Since
 
 
 class Options(NamedTuple):
@@ -19,6 +20,8 @@ class Options(NamedTuple):
     """Build and compare, then drop the new generation."""
     events_per_s: float | None = None
     """Maximum rate; None = none beyond the share of Redis' time."""
+    since: Since | None = None
+    """Rebuild the days from this one on, and take the days before from the active generation."""
 
 
 class RebuildResult(NamedTuple):
@@ -52,3 +55,7 @@ class Failure(NamedTuple):
 
     tenant: str
     reason: str
+
+
+class Refused(Failure):
+    """A failure because another rebuild of the tenant is running, which reports by itself."""

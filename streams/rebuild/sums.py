@@ -131,6 +131,13 @@ class EventSums:
             else:
                 counts[code] = counts.get(code, 0) + 1
 
+    def add_offer(self, event: Event) -> None:
+        """Add only the day on which the customer had the offer, of an event that is counted."""
+        day = max(self._oldest_day, self._day_of(event.occurred_ms))
+        self._customers.setdefault(event.customer, {})
+        seen = self._offers.setdefault(event.customer, {})
+        seen[event.offer] = max(day, seen.get(event.offer, day))
+
     def take(self) -> Iterator[Deltas]:
         """Yield everything as deltas of bounded size, and begin again with nothing."""
         taken = (self._actions, self._treatments, self._channels)
@@ -142,6 +149,39 @@ class EventSums:
                 yield from chunks.add(grouping, id_, counts)
         for id_, counts in customers.items():
             yield from chunks.add_customer(id_, counts, offers[id_])
+        yield from chunks.rest()
+
+
+class DayCounts:
+    """Counts by group, day and outcome type, in memory until they are taken."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, int] = {}
+        self._groups: dict[Grouping, dict[str, dict[int, int]]] = {g: {} for g in GROUPINGS}
+        self._offers: dict[str, dict[str, int]] = {}
+
+    def add(self, grouping: Grouping, id_: str, day: int, outcome: str, n: int = 1) -> None:
+        """Add `n` events of one group."""
+        code = day << _TYPE_BITS | self._types.setdefault(outcome, len(self._types))
+        counts = self._groups[grouping].setdefault(id_, {})
+        counts[code] = counts.get(code, 0) + n
+
+    def add_offer(self, customer: str, offer: str, day: int) -> None:
+        """Add a day on which a customer had an offer; the last one stays."""
+        seen = self._offers.setdefault(customer, {})
+        seen[offer] = max(day, seen.get(offer, day))
+
+    def take(self) -> Iterator[Deltas]:
+        """Yield everything as deltas of bounded size, and begin again with nothing."""
+        chunks = CommitChunks(self._types)
+        groups, offers = self._groups, self._offers
+        self._groups, self._offers = {g: {} for g in GROUPINGS}, {}
+        customers = groups.pop("customer")
+        for grouping, counted in groups.items():
+            for id_, counts in counted.items():
+                yield from chunks.add(grouping, id_, counts)
+        for id_ in [*customers, *(id_ for id_ in offers if id_ not in customers)]:
+            yield from chunks.add_customer(id_, customers.get(id_, {}), offers.get(id_, {}))
         yield from chunks.rest()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from store.counters import Generation, Source
 from streams.rebuild.builder import Builder
 from streams.rebuild.identities import SeenIdentities
+from streams.rebuild.late import SinceSums
 from streams.rebuild.sums import EventSums
 
 
@@ -33,5 +34,7 @@ class Work:
     """Sums of the topic's records that are not written yet."""
     seen: SeenIdentities | None = None
     """Identities of the topic's records, and of rows shortly before them."""
+    since: SinceSums | None = None
+    """Set if the days before one are taken over: decides about the topic's records."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """For the operator, beside the numbers."""

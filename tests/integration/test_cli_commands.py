@@ -212,7 +212,9 @@ def test_status_shows_what_is_there(command: Command) -> None:
     state = json.loads(succeeded(command("status", "--json")))
     assert list(state) == [
         "topic", "log", "lag", "historyLag", "waitingMs", "visible", "partitions",
-        "lostOffsets", "logChanges", "tenants", "sizes", "errors",
+        "lostOffsets", "logChanges", "tenants", "sizes", "errors", "at", "attention", "rebuilds",
+        "failedRebuilds", "counterGaps", "historyGaps", "historyGapOffsets", "deadLetters",
+        "newestDeadLetterAt",
     ]  # fmt: skip
     assert len(state["partitions"]) == PARTITIONS
     assert sum(partition["end"] for partition in state["partitions"]) == 10
@@ -270,6 +272,12 @@ def test_a_rebuild_says_what_it_will_not_do(command: Command) -> None:
     done = command("rebuild", "--rollback", "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--dry-run" in done.stderr
+    done = command("rebuild", "--rollback", "--since", "2026-11-20")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--since cannot be combined with --rollback" in done.stderr
+    done = command("rebuild", "--since", "2026-11-20T08:00:00")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no offset from UTC" in done.stderr
     done = command("rebuild", "--tenant", "nobody")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: tenant nobody: has neither a history nor counters\n"

@@ -56,3 +56,41 @@ async def complete(stores: Stores) -> bool:
     generation = await stores.counters.generation("acme")
     assert generation is not None
     return generation.complete
+
+
+def test_a_truncated_topic_completes_no_counters_that_were_behind(
+    redis_url: str, database_url: str
+) -> None:
+    """The previous generation was to read again what the topic has lost since.
+
+    New records reach the offsets at which it would have been complete. History has the old ones.
+    """
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            batch = some_events(ROWS)
+
+            async def utc(tenant: str) -> str:
+                return "UTC"
+
+            committer = CounterCommitter(
+                stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc
+            )
+            committer.start_session(LOG, {0: 0})
+            await committer.commit("acme", 0, sourced(*batch[:10]), 10)
+            await stores.store(batch[:10], None)
+            await stores.rebuild()
+            await committer.tenants.reload(await committer.tenants.get("acme"))
+            await committer.commit("acme", 0, sourced(*batch[10:], first=10), ROWS)
+            await stores.store(batch[10:], 10)
+            await stores.counters.rollback("acme", now_ms=NOW_MS)
+            committer.start_session(LOG, {0: 10})
+            await committer.reset(0, 10, 20)
+            other = some_events(ROWS)
+            committer.start_session(LOG, {0: 10})
+            await committer.commit("acme", 0, sourced(*other, first=10), 10 + ROWS)
+            assert not await complete(stores)
+            await committer.tenants.try_mark_complete("acme")
+            assert not await complete(stores), "history has the rows that the topic lost"
+
+    asyncio.run(go())

@@ -102,6 +102,22 @@ async def test_no_arrival_watermark_is_reported_once_redis_is_known_to_be_behind
     assert (await reporter.reports.arrivals(reporter.topic_id))[0] >= before_ms
 
 
+async def test_the_rate_of_counting_is_reported(reporter: ReporterFixture) -> None:
+    await reporter.progress.report()
+    (first,) = await reporter.reports.progress()
+    assert first.offsets_per_s is None, "one sample"
+
+    async def counted() -> bool:
+        return now_ms() > first.at_ms
+
+    await eventually_async(counted, message="the clock moves")
+    await reporter.pipeline.process(1, values_of(make_events(END)))
+    await reporter.progress.report()
+    (last,) = await reporter.reports.progress()
+    passed_s = (last.at_ms - first.at_ms) / 1_000
+    assert last.offsets_per_s == pytest.approx(END / passed_s, rel=0.01)
+
+
 async def test_an_activation_is_noticed_once_without_traffic(reporter: ReporterFixture) -> None:
     """The generation that another process activates has counted nothing: the topic is read again.
 

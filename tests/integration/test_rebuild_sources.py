@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from store.offsets import Gap
 from store.postgres.gaps import note_gaps
-from store.records import CounterPage, Event
+from store.records import CounterPage
 from store.settings import Settings
-from store.windows import DAY_MS
 from streams.commit import CounterCommitter
-from streams.rebuild import Options, Rebuilder, RebuildError
+from streams.rebuild import Options, Rebuilder, RebuildError, RebuildResult
 from streams.rebuild.plan import From
 from streams.rebuild.progress import Progress
 from tests.support.contract import assert_counts, question
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
-from tests.support.replay import ReplayFixture
+from tests.support.replay import ReplayFixture, ends_of, fill, many_events
 
 OTHER_TOPIC = "5e9d6d47-3a4b-4bd2-8d9c-0f3b1d8a7c55"
 
@@ -30,36 +28,6 @@ def run(settings: Settings, check: Callable[[ReplayFixture], Awaitable[None]]) -
             await check(replay)
 
     asyncio.run(go())
-
-
-def many_events(n: int, seed: int = 1, tenant: str = "acme") -> list[Event]:
-    """Return events of the last 50 days with few groups, so that they share all of them."""
-    chosen = random.Random(seed)
-    return [
-        make_event(
-            tenant=tenant,
-            customer=f"C-{chosen.randrange(40)}",
-            offer=f"off_{chosen.randrange(6)}",
-            creative=chosen.choice((None, "cr_1", "cr_2")),
-            channel=chosen.choice((None, "ch_1")),
-            outcome=chosen.choice(("impression", "click", "convert", "deferred")),
-            occurred_ms=NOW_MS - chosen.randrange(50 * DAY_MS),
-        )
-        for _ in range(n)
-    ]
-
-
-async def fill(replay: ReplayFixture) -> None:
-    """Send events to all partitions; every tenth is a copy of one in any partition."""
-    for partition in range(4):
-        events = many_events(100, seed=partition)
-        copies = [replay.topic[p][9] for p in range(partition)]
-        await replay.send(partition, [*events, *events[:10], *copies])
-    await replay.send(2, many_events(20, seed=9, tenant="other"))
-
-
-def ends_of(replay: ReplayFixture) -> dict[int, int]:
-    return {partition: len(events) for partition, events in replay.topic.items()}
 
 
 @pytest.mark.parametrize("source", ["topic", "history", "auto"])
@@ -75,6 +43,8 @@ def test_every_source_gives_each_event_once(settings: Settings, source: From) ->
         assert (result.generation, result.previous_generation) == (2, 1)
         assert (result.events, result.previous_events) == (400, 400)
         assert result.behind == []
+        (note,) = result.notes
+        assert note.endswith("groups of the new generation compared with history: equal")
         report = (await replay.counters.builds.results())["acme"]
         assert (report["phase"], report["source"], report["events"]) == ("done", source, 400)
         await assert_counts(replay.counters, replay.distinct(), TODAY)
@@ -221,6 +191,37 @@ def test_rows_that_vanished_from_history_are_not_lost(settings: Settings) -> Non
     run(settings, check)
 
 
+def test_a_dry_run_names_what_a_rebuild_would_change(settings: Settings) -> None:
+    """One cell of the live counters is wrong; the new generation equals history."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await replay.send(0, [make_event(outcome="click", offer="off_1") for _ in range(5)])
+        await replay.count({0: 5})
+        await replay.store_history({0: 5})
+        await replay.client.zadd("is:{acme/0}:1:r:a:a", {"off_1": -7})
+        result = await replay.replay(Options(source="topic", dry_run=True))
+        new, live = result.notes
+        assert new.endswith("groups of the new generation compared with history: equal")
+        assert "1 of 4 groups of the live counters differ from history: action off_1" in live
+        assert "counters 7, history 5" in live
+
+    run(settings, check)
+
+
+def test_a_new_generation_that_differs_from_history_says_so(settings: Settings) -> None:
+    async def check(replay: ReplayFixture) -> None:
+        await replay.send(0, [make_event(outcome="click", offer="off_1") for _ in range(5)])
+        await replay.count({0: 5})
+        await replay.store_history({0: 5})
+        async with replay.pool.connection() as connection:
+            await connection.execute("UPDATE interaction_history SET outcome_type = 'convert'")
+        result = await replay.replay(Options(source="topic"))
+        assert "4 of 4 groups of the new generation differ from history" in result.notes[0]
+        assert "action off_1 alltime click: counters 5, history 0" in result.notes[0]
+
+    run(settings, check)
+
+
 def test_a_dry_run_changes_nothing_and_leaves_nothing(settings: Settings) -> None:
     async def check(replay: ReplayFixture) -> None:
         await fill(replay)
@@ -256,6 +257,7 @@ def test_a_second_rebuild_of_a_tenant_is_refused(settings: Settings) -> None:
             await replay.replay(Options(source="topic"))
         assert (await replay.replay(Options(source="topic"), tenant="other")).events == 20
         renewing.cancel()
+        assert set(await running.results()) == {"other"}, "the running one reports by itself"
         await running.free_lease("acme", "first")
         assert (await replay.replay(Options(source="topic"))).events == 400
         assert not await replay.client.exists(lease_key)
@@ -272,7 +274,7 @@ def test_what_a_killed_rebuild_left_is_dropped(settings: Settings) -> None:
         assert left.number == 1
         result = await replay.replay(Options(source="topic"))
         assert result.generation == 2
-        assert result.notes == ["started afresh: dropped generation 1 of an interrupted rebuild"]
+        assert result.notes[0] == "started afresh: dropped generation 1 of an interrupted rebuild"
         assert not [key async for key in replay.client.scan_iter("is:{acme/0}:1:*")]
 
     run(settings, check)
@@ -330,5 +332,23 @@ def test_a_rebuild_of_all_tenants_that_is_cancelled_leaves_nothing(settings: Set
             assert [g.number for g in await replay.counters.generations(tenant)] == [1]
             assert not await replay.client.exists(f"is:{{{tenant}/0}}:rebuild")
         await assert_counts(replay.counters, replay.distinct(), TODAY)
+
+    run(settings, check)
+
+
+def test_a_tenant_that_only_the_counters_have_is_repaired(settings: Settings) -> None:
+    """The worker ended between the counters and history, and its topic is gone: history decides."""
+
+    async def check(replay: ReplayFixture) -> None:
+        replay.topic[0] = many_events(3)
+        replay.topic_id = OTHER_TOPIC
+        await replay.count({0: 3})
+        rebuilder = Rebuilder(replay.settings, replay.counters, replay.pool, now_ms=lambda: NOW_MS)
+        assert await rebuilder.tenants() == ["acme"]
+        (done,) = [outcome async for outcome in rebuilder.rebuild_inconsistent()]
+        assert isinstance(done, RebuildResult)
+        assert (done.tenant, done.events, done.previous_events) == ("acme", 0, 3)
+        await assert_counts(replay.counters, [], TODAY)
+        assert [outcome async for outcome in rebuilder.rebuild_inconsistent()] == []
 
     run(settings, check)

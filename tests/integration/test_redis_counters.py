@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import hypothesis
 import pytest
@@ -16,9 +17,12 @@ from store.counters import (
     Deltas,
     Generation,
     PartitionProgress,
+    Position,
     Rolled,
+    Visible,
 )
 from store.records import CounterPage
+from store.redis import overview
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
@@ -275,6 +279,59 @@ def test_the_lag_is_unknown_where_a_partitions_worker_says_nothing(redis_url: st
             )
             assert await counters.reports.lag(NOW_MS) == 2
             assert await counters.reports.lag(NOW_MS + 2_000) is None
+        finally:
+            await client.aclose()
+
+    asyncio.run(go())
+
+
+def test_a_rate_is_kept_apart_from_what_older_readers_parse(redis_url: str) -> None:
+    async def go() -> None:
+        client: Any = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
+        try:
+            reports = RedisCounters(client, "is").reports
+            progress = [
+                PartitionProgress(LOG, 0, 70, 72, NOW_MS, Visible(1, 2, 3), 12.5),
+                PartitionProgress(LOG, 1, 5, None, NOW_MS),
+            ]
+            await reports.report_progress(progress)
+            assert await reports.progress() == progress
+            stored = await client.hgetall("is:progress")
+            assert stored[f"{LOG}:0".encode()] == f"70,72,{NOW_MS},1,2,3".encode()
+        finally:
+            await client.aclose()
+
+    asyncio.run(go())
+
+
+def test_the_overview_has_all_generations_of_all_tenants(redis_url: str) -> None:
+    async def go() -> None:
+        client: Any = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
+        try:
+            counters = RedisCounters(client, "is")
+            for index in range(overview.TENANTS_PER_CALL + 2):
+                await counters.create(
+                    f"t-{index:04}", day=TODAY, timezone="UTC", complete=True, watermarks=[]
+                )
+            for token in ("first", "second"):
+                building = await counters.build(
+                    "t-0001",
+                    day=TODAY,
+                    timezone="Asia/Tokyo",
+                    token=token,
+                    watermarks=[Position(LOG, 0, 7)],
+                )
+                if token == "first":
+                    await counters.swap(building, now_ms=NOW_MS)
+            found = await counters.overview()
+            assert [tenant.tenant for tenant in found] == sorted(await counters.tenants())
+            assert len(found) == overview.TENANTS_PER_CALL + 2
+            assert [len(tenant.generations) for tenant in found[:3]] == [1, 3, 1]
+            assert list(found[1].generations) == await counters.generations("t-0001")
+            assert (found[1].generation, found[1].timezone) == (2, "Asia/Tokyo")
+            assert [
+                (state.active, state.building, state.replaced_ms) for state in found[1].generations
+            ] == [(False, False, NOW_MS), (True, False, None), (False, True, None)]
         finally:
             await client.aclose()
 

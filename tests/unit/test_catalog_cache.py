@@ -223,6 +223,23 @@ def test_fresh_does_not_take_a_load_that_began_before_it() -> None:
     check(body)
 
 
+def test_fresh_waits_for_the_load_that_another_fresh_has_started() -> None:
+    """Two partitions get events of a type that was registered a moment ago, at the same time."""
+
+    async def body(source: Source, cache: CatalogCache) -> None:
+        await cache.get("a")
+        source.version, source.held = 2, asyncio.Event()
+        first = asyncio.create_task(cache.fresh("a"))
+        await settle()
+        second = asyncio.create_task(cache.fresh("a"))
+        await settle()
+        source.held.set()
+        assert ((await first).version, (await second).version) == (2, 2)
+        assert source.loads == ["a", "a"]
+
+    check(body)
+
+
 def test_fresh_gives_the_catalog_in_hand_while_the_source_is_away() -> None:
     async def body(source: Source, cache: CatalogCache) -> None:
         first = await cache.get("a")

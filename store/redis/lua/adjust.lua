@@ -9,33 +9,23 @@
 --           offers   flat {offer id, day after the window day or 0, last day found, last day wanted,
 --                    ...}, -1 = none. A later day is set unless the record has it by now; an
 --                    earlier one, or none, only if the last day is still the one found
---       4 '' or '1': delete the records first; for records that cannot be read. The corrections are
---         then the whole counts, so 5.. must be all watermarks of the audit: field, value, ...
--- Returns {'ok'}, {'fenced', active generation} or {'moved'}: something was counted since the audit.
+--       4 '' or '1': the one record cannot be read; it is deleted first, and the corrections are its
+--         whole counts. 5 must then be its `s` ('' = none) when it was audited: each event that is
+--         counted changes it
+-- Returns {'ok'}, {'fenced', active generation} or {'moved'}: the record is another one by now.
 local ACTIONS_MAX = 10000 -- about 3 ms
 local active = redis.call('GET', KEYS[1])
 local state = redis.call('HMGET', meta, 'day', 'rolled', 'types')
 if active ~= gen or state[1] ~= ARGV[2] or state[2] ~= ARGV[2] then
   return {'fenced', active or ''}
 end
-if ARGV[4] == '1' then
-  local expected, left = {}, 0
-  for i = 5, #ARGV, 2 do
-    expected[ARGV[i]] = ARGV[i + 1]
-    left = left + 1
-  end
-  local fields = redis.call('HGETALL', meta)
-  for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, 2) == 'w:' then
-      if expected[fields[i]] ~= fields[i + 1] then return {'moved'} end
-      left = left - 1
-    end
-  end
-  if left ~= 0 then return {'moved'} end
-end
-local today = tonumber(state[1])
 local fix = cmsgpack.unpack(ARGV[3])
 local kind = fix.kind
+if ARGV[4] == '1' then
+  local s = redis.call('HGET', home .. kind .. ':' .. fix.groups[1], 's') or ''
+  if s ~= ARGV[5] then return {'moved'} end
+end
+local today = tonumber(state[1])
 
 -- Codes of the outcome types, and numbers of the offers; new ones are added, as commit.lua does.
 local types, code_by_type, codes = state[3] and cmsgpack.unpack(state[3]) or {}, {}, {}

@@ -1,6 +1,6 @@
 -- Reads groups of one grouping for an audit: one call, one snapshot, with the watermarks at which the
 -- counts are the sum of the events below.
--- ARGV: 1 grouping code, 2.. ids
+-- ARGV: 1 grouping code, 2 generation ('' = the active one), 3.. ids
 -- Returns {generation, flat meta, {{flat record, ranks}, ...}}, or {} if the tenant has no generation.
 -- A record is a flat list of its fields, empty if there is none; ranks are the negated totals of the
 -- window day, the day after it, the week, the month and all time, false where the group is not ranked.
@@ -8,15 +8,15 @@
 -- a customer of thousands of offers has as many fields.
 local FIELDS_MAX = 6000
 local base = string.sub(KEYS[1], 1, -7)
-local active = redis.call('GET', KEYS[1])
-if not active then return {} end
-local home = base .. active .. ':'
+local gen = ARGV[2] ~= '' and ARGV[2] or redis.call('GET', KEYS[1])
+if not gen then return {} end
+local home = base .. gen .. ':'
 local kind = ARGV[1]
 local meta = redis.call('HGETALL', home .. 'meta')
 local today = tonumber(redis.call('HGET', home .. 'meta', 'day') or '')
 if not today then return {} end
 local records, fields, ids = {}, 0, {}
-for i = 2, #ARGV do
+for i = 3, #ARGV do
   if fields > FIELDS_MAX then break end
   local record = redis.call('HGETALL', home .. kind .. ':' .. ARGV[i])
   fields = fields + #record / 2
@@ -28,4 +28,4 @@ if #ids > 0 then
     for i, score in ipairs(scores) do records[i][#records[i] + 1] = score end
   end
 end
-return {active, meta, records}
+return {gen, meta, records}

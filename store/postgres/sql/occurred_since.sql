@@ -1,0 +1,1 @@
+occurred_at >= %(since)s

@@ -1,0 +1,94 @@
+"""Comparison of a sample of the new generation with history, before it is activated."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from store.postgres.audit import AuditedHistory
+from store.postgres.catalog import load_catalog
+from store.postgres.history import HistoryWriter
+from streams.audit.auditor import TenantAudit, make_auditor
+from streams.rebuild.context import Context
+from streams.rebuild.work import Work
+
+#: Groups of each grouping that are compared.
+SAMPLE: Final = 20
+#: How long history may take to store what the new generation has read, if it makes progress.
+WAIT_S: Final = 10.0
+#: A worker stores twice a second; history that stands still for longer has no worker.
+STILL_S: Final = 1.5
+POLL_S: Final = 0.1
+#: Cells that a note names.
+CELLS_SHOWN: Final = 10
+
+
+async def compare_with_history(context: Context, work: Work) -> list[str]:
+    """Return notes on how a sample of the new generation compares with history.
+
+    In a dry run also on how the active generation compares: as far as the new one equals history,
+    that is what a rebuild would change. Raises StoreUnavailable.
+    """
+    if work.since is not None:
+        return ["not compared with history: the days before are taken over, whatever it has"]
+    missing = await _missing_offsets(context, work)
+    if missing:
+        return [
+            f"not compared with history: {missing:,} offsets of the new generation are not there"
+        ]
+    notes = _notes("the new generation", await _audit(context, work, building=True))
+    if context.options.dry_run and work.active is not None:
+        notes += _notes("the live counters", await _audit(context, work, building=False))
+    return notes
+
+
+async def _missing_offsets(context: Context, work: Work) -> int:
+    """Wait until history has what the new generation has; return how many offsets are missing."""
+    if context.topic is None:
+        return 0
+    history = HistoryWriter(context.pool)
+    clock = asyncio.get_running_loop().time
+    deadline_s = clock() + WAIT_S
+    least, since_s = None, clock()
+    while True:
+        positions = await history.positions(context.topic.topic_id)
+        behind = {p: end - positions.get(p, 0) for p, end in work.builder.watermarks.items()}
+        missing = sum(max(0, offsets) for offsets in behind.values())
+        if least is None or missing < least:
+            least, since_s = missing, clock()
+        if not missing or clock() > min(deadline_s, since_s + STILL_S):
+            return missing
+        await asyncio.sleep(POLL_S)
+
+
+async def _audit(context: Context, work: Work, *, building: bool) -> TenantAudit:
+    async def timezone_of(tenant: str) -> str:
+        return (await load_catalog(context.pool, tenant)).timezone
+
+    auditor = make_auditor(
+        context.counters.audited(work.builder.generation.number if building else None),
+        AuditedHistory(context.pool),
+        timezone_of=timezone_of,
+        now_ms=context.now_ms,
+        wait_s=STILL_S,
+        is_building=building,
+    )
+    return await auditor.audit(work.tenant, sample=SAMPLE)
+
+
+def _notes(subject: str, audit: TenantAudit) -> list[str]:
+    if not audit.groups:
+        return [f"{subject} could not be compared with history: {'; '.join(audit.notes)}"]
+    if not audit.differing:
+        return [f"{audit.groups:,} groups of {subject} compared with history: equal"]
+    cells = [
+        f"{difference.grouping} {difference.id} {cell.period} {cell.column}: counters "
+        f"{cell.counters}, history {cell.history}"
+        for difference in audit.differing
+        for cell in difference.cells
+    ]
+    more = f" (first {CELLS_SHOWN} of {len(cells):,})" if len(cells) > CELLS_SHOWN else ""
+    return [
+        f"{len(audit.differing):,} of {audit.groups:,} groups of {subject} differ from history"
+        f"{more}: " + "; ".join(cells[:CELLS_SHOWN])
+    ]
