@@ -136,7 +136,7 @@ def test_the_answer_of_any_one_script_call_may_be_lost(settings: Settings, sourc
                     break
                 lost += proxy.lost
                 await replay.check(result)
-            assert set(lost) == KINDS, lost
+            assert set(lost) >= KINDS, lost
             assert lost[0] == lost[-1] == "lease", "from the first call to the last"
             await replay.send_copies()
 
