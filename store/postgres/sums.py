@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -78,15 +78,19 @@ class HistorySums:
         return self._fetch(statement, {**parameters, "midnights": _midnights(calendar, day)})
 
     async def identities(
-        self, oldest_slot: int, below: Below | None
+        self, oldest_slot: int, below: Below | None, also: Collection[int] = ()
     ) -> AsyncIterator[tuple[int, bytes]]:
         """Yield (slot, concatenated identities) of the rows that arrived in `oldest_slot` or later.
 
-        The parts of a slot follow each other.
+        `also`: older slots that are wanted, too. The parts of a slot follow each other.
         """
         statement, parameters = self._query("recent_identities", below)
-        since = _instant(oldest_slot * DAY_MS)
-        async for rows in self._fetch(statement, {**parameters, "since": since}, rows_max=16):
+        parameters |= {
+            "since": _instant(min([oldest_slot, *also]) * DAY_MS),
+            "recent": _instant(oldest_slot * DAY_MS),
+            "slots": list(also),
+        }
+        async for rows in self._fetch(statement, parameters, rows_max=16):
             for slot, packed in rows:
                 yield slot, packed
 

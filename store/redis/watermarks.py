@@ -59,6 +59,11 @@ class RedisWatermarks:
         number = (await self._meta(generation)).get(b"events")
         return None if number is None else int(number)
 
+    async def identity_slots(self, generation: Generation) -> set[int]:
+        """Return the slots of arrival of which the generation remembers identities."""
+        names = await self._meta(generation)
+        return {int(name[2:]) for name in names if name.startswith(b"d:")}
+
     async def build_watermark(
         self, building: Generation, topic_id: str, partition: int
     ) -> int | None:

@@ -81,6 +81,9 @@ class Finisher:
             ahead = await self._context.scan.ends()
             if sum(ahead.values()) - sum(ends.values()) <= ROUND_MIN:
                 break
+        for work in summed.values():
+            if work.active is not None:  # also what it has remembered meanwhile
+                work.slots |= await self._context.counters.identity_slots(work.active)
         await summer.finish(await self._context.oldest_slot(summer.positions))
 
     async def _activate(self, work: Work, follower: Follower) -> RebuildResult | Failure:

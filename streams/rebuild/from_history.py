@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from store.postgres.sums import Below, HistorySums, first_tile_day
 from store.records import Grouping
@@ -13,6 +13,7 @@ from streams.rebuild.identities import ID_BYTES, SeenIdentities
 from streams.rebuild.pace import Pace
 from streams.rebuild.progress import ProgressMeter
 from streams.rebuild.sums import RowSums
+from streams.rebuild.work import Work
 
 _GROUPINGS: tuple[Grouping, ...] = ("action", "treatment", "channel")
 
@@ -61,25 +62,29 @@ async def write_sums(
 
 async def write_identities(
     history: HistorySums,
-    builder: Builder,
+    work: Work,
     oldest_slot: int,
     below: Below | None,
     meter: ProgressMeter,
 ) -> None:
-    """Write the identities of the rows that arrived in `oldest_slot` or later."""
+    """Write the identities of the rows that arrived in `oldest_slot` or later or in `work.slots`."""
     meter.begin("identities", None)
     done = 0
-    async for slot, packed in _slots(history.identities(oldest_slot, below)):
-        await builder.remember(slot, packed)
+    async for slot, packed in _slots(history.identities(oldest_slot, below, work.slots)):
+        await work.builder.remember(slot, packed)
         done += len(packed) // ID_BYTES
         meter.update(done)
 
 
 async def see_identities(
-    history: HistorySums, seen: SeenIdentities, oldest_slot: int, below: Below | None
+    history: HistorySums,
+    seen: SeenIdentities,
+    oldest_slot: int,
+    below: Below | None,
+    also: Collection[int],
 ) -> None:
     """Add the same identities to `seen`, for the records of the topic that are read next."""
-    async for slot, packed in history.identities(oldest_slot, below):
+    async for slot, packed in history.identities(oldest_slot, below, also):
         for at in range(0, len(packed), ID_BYTES):
             seen.add(packed[at : at + ID_BYTES], slot)
         await asyncio.sleep(0)

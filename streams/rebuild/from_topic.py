@@ -100,7 +100,7 @@ class TopicSummer:
             oldest = min(self._slots.values()) - self._slots_back
             for work in self._works.values():
                 if work.seen:
-                    work.seen.forget_before(oldest)
+                    work.seen.forget_before(oldest, work.slots)
 
     async def write(self) -> None:
         """Write the sums that are in memory."""
@@ -114,7 +114,7 @@ class TopicSummer:
         self._meter.begin("identities", None)
         for work in self._works.values():
             if work.seen:
-                for slot, packed in work.seen.slots(oldest_slot):
+                for slot, packed in work.seen.slots(oldest_slot, work.slots):
                     await work.builder.remember(slot, packed)
             work.seen = work.sums = None
             for partition, offset in self._position.items():

@@ -7,7 +7,7 @@ hash for a whole slot at once: 5 million identities in seconds, not one by one i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 ID_BYTES: Final = 8
@@ -56,15 +56,18 @@ class SeenIdentities:
         around = range(slot - self._slots_back, slot + self._slots_back + 1)
         self._near = [self._slots[near] for near in around if near != slot and near in self._slots]
 
-    def forget_before(self, slot: int) -> None:
-        """Forget the slots before `slot`: no copy of their identities is recognised any more."""
-        for old in [s for s in self._slots if s < slot]:
+    def forget_before(self, slot: int, keep: Collection[int] = ()) -> None:
+        """Forget the slots before `slot`, except those in `keep`.
+
+        No copy of their identities is recognised any more.
+        """
+        for old in [s for s in self._slots if s < slot and s not in keep]:
             del self._slots[old]
         self._slot = None
 
-    def slots(self, oldest_slot: int) -> Iterator[tuple[int, bytes]]:
-        """Yield each slot from `oldest_slot` on, with its concatenated identities."""
-        for slot in sorted(s for s in self._slots if s >= oldest_slot):
+    def slots(self, oldest_slot: int, also: Collection[int] = ()) -> Iterator[tuple[int, bytes]]:
+        """Yield each slot from `oldest_slot` on, or in `also`, with its concatenated identities."""
+        for slot in sorted(s for s in self._slots if s >= oldest_slot or s in also):
             yield slot, b"".join(bucket for bucket in self._slots[slot] if bucket)
 
 

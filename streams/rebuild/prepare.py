@@ -65,6 +65,7 @@ class Preparer:
                 builder=builder,
                 starts=plan.topic_starts,
                 given_up={each.source for each in plan.lost},
+                slots=await self._context.counters.identity_slots(active) if active else set(),
                 notes=notes,
             )
             try:
@@ -91,12 +92,12 @@ class Preparer:
         tail = sum(max(0, self._context.ends[p] - start) for p, start in work.starts.items())
         oldest_slot = await self._context.oldest_slot(work.starts)
         if self._context.options.source == "history" and tail <= TAIL_MAX:
-            await write_identities(history, work.builder, oldest_slot, below, meter)
+            await write_identities(history, work, oldest_slot, below, meter)
             return
         work.seen = SeenIdentities(self._context.slots_back)
         work.sums = EventSums(work.builder.calendar, work.builder.generation.day)
         if plan.uses_history:
-            await see_identities(history, work.seen, oldest_slot, below)
+            await see_identities(history, work.seen, oldest_slot, below, work.slots)
 
     async def _check_lost(
         self, tenant: str, plan: Plan, history: HistorySums, active: Generation | None

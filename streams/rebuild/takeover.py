@@ -98,7 +98,8 @@ class SinceRebuild:
             takeover, builder.calendar, day, self.counted_from, work.seen, work.sums
         )
         oldest_slot = await self._context.oldest_slot(work.starts)
-        await see_identities(history, work.seen, oldest_slot, Below(self._topic_id, work.starts))
+        below = Below(self._topic_id, work.starts)
+        await see_identities(history, work.seen, oldest_slot, below, work.slots)
 
     async def _copy(self, builder: Builder, history: HistorySums) -> Takeover:
         """Write the counts of the days before into the new generation."""

@@ -28,6 +28,9 @@ class Work:
     """Partition -> where the topic is read from."""
     given_up: Collection[Source]
     """Sources with offsets that nobody has any more."""
+    slots: set[int] = dataclasses.field(default_factory=set)
+    """Slots of arrival whose identities the active generation remembers. Records with producers'
+    timestamps, of a backfill say, may be older than the horizon, and have copies all the same."""
     rows: int = 0
     """Events taken from history."""
     sums: EventSums | None = None

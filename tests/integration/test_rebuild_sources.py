@@ -13,6 +13,7 @@ from store.offsets import Gap
 from store.postgres.gaps import note_gaps
 from store.records import CounterPage
 from store.settings import Settings
+from store.windows import DAY_MS
 from streams.commit import CounterCommitter
 from streams.rebuild import Options, Rebuilder, RebuildError, RebuildResult
 from streams.rebuild.plan import From
@@ -404,5 +405,35 @@ def test_partitions_that_are_added_meanwhile_are_left_to_the_worker(settings: Se
         (result,) = [r async for r in rebuilder.rebuild(["acme"], Options(source="auto"))]
         assert isinstance(result, RebuildResult)
         assert result.behind == [Shortfall((replay.topic_id, 4), 0, 3)]
+
+    run(settings, check)
+
+
+@pytest.mark.parametrize("source", ["topic", "history", "auto"])
+def test_copies_of_a_backfill_are_recognised_after_a_rebuild(
+    settings: Settings, source: From
+) -> None:
+    """Its records keep the timestamps of another topic. Copies arrive after the rebuild."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await replay.send(1, many_events(30, seed=2))
+        replay.now_ms = NOW_MS - 9 * DAY_MS
+        await replay.send(0, many_events(30, seed=1))
+        replay.now_ms = NOW_MS
+        ends = ends_of(replay)
+        await replay.count(ends)
+        await replay.store_history(ends)
+        await replay.replay(Options(source=source))
+
+        async def utc(_: str) -> str:
+            return "UTC"
+
+        committer = CounterCommitter(
+            replay.counters, replay.history, now_ms=lambda: NOW_MS, timezone_of=utc
+        )
+        committer.start_session(replay.topic_id, ends)
+        again = sourced(*replay.topic[0], first=ends[0], recorded_ms=NOW_MS - 9 * DAY_MS)
+        await committer.commit("acme", 0, again, ends[0] + len(again))
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
 
     run(settings, check)
