@@ -142,19 +142,21 @@ class RedisGenerations(RedisOldGenerations):
             for kind in ("w", "f"):
                 field = watermark_field(kind, position.topic_id, position.partition)
                 fields += [field, position.offset]
-        async with redis_errors():
-            number = int(await self._client.incr(self._keys.last(tenant)))
-        await self._create(
-            self._client,
-            self._keys.active(tenant),
-            number,
-            day,
-            timezone,
-            int(complete),
-            token,
-            *fields,
-        )
-        return number
+        while True:
+            async with redis_errors():
+                number = int(await self._client.incr(self._keys.last(tenant)))
+            answer = await self._create(
+                self._client,
+                self._keys.active(tenant),
+                number,
+                day,
+                timezone,
+                int(complete),
+                token,
+                *fields,
+            )
+            if answer[0] != b"taken":
+                return number
 
     async def swap(
         self,

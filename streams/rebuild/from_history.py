@@ -67,7 +67,7 @@ async def write_identities(
     below: Below | None,
     meter: ProgressMeter,
 ) -> None:
-    """Write the identities of the rows that arrived in `oldest_slot` or later or in `work.slots`."""
+    """Write the identities of the rows that arrived in `oldest_slot` or later, or `work.slots`."""
     meter.begin("identities", None)
     done = 0
     async for slot, packed in _slots(history.identities(oldest_slot, below, work.slots)):

@@ -177,3 +177,27 @@ def test_the_states_of_all_generations(redis_url: str, database_url: str) -> Non
         assert await stores.counters.with_several(["acme", "nobody"]) == ["acme"]
 
     with_stores(redis_url, database_url, go)
+
+
+def test_a_number_that_was_given_before_is_not_given_again(
+    redis_url: str, database_url: str
+) -> None:
+    """Redis evicted the key of the last number. Generations with lower numbers stay as they are."""
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            await stores.store(some_events(3), None)
+            for _ in range(2):
+                await stores.rebuild()
+            before = [g._replace(active=False) for g in await stores.counters.generations("acme")]
+            await stores.client.rename("is:{acme/0}:1:meta", "is:{acme/0}:1:dropped")
+            await stores.client.delete("is:{acme/0}:last")
+            built = await stores.counters.build(
+                "acme", day=TODAY, timezone="UTC", token="t", watermarks=[]
+            )
+            assert built.number == 3
+            await stores.client.rename("is:{acme/0}:1:dropped", "is:{acme/0}:1:meta")
+            found = await stores.counters.generations("acme")
+            assert [g._replace(active=False) for g in found[:2]] == before
+
+    asyncio.run(go())

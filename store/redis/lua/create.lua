@@ -1,9 +1,12 @@
 -- Creates a generation. ARGV: 1 generation, 2 window day, 3 time zone, 4 complete (0 or 1),
 -- 5 build token ('' = activate it at once), 6.. watermark field, watermark, ...
--- Returns {'ok'}, or {'exists', active generation} if the token is '' and the tenant has one.
+-- Returns {'ok'}, {'exists', active generation} if the token is '' and the tenant has one, or {'taken'}
+-- if there are keys of a generation with this number: Redis has evicted the key of the last number, say.
 local active = redis.call('GET', KEYS[1])
+if ARGV[5] == '' and active then return {'exists', active} end
+local is_ours = ARGV[5] ~= '' and redis.call('HGET', meta, 'building') == ARGV[5] -- an answer was lost
+if not is_ours and redis.call('EXISTS', meta, home .. 'dropped') > 0 then return {'taken'} end
 if ARGV[5] == '' then
-  if active then return {'exists', active} end
   redis.call('SET', KEYS[1], gen)
   if ARGV[4] == '0' then redis.call('HSET', meta, 'unproven', '1') end
 else
