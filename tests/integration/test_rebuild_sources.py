@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import redis
+from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient
 
 from store.counters import Shortfall
 from store.offsets import Gap
@@ -15,12 +17,14 @@ from store.records import CounterPage
 from store.settings import Settings
 from store.windows import DAY_MS
 from streams.commit import CounterCommitter
-from streams.rebuild import Options, Rebuilder, RebuildError, RebuildResult
+from streams.rebuild import Failure, Options, Rebuilder, RebuildError, RebuildResult
 from streams.rebuild.plan import From
 from streams.rebuild.progress import Progress
 from tests.support.contract import assert_counts, question
-from tests.support.events import NOW_MS, TODAY, make_event, sourced
+from tests.support.events import NOW_MS, TODAY, encode, make_event, sourced
 from tests.support.replay import ReplayFixture, ends_of, fill, many_events
+from tests.support.services.base import create_topics
+from tests.support.waiting import eventually
 
 OTHER_TOPIC = "5e9d6d47-3a4b-4bd2-8d9c-0f3b1d8a7c55"
 
@@ -437,3 +441,43 @@ def test_copies_of_a_backfill_are_recognised_after_a_rebuild(
         await assert_counts(replay.counters, replay.distinct(), TODAY)
 
     run(settings, check)
+
+
+def test_a_topic_that_is_recreated_before_the_swap_is_noticed(settings: Settings) -> None:
+    """Its new records reach further than the rebuild has read; they have other offsets there."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await replay.send(0, many_events(3))
+        await replay.count({0: 3})
+        await replay.store_history({0: 3})
+        encoded = [encode(event) for event in many_events(20, seed=5)]
+
+        def recreate(progress: Progress) -> None:
+            if progress.phase == "verifying" and not recreated:
+                recreated.append(True)
+                recreate_topic(settings, encoded)
+
+        recreated: list[bool] = []
+        rebuilder = Rebuilder(
+            settings, replay.counters, replay.pool, now_ms=lambda: NOW_MS, report=recreate
+        )
+        (failure,) = [r async for r in rebuilder.rebuild(["acme"], Options(source="auto"))]
+        assert isinstance(failure, Failure)
+        assert "recreated" in failure.reason
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
+
+    run(settings, check)
+
+
+def recreate_topic(settings: Settings, records: list[bytes]) -> None:
+    """Delete the topic and create it again, with records in partition 0."""
+    topic = settings.interactions_topic
+    admin = KafkaAdminClient(bootstrap_servers=settings.brokers)
+    admin.delete_topics([topic])
+    eventually(lambda: topic not in set(admin.list_topics()), message="topic deleted")
+    admin.close()
+    create_topics(settings.kafka_bootstrap_servers, {topic: settings.topic_partitions})
+    producer = KafkaProducer(bootstrap_servers=settings.brokers)
+    for record in records:
+        producer.send(topic, record, partition=0).get(timeout=30)
+    producer.close()
