@@ -201,3 +201,24 @@ def test_a_number_that_was_given_before_is_not_given_again(
             assert [g._replace(active=False) for g in found[:2]] == before
 
     asyncio.run(go())
+
+
+def test_a_lease_that_has_ended_is_kept_again(redis_url: str, database_url: str) -> None:
+    """Redis was away for longer than it lasts. The build that goes on is not abandoned."""
+
+    async def go() -> None:
+        async with Stores(Settings(redis_url=redis_url, database_url=database_url)) as stores:
+            builds = stores.counters.builds
+            assert await builds.take_lease("acme", "one", holder="us", lease_ms=60_000) is None
+            await stores.client.delete("is:{acme/0}:rebuild")
+            assert await builds.keep_lease("acme", "one", holder="us", lease_ms=60_000) is None
+            held = await builds.take_lease("acme", "two", holder="them", lease_ms=60_000)
+            assert held is not None
+            assert held.holder == "us"
+            await stores.client.delete("is:{acme/0}:rebuild")
+            assert await builds.take_lease("acme", "two", holder="them", lease_ms=60_000) is None
+            held = await builds.keep_lease("acme", "one", holder="us", lease_ms=60_000)
+            assert held is not None
+            assert held.holder == "them"
+
+    asyncio.run(go())
