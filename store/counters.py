@@ -268,6 +268,7 @@ class CounterStore(CounterReader, Protocol):
         behind: bool = False,
         fewer: bool = False,
         given_up: Collection[Source] = (),
+        writes: int | None = None,
     ) -> Activated | Behind | Fewer | None:
         """Make a generation under construction the active one, in one step.
 
@@ -275,7 +276,8 @@ class CounterStore(CounterReader, Protocol):
         with `behind` it is activated, and complete as soon as it has reached them. `fewer` allows
         fewer events than the active one has. Offsets of the sources in `given_up` are not waited
         for: nobody has them any more. The previous generation stays for `rollback`. Return None if
-        the generation is not under construction. Safe to repeat.
+        the generation is not under construction, or has not had the number of `writes` of sums and
+        identities. Safe to repeat.
         """
         ...
 

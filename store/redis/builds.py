@@ -69,11 +69,13 @@ class RedisBuilds:
         *,
         first: int,
         identities: int,
+        writes: int,
     ) -> bool:
         """Store a part of the buckets of a slot, at most BUCKETS_MAX, from index `first` on.
 
-        Returns False if the generation is not under construction. The slot must have nothing else.
-        `identities` is their number in the whole slot.
+        Returns False if the generation is not under construction, or has lost writes. The slot must
+        have nothing else. `identities` is their number in the whole slot, `writes` the number of
+        writes into the generation so far; this one counts, too.
         """
         fields: list[int | bytes] = []
         for index, bucket in enumerate(buckets, first):
@@ -85,6 +87,7 @@ class RedisBuilds:
             building.build_token,
             slot,
             identities,
+            writes,
             *fields,
         )
         return bool(answer[0] == b"ok")

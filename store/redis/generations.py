@@ -166,6 +166,7 @@ class RedisGenerations(RedisOldGenerations):
         behind: bool = False,
         fewer: bool = False,
         given_up: Collection[Source] = (),
+        writes: int | None = None,
     ) -> Activated | Behind | Fewer | None:
         """Make a generation under construction the active one; None if it is not that."""
         # Listed first, as in `create`: it may be the tenant's first one after a flush.
@@ -179,6 +180,7 @@ class RedisGenerations(RedisOldGenerations):
             int(behind),
             int(fewer),
             now_ms,
+            "" if writes is None else writes,
             *(f"{topic_id}:{partition}" for topic_id, partition in given_up),
         )
         match answer[0]:

@@ -49,7 +49,8 @@ class Builder:
         self._counters = counters
         self._builds = builds
         self._pace = pace
-        self._commits = 0
+        self.writes = 0
+        """Writes of sums and identities: what Redis has lost of them is noticed by their number."""
 
     async def write(self, deltas: Iterable[Deltas]) -> None:
         """Add sums of events whose identities are written by `remember`.
@@ -57,10 +58,10 @@ class Builder:
         The maximum rate is kept by whoever reads the events.
         """
         for each in deltas:
-            answer = await self._commit(BUILD_LOG, 0, self._commits, self._commits + 1, each)
+            answer = await self._commit(BUILD_LOG, 0, self.writes, self.writes + 1, each)
             if not isinstance(answer, Committed):
                 raise self._interfered(answer)
-            self._commits += 1
+            self.writes += 1
             self.events += each.events
 
     async def remember(self, slot: int, packed: bytes) -> None:
@@ -75,9 +76,11 @@ class Builder:
                 buckets[first : first + BUCKETS_MAX],
                 first=first,
                 identities=len(packed) // ID_BYTES,
+                writes=self.writes,
             )
             if not stored:
                 raise self._interfered(None)
+            self.writes += 1
 
     async def count(
         self, topic_id: str, partition: int, events: Sequence[SourcedEvent], next_offset: int

@@ -98,6 +98,7 @@ class Follower:
                 work.builder.generation,
                 now_ms=self._now_ms(),
                 fewer=force,
+                writes=work.builder.writes,
                 given_up=[s for s in work.given_up if s[0] != self._topic_id],
                 behind=self._scan is None or time.monotonic() > give_up_s,
             )
@@ -117,8 +118,9 @@ class Follower:
                         await self._read_to(targets, give_up_s=give_up_s)
                 case None:
                     raise RebuildError(
-                        f"tenant {work.tenant}: the new generation no longer exists; the live "
-                        "counters are unchanged"
+                        f"tenant {work.tenant}: the new generation no longer exists, or Redis was "
+                        "restarted and has lost a part of it; the live counters are unchanged; run "
+                        "the rebuild again"
                     )
 
     async def finish(self, work: Work) -> None:

@@ -481,3 +481,32 @@ def recreate_topic(settings: Settings, records: list[bytes]) -> None:
     for record in records:
         producer.send(topic, record, partition=0).get(timeout=30)
     producer.close()
+
+
+@pytest.mark.parametrize("source", ["topic", "history"])
+def test_writes_that_redis_has_lost_end_the_rebuild(settings: Settings, source: From) -> None:
+    """Redis was restarted, and its append-only file ends before the last identities."""
+
+    async def check(replay: ReplayFixture) -> None:
+        await fill(replay)
+        ends = ends_of(replay)
+        await replay.count(ends)
+        await replay.store_history(ends)
+
+        def lose(progress: Progress) -> None:
+            if progress.phase == "catching up" and not lost:
+                lost.append(True)
+                with redis.Redis.from_url(settings.redis_url) as client:
+                    client.delete(*client.keys("is:{acme/0}:2:ids:*"))
+                    client.hincrby("is:{acme/0}:2:meta", "w:rebuild:0", -1)
+
+        lost: list[bool] = []
+        rebuilder = Rebuilder(
+            settings, replay.counters, replay.pool, now_ms=lambda: NOW_MS, report=lose
+        )
+        (failure,) = [r async for r in rebuilder.rebuild(["acme"], Options(source=source))]
+        assert lost
+        assert isinstance(failure, Failure)
+        await assert_counts(replay.counters, replay.distinct(), TODAY)
+
+    run(settings, check)

@@ -4,8 +4,10 @@
 -- if there are keys of a generation with this number: Redis has evicted the key of the last number, say.
 local active = redis.call('GET', KEYS[1])
 if ARGV[5] == '' and active then return {'exists', active} end
-local is_ours = ARGV[5] ~= '' and redis.call('HGET', meta, 'building') == ARGV[5] -- an answer was lost
-if not is_ours and redis.call('EXISTS', meta, home .. 'dropped') > 0 then return {'taken'} end
+if ARGV[5] ~= '' and redis.call('HGET', meta, 'building') == ARGV[5] then
+  return {'ok'} -- repeated, because the answer was lost
+end
+if redis.call('EXISTS', meta, home .. 'dropped') > 0 then return {'taken'} end
 if ARGV[5] == '' then
   redis.call('SET', KEYS[1], gen)
   if ARGV[4] == '0' then redis.call('HSET', meta, 'unproven', '1') end

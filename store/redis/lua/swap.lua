@@ -2,22 +2,23 @@
 -- The new one is complete if it has reached every watermark of the one before. What it has not
 -- reached becomes its targets (t:); commits delete a target when they reach it.
 -- ARGV: 1 generation, 2 build token, 3 '1' = activate it although it is behind, 4 '1' = activate it
---       although it has fewer events, 5 time in ms, 6.. sources ("topic id:partition") whose missing
+--       although it has fewer events, 5 time in ms, 6 number of writes of sums and
+--       identities that it must have had ('' = any), 7.. sources ("topic id:partition") whose missing
 --       offsets nobody has any more: they get no target
 -- Returns {'ok', previous generation or '', behind}, {'fenced'}, {'behind', behind}, or {'fewer',
 -- events, events of the active one}; behind is flat {source, watermark, target, ...}. Only 'ok' has
 -- changed anything. Safe to repeat: a generation that this token has activated answers 'ok' again.
 local active = redis.call('GET', KEYS[1])
-local state = redis.call('HMGET', meta, 'building', 'token', 'events', 'previous')
+local state = redis.call('HMGET', meta, 'building', 'token', 'events', 'previous', 'w:rebuild:0')
 if active == gen and not state[1] and state[2] == ARGV[2] then
   return {'ok', state[4] or '', {}}
 end
-if state[1] ~= ARGV[2] then return {'fenced'} end
+if state[1] ~= ARGV[2] or (ARGV[6] ~= '' and state[5] ~= ARGV[6]) then return {'fenced'} end
 local behind, missing = {}, 0
 if active then
   local former = base .. active .. ':meta'
   local reach = reach_of(redis.call('HGETALL', former))
-  for i = 6, #ARGV do reach[ARGV[i]] = nil end
+  for i = 7, #ARGV do reach[ARGV[i]] = nil end
   behind = behind_of(reach)
   if #behind > 0 and ARGV[3] ~= '1' then return {'behind', behind} end
   local events = redis.call('HGET', former, 'events')
