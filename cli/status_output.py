@@ -86,7 +86,7 @@ def _partitions(report: Status) -> Iterator[RenderableType]:
             _lag(p.history_lag),
             _owner(report, p),
         )
-    if len(report.partitions) != 1:
+    if len(report.partitions) > 1:
         table.add_section()
         table.add_row(
             "all",
@@ -268,10 +268,12 @@ def _stores(report: Status) -> Iterator[RenderableType]:
     limit = "" if sizes.redis_max_bytes is None else f" of {size(sizes.redis_max_bytes)}"
     yield Text()
     events = [tenant.events for tenant in report.tenants if tenant.events is not None]
+    word = "tenant" if len(report.tenants) == 1 else "tenants"
+    counted = f"{len(report.tenants):,} {word}, {sum(events):,} events"
+    if "redis" in report.errors and not report.tenants:
+        counted = "? tenants, ? events"
     yield Text(
-        f"{len(report.tenants):,} {'tenant' if len(report.tenants) == 1 else 'tenants'}, "
-        f"{sum(events):,} events; Redis {size(sizes.redis_bytes)}{limit}, "
-        f"history {size(sizes.history_bytes)}"
+        f"{counted}; Redis {size(sizes.redis_bytes)}{limit}, history {size(sizes.history_bytes)}"
     )
     lost = ""
     if report.lost_offsets:

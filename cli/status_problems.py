@@ -58,7 +58,8 @@ def problems_of(report: Status) -> list[Problem]:
 
 def _unavailable(report: Status) -> Iterator[Problem]:
     for store, error in report.errors.items():
-        yield Problem(error, f"bring {store} back; its values are unknown until then")
+        name = "PostgreSQL" if store == "postgres" else store.capitalize()
+        yield Problem(error, f"bring {name} back; its values are unknown until then")
 
 
 def _partitions(report: Status) -> Iterator[Problem]:
@@ -105,7 +106,7 @@ def _redis(report: Status) -> Iterator[Problem]:
     if limit and sizes.redis_policy not in (None, "noeviction"):
         yield Problem(
             f"Redis may delete counters: its maxmemory-policy is {sizes.redis_policy}",
-            f"set it to noeviction; then compare: `{RUN} audit`",
+            f"set it to noeviction, then `{RUN} audit`; see the runbook if keys were evicted",
         )
     if limit and sizes.redis_bytes and sizes.redis_bytes * 100 > limit * MEMORY_PERCENT_MAX:
         percent = round(sizes.redis_bytes * 100 / limit)
@@ -319,7 +320,7 @@ def _incidents(report: Status) -> Iterator[Problem]:
             kind = "truncated" if change.kind == "cut" else change.kind
             yield Problem(
                 f"the topic was {kind} {ago(report.at, change.at)}",
-                "find out who did it; what was not read by then is lost: send it again",
+                f"when the lag is 0: `{RUN} audit`; send again what was not counted by then",
             )
     newest = report.newest_dead_letter_at
     if report.dead_letters and newest is not None and _is_recent(report, newest):

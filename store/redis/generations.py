@@ -193,15 +193,23 @@ class RedisGenerations(RedisOldGenerations):
     async def rollback(self, tenant: str, *, now_ms: int) -> Activated | None:
         """Activate the previous generation; None if there is none."""
         active = await self.generation(tenant)
-        if active is None:
+        previous = active and await self.previous(active)
+        if active is None or previous is None:
             return None
         answer = await self._rollback(
             self._client, self._keys.active(tenant), active.number, now_ms
         )
-        if answer[0] != b"ok":
-            return None
+        if answer[0] == b"ok":
+            behind = _shortfalls(answer[2])
+        else:
+            # Refused, as another generation is active now. If it is the previous one, this is a
+            # repetition of a call whose answer was lost.
+            now = await self.generation(tenant)
+            if now is None or now.number != previous.number:
+                return None
+            behind = list((await self.missing(now)).behind)
         await self._announce(tenant)
-        return Activated(int(answer[1]), active.number, _shortfalls(answer[2]))
+        return Activated(previous.number, active.number, behind)
 
     async def _announce(self, tenant: str) -> None:
         """Tell the workers of an activation. It is done, so an error here must not hide that."""

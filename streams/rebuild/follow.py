@@ -21,6 +21,10 @@ POLL_MS: Final = 40
 #: How long a swap is tried that loses the race with the live worker; then the worker, which reads
 #: again what the new generation lacks, completes it.
 RACE_S: Final = 10.0
+#: With this lag the head is as near as it gets, if so many rounds did not bring it nearer: that many
+#: records arrive in one round.
+EVEN_OFFSETS: Final = 20_000
+EVEN_ROUNDS: Final = 5
 #: How long the head is chased that moves on as fast as it is followed.
 CHASE_S: Final = 300.0
 
@@ -61,11 +65,16 @@ class Follower:
             return
         self.meter.begin("catching up", None)
         give_up_s = time.monotonic() + CHASE_S
+        least, rounds = None, 0  # the least lag so far, and how often it was not undercut
         while True:
             ends = await self._scan.ends()
             lag = self._lag(ends)
             self.meter.update(self._done(), lag=lag)
             if lag <= HEAD_OFFSETS or time.monotonic() > give_up_s:
+                return
+            rounds = 0 if least is None or lag < least else rounds + 1
+            least = lag if least is None else min(lag, least)
+            if rounds >= EVEN_ROUNDS and lag <= EVEN_OFFSETS:
                 return
             await self._read_to(ends)
 

@@ -95,21 +95,22 @@ class TopicSummer:
 
     async def _bound_memory(self) -> None:
         if sum(work.sums.groups for work in self._works.values() if work.sums) >= CUSTOMERS_MAX:
-            await self._write()
+            await self.write()
         if len(self._slots) == self._scan.partitions:
             oldest = min(self._slots.values()) - self._slots_back
             for work in self._works.values():
                 if work.seen:
                     work.seen.forget_before(oldest)
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
+        """Write the sums that are in memory."""
         for work in self._works.values():
             if work.sums:
                 await work.builder.write(work.sums.take())
 
     async def finish(self, oldest_slot: int) -> None:
-        """Write all sums, the identities from `oldest_slot` on, and the watermarks."""
-        await self._write()
+        """Write the sums that are left, the identities from `oldest_slot`, and the watermarks."""
+        await self.write()
         self._meter.begin("identities", None)
         for work in self._works.values():
             if work.seen:

@@ -70,7 +70,6 @@ class SinceSums:
         self._seen = seen
         self._sums = sums
         self._undecided: dict[bytes, _Undecided] | None = {}
-        self._offers: dict[str, dict[str, int]] = {}
 
     def add(self, event: Event, partition: int, offset: int, slot: int) -> bool:
         """Count an event if the new generation lacks it; return False if it is a copy.
@@ -80,20 +79,18 @@ class SinceSums:
         is_new = self._seen.add(identity_of(event), slot)
         day = self._calendar.day_of(event.occurred_ms)
         if day < self.takeover.since_day:
-            return self._add_late(event, day, partition, offset, is_new=is_new)
+            return self._add_late(event, partition, offset, is_new=is_new)
         if is_new and offset >= self.counted_from[partition]:
             self._sums.add(event)
         return is_new
 
-    def _add_late(
-        self, event: Event, day: int, partition: int, offset: int, *, is_new: bool
-    ) -> bool:
+    def _add_late(self, event: Event, partition: int, offset: int, *, is_new: bool) -> bool:
         identity, undecided = identity_of(event), self._undecided
         if offset < self.takeover.first.get(partition, 0):
             if undecided:
                 undecided.pop(identity, None)
             if (event.customer, event.offer) in self.takeover.offers:
-                self._note_offer(event, day)
+                self._sums.add_offer(event)
         elif undecided is None:
             if is_new:
                 self._sums.add(event)
@@ -107,10 +104,6 @@ class SinceSums:
                     "were counted while the counters were copied; try again when fewer arrive"
                 )
         return is_new
-
-    def _note_offer(self, event: Event, day: int) -> None:
-        seen = self._offers.setdefault(event.customer, {})
-        seen[event.offer] = max(day, seen.get(event.offer, day))
 
     def decide(self) -> Iterator[Deltas]:
         """Yield what the copies lack of the late events so far.
@@ -126,11 +119,7 @@ class SinceSums:
                 if id_ is not None and not self._has(grouping, id_, positions):
                     sums.add(grouping, id_, day, event.outcome)
             # Also where the copy has the event: if it has a later one too, it lacks this day.
-            self._note_offer(event, day)
-        for customer, offers in self._offers.items():
-            for offer, day in offers.items():
-                sums.add_offer(customer, offer, day)
-        self._offers = {}
+            sums.add_offer(event.customer, event.offer, day)
         yield from sums.take()
 
     def _has(self, grouping: Grouping, id_: str, positions: list[tuple[int, int]]) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 from store.logs import get_logger
 from store.records import StoreUnavailable
 from store.redis.builds import LeaseHeld, RedisBuilds
-from streams.rebuild.errors import RebuildError
+from streams.rebuild.errors import AlreadyRunningError
 
 logger = get_logger("rebuild")
 
@@ -28,7 +28,7 @@ async def lease(builds: RedisBuilds, tenant: str, token: str) -> AsyncIterator[N
     """Hold the tenant's lease inside the block.
 
     If another rebuild has it, wait until the other one either renews it, which shows that it runs,
-    or lets it end. Raises RebuildError if it runs, and StoreUnavailable.
+    or lets it end. Raises AlreadyRunningError if it runs, and StoreUnavailable.
     """
     holder = f"process {os.getpid()} on {socket.gethostname()}"
 
@@ -41,7 +41,7 @@ async def lease(builds: RedisBuilds, tenant: str, token: str) -> AsyncIterator[N
         await asyncio.sleep(RENEW_S / 4)
         again = await take()
         if again is not None and (again.left_ms > held.left_ms or time.monotonic() > deadline_s):
-            raise RebuildError(
+            raise AlreadyRunningError(
                 f"tenant {tenant}: another rebuild of it is running ({again.holder}); wait for its "
                 "end, or stop it"
             )

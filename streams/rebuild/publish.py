@@ -45,7 +45,7 @@ class Publisher:
                     await self._builds.report_progress(key, report)
 
     async def finish(self, outcome: RebuildResult | Failure, *, source: str, began_ms: int) -> None:
-        """Publish how the rebuild of a tenant ended."""
+        """Publish how a rebuild ended; not for a dry run, or one that another rebuild keeps out."""
         self._latest.pop(outcome.tenant, None)
         now_ms = self._now_ms()
         ended: dict[str, Any] = {

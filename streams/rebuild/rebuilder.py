@@ -19,7 +19,7 @@ from store.redis.counters import RedisCounters, open_counters
 from store.settings import Settings
 from streams.kafka.topic_scan import TopicScan
 from streams.rebuild.context import Context, open_topic
-from streams.rebuild.errors import RebuildError
+from streams.rebuild.errors import AlreadyRunningError, RebuildError
 from streams.rebuild.finish import Finisher
 from streams.rebuild.lease import lease
 from streams.rebuild.pace import Pace
@@ -27,7 +27,7 @@ from streams.rebuild.plan import Offsets, TopicView, describe
 from streams.rebuild.prepare import Preparer
 from streams.rebuild.progress import Report
 from streams.rebuild.publish import publishing
-from streams.rebuild.results import Failure, Options, RebuildResult, RollbackResult
+from streams.rebuild.results import Failure, Options, RebuildResult, Refused, RollbackResult
 from streams.rebuild.work import Work
 
 #: A rebuild repeats a call whose answer was lost. Each script does nothing the second time, or is
@@ -158,7 +158,8 @@ class Rebuilder:
             context = self._context(scan, options, publisher)
             await context.look_at_topic()
             async for outcome in self._outcomes(tenants, context, stack):
-                await publisher.finish(outcome, source=options.source, began_ms=began_ms)
+                if not (options.dry_run or isinstance(outcome, Refused)):
+                    await publisher.finish(outcome, source=options.source, began_ms=began_ms)
                 yield outcome
 
     async def _outcomes(
@@ -172,6 +173,8 @@ class Rebuilder:
                 try:
                     await stack.enter_async_context(lease(self._counters.builds, tenant, token))
                     works[tenant] = await preparer.prepare(tenant, token)
+                except AlreadyRunningError as error:
+                    yield Refused(tenant, str(error))
                 except RebuildError as error:
                     yield Failure(tenant, str(error))
         except BaseException:

@@ -55,3 +55,7 @@ class Failure(NamedTuple):
 
     tenant: str
     reason: str
+
+
+class Refused(Failure):
+    """A failure because another rebuild of the tenant is running, which reports by itself."""

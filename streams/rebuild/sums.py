@@ -131,6 +131,13 @@ class EventSums:
             else:
                 counts[code] = counts.get(code, 0) + 1
 
+    def add_offer(self, event: Event) -> None:
+        """Add only the day on which the customer had the offer, of an event that is counted."""
+        day = max(self._oldest_day, self._day_of(event.occurred_ms))
+        self._customers.setdefault(event.customer, {})
+        seen = self._offers.setdefault(event.customer, {})
+        seen[event.offer] = max(day, seen.get(event.offer, day))
+
     def take(self) -> Iterator[Deltas]:
         """Yield everything as deltas of bounded size, and begin again with nothing."""
         taken = (self._actions, self._treatments, self._channels)

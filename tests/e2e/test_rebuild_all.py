@@ -29,14 +29,11 @@ def test_one_tenant_that_fails_does_not_stop_the_others(program: Program) -> Non
     failed = program.start("history", "rebuild", "--from", "history")
     assert failed.wait(60) == 1, failed.tail()
     lines = text_of(failed)
-    assert [line.split(":")[0] for line in lines] == [
-        "tenant acme",
-        "failed",
-        "tenant corp",
-        "error",
-    ]
-    assert "tenant beta: " in lines[1] and "events would be lost" in lines[1]
-    assert lines[3] == "error: 1 tenant failed"
+    assert any(line.startswith("tenant acme: 300 events") for line in lines), lines
+    assert any(line.startswith("tenant corp: 300 events") for line in lines), lines
+    (reason,) = (line for line in lines if line.startswith("failed: "))
+    assert "tenant beta: " in reason and "events would be lost" in reason
+    assert lines[-1] == "error: 1 tenant failed"
     assert active(program) == [2, 1, 2]
 
     failed = program.start("rollback", "rebuild", "--rollback")

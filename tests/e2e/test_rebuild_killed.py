@@ -105,7 +105,7 @@ def test_an_interrupted_rebuild_changes_nothing(program: Program) -> None:
 
 def test_one_of_two_rebuilds_at_once_is_refused(program: Program) -> None:
     worker, api = start_counting(program)
-    options = ("--from", "topic", "--rate", str(RATE // 2))
+    options = ("--from", "topic", "--rate", str(RATE))
     both = [start_rebuild(program, f"rebuild-{i}", TENANT, *options) for i in range(2)]
     codes = [process.wait(60) for process in both]
     assert sorted(codes) == [0, 1], "\n".join(process.tail() for process in both)

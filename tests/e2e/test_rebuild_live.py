@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -21,11 +23,25 @@ TENANT = "acme"
 CUSTOMERS = 400
 
 
+def _days_ago(days: int) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).date().isoformat()
+
+
+#: Name -> options.
+REBUILDS: Mapping[str, Callable[[], Sequence[str]]] = {
+    "topic": lambda: ("--from", "topic"),
+    "auto": lambda: ("--from", "auto"),
+    "history": lambda: ("--from", "history"),
+    "topic-since": lambda: ("--from", "topic", "--since", _days_ago(3)),
+    "history-since": lambda: ("--from", "history", "--since", _days_ago(20)),
+}
+
+
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize(
     ("events", "rate", "options"),
     [
-        (20_000, 200, ("--rate", "8000")),
+        (20_000, 200, ("--rate", "20000")),
         pytest.param(1_000_000, 1_000, (), marks=pytest.mark.long),
     ],
 )
@@ -42,13 +58,11 @@ def test_no_answer_is_of_a_mix(
         began_s = time.monotonic()
         program.wait_for(counted=events + 5 * rate, alive=[worker])
         spans = [("quiet", began_s, time.monotonic())]
-        for number, source in enumerate(("topic", "auto", "history"), 2):
-            rebuild = start_rebuild(
-                program, f"rebuild-{source}", TENANT, "--from", source, *options
-            )
+        for number, (name, chosen) in enumerate(REBUILDS.items(), 2):
+            rebuild = start_rebuild(program, f"rebuild-{name}", TENANT, *chosen(), *options)
             began_s = time.monotonic()
             assert rebuild.wait(240) == 0, rebuild.tail()
-            spans.append((source, began_s, time.monotonic()))
+            spans.append((name, began_s, time.monotonic()))
             found = generations(settings, TENANT)
             assert (found.active, found.previous, found.others) == (number, number - 1, set())
             pollers.check()

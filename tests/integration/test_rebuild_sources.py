@@ -257,6 +257,7 @@ def test_a_second_rebuild_of_a_tenant_is_refused(settings: Settings) -> None:
             await replay.replay(Options(source="topic"))
         assert (await replay.replay(Options(source="topic"), tenant="other")).events == 20
         renewing.cancel()
+        assert set(await running.results()) == {"other"}, "the running one reports by itself"
         await running.free_lease("acme", "first")
         assert (await replay.replay(Options(source="topic"))).events == 400
         assert not await replay.client.exists(lease_key)

@@ -26,7 +26,11 @@ class RedisProxy:
         """Names of the scripts whose answers were lost."""
         self.loses: Callable[[int, str], bool] = lambda index, name: False
         """Whether to lose the answer of the script call with this index (from 0) and name."""
-        self._names = {Script(name).sha.encode(): name for name in _script_names()}
+        self._names = {
+            Script(name, read_only=read_only).sha.encode(): name
+            for name in _script_names()
+            for read_only in (False, True)
+        }
 
     @asynccontextmanager
     async def open(self, redis_url: str) -> AsyncIterator[RedisProxy]:
@@ -96,7 +100,7 @@ class RedisProxy:
 def _script_names() -> list[str]:
     names = {file.name for file in resources.files("store.redis.lua").iterdir()}
     scripts = {name.removesuffix(".lua") for name in names if name.endswith(".lua")}
-    return sorted(scripts - {"layout", "common", "read"})
+    return sorted(scripts - {"layout", "common"})
 
 
 async def _pass_on(answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -153,6 +153,22 @@ def test_each_event_counts_once_whenever_its_groups_were_copied(
     assert total == Counter({group: n for group, n in expected.items() if group[1] is not None})
 
 
+def test_the_topic_has_days_of_offers_that_the_counters_lack() -> None:
+    """A copied customer has only the very last day of an offer, and that is of a day to rebuild."""
+    copied, offers = CopiedGroups(), OpenOffers()
+    copied.add("customer", ["C-0", "C-1"], {0: 5})
+    offers.add("C-0", "off_0")
+    takeover = Takeover(SINCE, {0: 3}, {0: 5}, copied, offers)
+    sums = EventSums(UTC, TODAY)
+    since = SinceSums(takeover, UTC, TODAY, {0: 0}, SeenIdentities(2), sums)
+    for offset, index in enumerate((0, 1, 2, 3)):  # off_0, off_1, off_2 below the first watermark
+        since.add(EVENTS[index], 0, offset, TODAY)
+    (decided,), (taken,) = since.decide(), sums.take()
+    assert decided.customers == ["C-1", [], ["off_0", SINCE - 3]], "counted before it was copied"
+    assert taken.customers == ["C-0", [], ["off_0", SINCE - 3]]
+    assert taken.events == 0
+
+
 def counts_of(deltas: Iterable[Deltas]) -> Counter[Any]:
     found: Counter[Any] = Counter()
     for each in deltas:

@@ -188,7 +188,7 @@ def test_what_needs_no_attention_of_a_tenant(fields: dict[str, Any]) -> None:
         pytest.param(
             {"log_changes": [LogChangeStatus("cut", "x", "2026-11-26T11:00:00Z")]},
             "the topic was truncated 60 min ago",
-            "find out who did it; what was not read by then is lost: send it again",
+            f"when the lag is 0: `{RUN} audit`; send again what was not counted by then",
             id="log change",
         ),
         pytest.param(
@@ -200,7 +200,7 @@ def test_what_needs_no_attention_of_a_tenant(fields: dict[str, Any]) -> None:
         pytest.param(
             {"sizes": Sizes(10, 10, 100, "allkeys-lru")},
             "Redis may delete counters: its maxmemory-policy is allkeys-lru",
-            f"set it to noeviction; then compare: `{RUN} audit`",
+            f"set it to noeviction, then `{RUN} audit`; see the runbook if keys were evicted",
             id="eviction",
         ),
         pytest.param(
@@ -212,7 +212,7 @@ def test_what_needs_no_attention_of_a_tenant(fields: dict[str, Any]) -> None:
         pytest.param(
             {"errors": {"postgres": "Postgres: refused"}, "history_gaps": None},
             "Postgres: refused",
-            "bring postgres back; its values are unknown until then",
+            "bring PostgreSQL back; its values are unknown until then",
             id="store unavailable",
         ),
     ],
@@ -311,6 +311,17 @@ def test_names_of_tenants_are_no_markup() -> None:
 def test_the_document_can_be_printed_as_json() -> None:
     encoded = msgspec.json.encode(broken_report())
     assert msgspec.json.encode(msgspec.json.decode(encoded, type=Status)) == encoded
+
+
+def test_what_is_unknown_is_no_zero() -> None:
+    report = report_of(
+        partitions=[], tenants=[], sizes=Sizes(None, None), errors={"redis": "Redis: refused"},
+        counter_gaps=None, dead_letters=None,
+    )  # fmt: skip
+    text = text_of(report)
+    assert "? tenants, ? events; Redis ?, history ?\n" in text
+    assert "counters lack ?, history lacks 0\ndead letters: ?\n" in text
+    assert "no worker" not in text
 
 
 def test_words() -> None:
