@@ -111,9 +111,10 @@ class Finisher:
     async def _drop_others(self, work: Work) -> None:
         """Drop all generations except the active one and the one before it."""
         new = work.builder.generation
-        for number in range(1, new.number):
-            if work.active is None or number != work.active.number:
-                await self._context.counters.drop(new._replace(number=number))
+        previous = work.active.number if work.active else None
+        for each in await self._context.counters.generations(work.tenant):
+            if each.number not in (new.number, previous) and not each.active:
+                await self._context.counters.drop(new._replace(number=each.number))
 
 
 def _name(tenants: Sequence[str]) -> str:

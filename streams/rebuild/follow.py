@@ -21,7 +21,7 @@ POLL_MS: Final = 40
 #: How long a swap is tried that loses the race with the live worker; then the worker, which reads
 #: again what the new generation lacks, completes it.
 RACE_S: Final = 10.0
-#: With this lag the head is as near as it gets, if so many rounds did not bring it nearer: that many
+#: With this lag the head is as near as it gets, if so many rounds did not bring it nearer: as many
 #: records arrive in one round.
 EVEN_OFFSETS: Final = 20_000
 EVEN_ROUNDS: Final = 5
