@@ -101,6 +101,8 @@ def own_type(classification: str) -> dict[str, str]:
 
 def test_a_tenant_registers_its_catalog_late(scene: Scene) -> None:
     scene.write_catalog(outcomeTypes=[own_type("negative"), own_type("neutral") | {"key": "later"}])
+    scene.send(some_events(20))
+    scene.wait_exact()
     with scene.case("A tenant registers its catalog late") as guide:
         late = some_events(30, outcome="later")
         scene.send(late, counts=False)

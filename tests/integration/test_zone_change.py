@@ -97,7 +97,7 @@ def test_history_answers_until_the_counters_are_built_in_the_new_zone(
             shown, printed = await asyncio.to_thread(status_of, program)
             assert (shown["timezone"], shown["catalogTimezone"]) == (BEFORE, AFTER)
             assert AFTER in printed
-            assert "rebuild" in printed
+            assert "rebuild --tenant acme" in printed
 
             # Changing the zone back loses nothing.
             await move(pair, tenant, BEFORE)
@@ -112,7 +112,7 @@ def test_history_answers_until_the_counters_are_built_in_the_new_zone(
             await assert_answers(pair, tenant, counted, AFTER, "materialized")
             shown, printed = await asyncio.to_thread(status_of, program)
             assert (shown["timezone"], shown["catalogTimezone"]) == (AFTER, AFTER)
-            assert "rebuild" not in printed
+            assert "rebuild --tenant" not in printed
 
     asyncio.run(run())
 

