@@ -45,11 +45,18 @@ class Rollover:
         self._calendars: dict[str, Calendar] = {}
 
     async def roll_tenants(self) -> None:
-        """Roll the tenants whose midnight has passed."""
+        """Roll the tenants whose midnight has passed; then complete those that can be."""
+        incomplete: dict[str, RolledTo | None] = {}
         for tenant in await self._counters.tenants():
             rolled = self._rolled.get(tenant)
             if rolled is None or rolled.calendar.day_of(self._now_ms()) > rolled.day:
-                await self._roll(tenant)
+                await self._roll(tenant, incomplete)
+        # After all rolls: this asks Postgres, which may be away, or take long to count rows.
+        for tenant, rolled in incomplete.items():
+            # Where only a rebuild helps, `forget_rolled` and the announcement of a swap are enough.
+            may_become_complete = await self._committer.tenants.try_mark_complete(tenant)
+            if not may_become_complete and rolled is not None:
+                self._rolled[tenant] = rolled
 
     async def forget_rolled(self) -> None:
         """Look at every tenant with the next call: its generation may be another one."""
@@ -59,7 +66,8 @@ class Rollover:
         """Look at the tenant with the next call: its generation is another one."""
         self._rolled.pop(tenant, None)
 
-    async def _roll(self, tenant: str) -> None:
+    async def _roll(self, tenant: str, incomplete: dict[str, RolledTo | None]) -> None:
+        """Roll the tenant; add it to `incomplete` if its counters are not complete."""
         generation = await self._counters.generation(tenant)
         if generation is None:
             return
@@ -78,14 +86,11 @@ class Rollover:
             behind = not answer.finished
             if answer.finished:
                 logger.info("rolled", tenant=tenant, day=date_of(answer.day).isoformat())
-        may_become_complete = (
-            not generation.complete
-            and self._topic.topic_id != ""
-            and await self._committer.tenants.try_mark_complete(tenant)
-        )
-        # Where only a rebuild helps, `forget_rolled` and the announcement of a swap are enough.
-        if not may_become_complete and generation.day >= today:
-            self._rolled[tenant] = RolledTo(calendar, generation.day)
+        rolled = RolledTo(calendar, generation.day) if generation.day >= today else None
+        if not generation.complete and self._topic.topic_id != "":
+            incomplete[tenant] = rolled
+        elif rolled is not None:
+            self._rolled[tenant] = rolled
 
     async def _arrival_watermark_ms(self) -> int:
         """Return the lowest arrival watermark of all partitions, ms; 0 = not known."""

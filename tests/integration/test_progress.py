@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from store.counters import Activated, Generation, PartitionProgress
 from store.offsets import Gap
+from store.records import StoreUnavailable
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import Calendar
@@ -175,3 +176,20 @@ async def test_counters_that_only_a_rebuild_completes_are_checked_seldom(
     await rollover.forget_rolled()
     await rollover.roll_tenants()
     assert list(rollover._rolled) == ["acme"]
+
+
+async def test_tenants_are_rolled_while_history_is_away(reporter: ReporterFixture) -> None:
+    """The first tenant in order is not complete, and only Postgres knows whether it is."""
+    counters, committer = reporter.pipeline.counters, reporter.pipeline.committer
+    today = Calendar("UTC").day_of(now_ms())
+    for tenant, complete in (("aaa", False), ("zzz", True)):
+        await counters.create(
+            tenant, day=today - 1, timezone="UTC", complete=complete, watermarks=[]
+        )
+    rollover = Rollover(counters, committer, CurrentTopic(reporter.topic_id, 1), now_ms=now_ms)
+    await reporter.pipeline.pool.close()
+    with pytest.raises(StoreUnavailable):
+        await rollover.roll_tenants()
+    rolled = await counters.generation("zzz")
+    assert rolled is not None
+    assert (rolled.day, rolled.rolled) == (today, today)
