@@ -76,13 +76,13 @@ class TopicSummer:
     def _sum(self, partition: int, records: Sequence[Any]) -> None:
         works, tally = self._works, self._tally
         slot = None
-        for event, offset, recorded_ms in self._reader.events(records, self._now_ms()):
+        for event, record in self._reader.pairs(records, self._now_ms()):
             work = works[event.tenant]
-            if offset < work.starts[partition]:
+            if record.offset < work.starts[partition]:
                 continue  # history has it
-            slot = recorded_ms // DAY_MS
+            slot = record.timestamp // DAY_MS
             if work.since is not None:
-                if not work.since.add(event, partition, offset, slot):
+                if not work.since.add(event, partition, record.offset, slot):
                     tally.copies += 1
                 continue
             assert work.seen is not None and work.sums is not None

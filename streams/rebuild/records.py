@@ -44,6 +44,11 @@ class RecordReader:
 
     def events(self, records: Sequence[Any], now_ms: int) -> Iterator[SourcedEvent]:
         """Yield the events of the tenants, in order."""
+        for event, record in self.pairs(records, now_ms):
+            yield SourcedEvent(event, record.offset, record.timestamp)
+
+    def pairs(self, records: Sequence[Any], now_ms: int) -> Iterator[tuple[Event, Any]]:
+        """Yield each event of the tenants with its record. For the hot path: cheap tuples."""
         decode, types_of, tally = self._decode, self._types, self._tally
         for record in records:
             event = decode(record.value, judged_at_ms(record, now_ms))
@@ -52,7 +57,7 @@ class RecordReader:
                 if types is None:
                     tally.others += 1
                 elif event.outcome in types:
-                    yield SourcedEvent(event, record.offset, record.timestamp)
+                    yield event, record
                 else:
                     tally.rejected += 1
             elif isinstance(event, Skipped):
