@@ -20,13 +20,14 @@ help:
 up: $(INSTALLED)
 	@exec $(BIN)/interaction-summary up --demo $(if $(PORT),--port $(PORT)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(ARGS)
 
-# Each process has its own servers. One process keeps 0.9 of a core busy (670 s of processor time in
-# 742 s), so three keep two cores busy; more would only delay the tests that depend on time. On other
-# servers than those from wheels the default is one process, since each broker needs 0.5 GB.
+# Each process has its own servers. Tests wait more than they compute: three processes used one of two
+# cores (495 s of processor time in 478 s), so there are four; more would only delay the tests that
+# depend on time. On other servers than those from wheels the default is one process, since each
+# broker needs 0.5 GB.
 # `load` in chunks of 1 is one queue, the slow folders first: each process takes its next test when it
 # has finished one, and the last ones are short. Grouping by file would leave one process with
 # tests/e2e/test_store_faults.py, 280 s, after the others have finished.
-TEST_WORKERS ?= $(if $(filter real docker,$(SERVICES)),0,3)
+TEST_WORKERS ?= $(if $(filter real docker,$(SERVICES)),0,4)
 PYTEST = $(BIN)/python -m pytest --services=$(SERVICES) -n $(TEST_WORKERS) --dist load --maxschedchunk 1
 TESTS = $(PYTEST_ARGS) tests/unit tests/integration tests/e2e
 

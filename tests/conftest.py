@@ -1,6 +1,6 @@
 """Fixtures for servers and for what a test needs on them.
 
-Each pytest process has servers of its own: with `-n 3` there are three of each kind, on ports of
+Each pytest process has servers of its own: with `-n 4` there are four of each kind, on ports of
 separate ranges, in separate folders. Databases, topics, groups and key prefixes are therefore
 separate for each process, and within a process for each test. The servers start at the first test
 that asks for one, so a process that runs only unit tests starts none. They end with the process,

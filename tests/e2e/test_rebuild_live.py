@@ -19,6 +19,8 @@ from tests.support.services.base import Services
 from tests.support.waiting import eventually
 
 TENANT = "acme"
+#: Events that the embedded broker serves at a steady speed.
+BROKER_EVENTS_MAX = 100_000
 #: All of them fit on a page.
 CUSTOMERS = 400
 
@@ -48,6 +50,8 @@ REBUILDS: Mapping[str, Callable[[], Sequence[str]]] = {
 def test_no_answer_is_of_a_mix(
     services: Services, program: Program, events: int, rate: int, options: tuple[str, ...]
 ) -> None:
+    if services.kind == "wheels" and events > BROKER_EVENTS_MAX:
+        pytest.skip("the embedded broker gets slower with each batch; CI tests Apache Kafka")
     settings = program.settings
     asyncio.run(produce(settings, Events(TENANT, customers=CUSTOMERS, seed=1), events))
     worker, api = program.worker(), program.api()
