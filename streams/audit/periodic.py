@@ -41,7 +41,7 @@ class PeriodicAudit:
         every_s: float,
         now_ms: Callable[[], int],
     ) -> None:
-        self._auditor = auditor
+        self.auditor = auditor
         self._counters = counters
         self._reports = reports
         self._every_ms = int(every_s * 1_000)
@@ -61,6 +61,8 @@ class PeriodicAudit:
             return
         tenant = min(tenants, key=lambda t: (audits[t].at_ms if t in audits else 0, t))
         audit = await self._audit(tenant)
+        if (await self._reports.audits()).get(tenant) != audits.get(tenant):
+            return  # audited or repaired meanwhile: what was found here may be over
         note = audit.note("worker", previous=audits.get(tenant))
         await self._reports.note_audit(tenant, note)
         metrics.AUDITS.labels("drift" if audit.differing else note.result).inc()
@@ -83,7 +85,7 @@ class PeriodicAudit:
     async def _audit(self, tenant: str) -> TenantAudit:
         """Audit a sample of the tenant; if a store does not answer, that is the result."""
         try:
-            return await self._auditor.audit(tenant, sample=SAMPLE, recent=True)
+            return await self.auditor.audit(tenant, sample=SAMPLE, recent=True)
         except StoreUnavailable as error:
             return TenantAudit(
                 tenant=tenant,

@@ -12,10 +12,12 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from store.audit import AuditNote
 from store.clock import system_clock_ms
 from store.records import Event
 from store.settings import Settings
 from store.windows import DAY_MS, Calendar
+from streams.audit.auditor import TenantAudit
 from streams.audit.periodic import PeriodicAudit, make_periodic_audit
 from tests.support.command_line import run as run_command
 from tests.support.contract import LOG, Writer
@@ -204,6 +206,42 @@ def test_only_one_worker_takes_the_turn_and_0_is_off(redis_url: str, database_ur
         await worker(stores, settings, NOW_MS + 9).audit_next()
         assert await stores.counters.reports.audits() == {"acme": note}
         assert 3_500_000 < await stores.client.pttl("is:audit_turn") <= 3_600_000
+
+    with_stores(redis_url, database_url, body)
+
+
+def test_a_drift_that_was_repaired_meanwhile_is_not_noted(
+    redis_url: str, database_url: str
+) -> None:
+    """Clean samples would not clear it: only a whole audit does."""
+    settings = Settings(redis_url=redis_url, database_url=database_url)
+
+    async def body(stores: Stores) -> None:
+        await fill(stores, "acme", 30, NOW_MS)
+        await stores.client.zincrby("is:{acme/0}:1:r:a:m", -5, "off_1")
+        periodic = worker(stores, settings)
+        repaired = AuditNote(
+            at_ms=NOW_MS,
+            result="repaired",
+            groups=9,
+            cells=0,
+            source="command",
+            duration_s=0.1,
+            generation=1,
+            sample=None,
+            reason="",
+        )
+        audit = periodic.auditor.audit
+
+        async def repaired_meanwhile(tenant: str, **options: Any) -> TenantAudit:
+            found = await audit(tenant, **options)
+            assert found.differing
+            await stores.counters.reports.note_audit(tenant, repaired)
+            return found
+
+        periodic.auditor.audit = repaired_meanwhile  # type: ignore[method-assign]
+        await periodic.audit_next()
+        assert await stores.counters.reports.audits() == {"acme": repaired}
 
     with_stores(redis_url, database_url, body)
 
