@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # `up` writes a file of settings that its users source. The tests must not use those settings.
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
+    # In the background of a shell SIGINT is ignored, and children inherit that. Ours must not.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Plain tracebacks: the pretty ones take a good part of a second each, and they block the event
     # loop of the test for that time.
     structlog.configure(

@@ -54,4 +54,11 @@ def cells_of(audit: TenantAudit) -> list[tuple[Any, ...]]:
 async def dump_all(client: Any, prefix: str = "is") -> dict[bytes, bytes]:
     """Return all keys with their serialized values."""
     keys = sorted([key async for key in client.scan_iter(f"{prefix}:*")])
-    return {key: await client.dump(key) for key in keys}
+    return {key: await _contents(client, key) for key in keys}
+
+
+async def _contents(client: Any, key: bytes) -> Any:
+    """Return all of a key. The order in which Redis 7.0 dumps a set has no meaning, and changes."""
+    if await client.type(key) == b"set":
+        return sorted(await client.smembers(key))
+    return await client.dump(key)
