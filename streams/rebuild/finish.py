@@ -12,7 +12,7 @@ from streams.rebuild.errors import RebuildError
 from streams.rebuild.follow import Follower
 from streams.rebuild.from_topic import TopicSummer
 from streams.rebuild.progress import ProgressMeter
-from streams.rebuild.records import RecordReader, Tally
+from streams.rebuild.records import RecordReader
 from streams.rebuild.results import Failure, RebuildResult
 from streams.rebuild.takeover import sum_since
 from streams.rebuild.verify import check_rows, compare_with_history
@@ -36,12 +36,11 @@ class Finisher:
         works = self._works
         if not works:
             return
-        tally = Tally()
-        reader = RecordReader(self._context.settings, {t: w.types for t, w in works.items()}, tally)
+        reader = RecordReader(self._context.settings, {t: w.types for t, w in works.items()})
         meter = self._context.meter(_name(list(works)))
         pending = dict(works)
         try:
-            await self._sum_topic(reader, tally, meter)
+            await self._sum_topic(reader, meter)
             follower = Follower(self._context, works, reader, meter)
             await follower.catch_up()
             await self._check_topic()
@@ -57,7 +56,7 @@ class Finisher:
             for work in pending.values():
                 await work.builder.drop()
 
-    async def _sum_topic(self, reader: RecordReader, tally: Tally, meter: ProgressMeter) -> None:
+    async def _sum_topic(self, reader: RecordReader, meter: ProgressMeter) -> None:
         summed = {tenant: work for tenant, work in self._works.items() if work.sums is not None}
         if not summed or self._context.scan is None:
             return
@@ -65,7 +64,6 @@ class Finisher:
             self._context.scan,
             summed,
             reader,
-            tally,
             self._context.pace,
             meter,
             slots_back=self._context.slots_back,

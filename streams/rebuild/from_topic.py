@@ -9,7 +9,7 @@ from store.windows import DAY_MS
 from streams.kafka.topic_scan import TopicScan
 from streams.rebuild.pace import Pace
 from streams.rebuild.progress import ProgressMeter
-from streams.rebuild.records import RecordReader, Tally
+from streams.rebuild.records import RecordReader
 from streams.rebuild.work import Work
 
 #: Customers in memory, of all tenants, before the sums are written: about 1 KiB each.
@@ -26,7 +26,6 @@ class TopicSummer:
         scan: TopicScan,
         works: Mapping[str, Work],
         reader: RecordReader,
-        tally: Tally,
         pace: Pace,
         meter: ProgressMeter,
         *,
@@ -37,7 +36,6 @@ class TopicSummer:
         self._scan = scan
         self._works = works
         self._reader = reader
-        self._tally = tally
         self._pace = pace
         self._meter = meter
         self._slots_back = slots_back
@@ -74,7 +72,7 @@ class TopicSummer:
                 await self._bound_memory()
 
     def _sum(self, partition: int, records: Sequence[Any]) -> None:
-        works, tally = self._works, self._tally
+        works = self._works
         slot = None
         for event, record in self._reader.pairs(records, self._now_ms()):
             work = works[event.tenant]
@@ -82,14 +80,11 @@ class TopicSummer:
                 continue  # history has it
             slot = record.timestamp // DAY_MS
             if work.since is not None:
-                if not work.since.add(event, partition, record.offset, slot):
-                    tally.copies += 1
+                work.since.add(event, partition, record.offset, slot)
                 continue
             assert work.seen is not None and work.sums is not None
-            if work.seen.add(event.event_id[:8], slot):
+            if work.seen.add(event.event_id[:8], slot):  # identity_of, without the call
                 work.sums.add(event)
-            else:
-                tally.copies += 1
         if slot is not None:
             self._slots[partition] = slot
 

@@ -71,20 +71,19 @@ class SinceSums:
         self._sums = sums
         self._undecided: dict[bytes, _Undecided] | None = {}
 
-    def add(self, event: Event, partition: int, offset: int, slot: int) -> bool:
-        """Count an event if the new generation lacks it; return False if it is a copy.
+    def add(self, event: Event, partition: int, offset: int, slot: int) -> None:
+        """Count an event, unless it is a copy or the new generation has it.
 
         Raises RebuildError if too many late events are undecided.
         """
         is_new = self._seen.add(identity_of(event), slot)
         day = self._calendar.day_of(event.occurred_ms)
         if day < self.takeover.since_day:
-            return self._add_late(event, partition, offset, is_new=is_new)
-        if is_new and offset >= self.counted_from[partition]:
+            self._add_late(event, partition, offset, is_new=is_new)
+        elif is_new and offset >= self.counted_from[partition]:
             self._sums.add(event)
-        return is_new
 
-    def _add_late(self, event: Event, partition: int, offset: int, *, is_new: bool) -> bool:
+    def _add_late(self, event: Event, partition: int, offset: int, *, is_new: bool) -> None:
         identity, undecided = identity_of(event), self._undecided
         if offset < self.takeover.first.get(partition, 0):
             if undecided:
@@ -103,7 +102,6 @@ class SinceSums:
                     f"tenant {event.tenant}: more than {UNDECIDED_MAX:,} events of the days before "
                     "were counted while the counters were copied; try again when fewer arrive"
                 )
-        return is_new
 
     def decide(self) -> Iterator[Deltas]:
         """Yield what the copies lack of the late events so far.
