@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from store.audit import NO_GROUP, Correction, GroupState, OfferSeen, Watermarks
-from store.counters import Source
 from store.records import Grouping
 from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import GROUPING_CODES, Keys
+from store.redis.watermarks import offsets_of
 from store.windows import TILE_DAYS, Period
 
 #: Groups of one read: a script of 1 ms, or 3 ms if each group has 20 fields.
@@ -184,19 +184,9 @@ def _generation(number: int, flat: Sequence[bytes]) -> GenerationState:
         complete=meta[b"complete"] == b"1",
         overflow=frozenset(k[5:].decode() for k in meta if k.startswith(b"over:")),
         types=_unpack(meta[b"types"]) if b"types" in meta else (),
-        watermarks=_watermarks(meta, "w:"),
-        first_watermarks=_watermarks(meta, "f:"),
+        watermarks=offsets_of(meta, "w"),
+        first_watermarks=offsets_of(meta, "f"),
     )
-
-
-def _watermarks(meta: Mapping[bytes, bytes], kind: str) -> dict[Source, int]:
-    found = {}
-    for name, value in meta.items():
-        field = name.decode()
-        if field.startswith(kind) and not field.startswith(f"{kind}rebuild:"):
-            topic_id, _, partition = field[2:].rpartition(":")
-            found[topic_id, int(partition)] = int(value)
-    return found
 
 
 def decode(

@@ -8,7 +8,7 @@ from store.counters import Generation, Missing, Position, Shortfall
 from store.offsets import Gap
 from store.redis.client import Client, Script
 from store.redis.keys import watermark_field
-from store.redis.watermarks import RedisWatermarks
+from store.redis.watermarks import RedisWatermarks, offsets_of
 
 
 class RedisCompleteness(RedisWatermarks):
@@ -68,16 +68,16 @@ def missing_of(meta: Mapping[bytes, bytes]) -> Missing:
 
     Generations of older versions that started empty have no field `unproven`.
     """
-    behind, gaps = [], []
-    for name, value in sorted(meta.items()):
+    counted = offsets_of(meta, "w")
+    targets = sorted(offsets_of(meta, "t").items())
+    behind = [Shortfall(source, counted.get(source, 0), target) for source, target in targets]
+    gaps = []
+    for name, value in meta.items():
         kind, _, rest = name.decode().partition(":")
-        if kind == "t":
-            topic_id, _, partition = rest.rpartition(":")
-            watermark = int(meta.get(b"w:" + rest.encode(), 0))
-            behind.append(Shortfall((topic_id, int(partition)), watermark, int(value)))
-        elif kind == "gap":
+        if kind == "gap":
             topic_id, partition, first = rest.split(":")
             gaps.append(Gap(topic_id, int(partition), int(first), int(value)))
+    gaps.sort()
     incomplete = meta.get(b"complete") == b"0"
     unproven = b"unproven" in meta or (incomplete and not behind and not gaps)
     return Missing(behind, gaps, unproven)

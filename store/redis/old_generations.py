@@ -9,6 +9,7 @@ from typing import Final
 from store.counters import Generation, GenerationState
 from store.redis.client import Client, Script, redis_errors
 from store.redis.completeness import RedisCompleteness, missing_of
+from store.redis.watermarks import offsets_of
 
 #: Maximum number of keys that one call of the `drop` script deletes: a few milliseconds.
 DROP_KEYS: Final = 1_000
@@ -16,7 +17,7 @@ DROP_KEYS: Final = 1_000
 DROP_PAUSE_S: Final = 0.005
 #: How many of a tenant's last numbers are looked at.
 NUMBERS_MAX: Final = 100
-#: Tenants of one pipeline.
+#: Tenants of one pipeline: Redis serves others between its commands.
 TENANTS_PER_CALL: Final = 500
 
 
@@ -123,10 +124,6 @@ def generation_state(
         missing=missing_of(meta),
         events=whole_number(b"events"),
         replaced_ms=whole_number(b"replaced_ms"),
-        offsets=sum(
-            int(value)
-            for name, value in meta.items()
-            if name.startswith(b"w:") and not name.startswith(b"w:rebuild:")
-        ),
+        offsets=sum(offsets_of(meta, "w").values()),
         timezone=meta.get(b"timezone", b"").decode(),
     )

@@ -9,10 +9,8 @@ from store.counters import TenantOverview
 from store.records import GROUPINGS
 from store.redis.client import redis_errors
 from store.redis.keys import GROUPING_CODES, Keys
-from store.redis.old_generations import generation_state
+from store.redis.old_generations import TENANTS_PER_CALL, generation_state
 
-#: Tenants of one pipeline: Redis serves others between its commands.
-TENANTS_PER_CALL: Final = 500
 #: How many of a tenant's last numbers are looked at, beside the active one.
 NUMBERS_MAX: Final = 10
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from store.counters import Generation, Source
 from store.redis.client import Client, redis_errors
 from store.redis.keys import Keys, watermark_field
+
+#: The topic id under which a generation under construction keeps the number of its commits.
+BUILD_LOG: Final = "rebuild"
 
 
 class RedisWatermarks:
@@ -25,26 +28,15 @@ class RedisWatermarks:
         """Return partition -> the watermark that the generation was created with."""
         return await self._watermarks(generation, "f", topic_id)
 
-    async def all_watermarks(self, generation: Generation) -> Mapping[tuple[str, int], int]:
+    async def all_watermarks(self, generation: Generation) -> Mapping[Source, int]:
         """Return (topic id, partition) -> next offset, of every topic id ever counted."""
-        found = {}
-        for field, value in (await self._meta(generation)).items():
-            kind, _, rest = field.decode().partition(":")
-            if kind == "w" and not rest.startswith("rebuild:"):
-                topic_id, _, partition = rest.rpartition(":")
-                found[topic_id, int(partition)] = int(value)
-        return found
+        return offsets_of(await self._meta(generation), "w")
 
     async def reach(self, generation: Generation) -> Mapping[Source, int]:
         """Return (topic id, partition) -> what is counted, or has to be before it is complete."""
-        found: dict[Source, int] = {}
-        for name, value in (await self._meta(generation)).items():
-            kind, _, source = name.decode().partition(":")
-            topic_id, _, partition = source.rpartition(":")
-            if kind in ("w", "t") and topic_id != "rebuild":
-                key = topic_id, int(partition)
-                found[key] = max(int(value), found.get(key, 0))
-        return found
+        meta = await self._meta(generation)
+        counted, targets = offsets_of(meta, "w"), offsets_of(meta, "t")
+        return {s: max(counted.get(s, 0), targets.get(s, 0)) for s in counted | targets}
 
     async def previous(self, generation: Generation) -> Generation | None:
         """Return the generation that a rollback of `generation` would activate; None = none."""
@@ -87,3 +79,17 @@ class RedisWatermarks:
                 self._keys.meta(generation.tenant, generation.number)
             )
         return meta
+
+
+def offsets_of(meta: Mapping[bytes, bytes], kind: str) -> dict[Source, int]:
+    """Return (topic id, partition) -> offset, of the fields of one kind in a meta hash.
+
+    Kinds: see `watermark_field`; `t`: offset to reach. The progress of a rebuild is left out.
+    """
+    found = {}
+    for name, value in meta.items():
+        of_kind, _, source = name.decode().partition(":")
+        topic_id, _, partition = source.rpartition(":")
+        if of_kind == kind and topic_id != BUILD_LOG:
+            found[topic_id, int(partition)] = int(value)
+    return found

@@ -9,6 +9,7 @@ from store.counters import Committed, Deltas, Duplicates, Generation, Refused, R
 from store.records import SourcedEvent
 from store.redis.builds import BUCKETS_MAX, RedisBuilds
 from store.redis.counters import RedisCounters
+from store.redis.watermarks import BUILD_LOG
 from store.windows import Calendar
 from streams.aggregate import aggregate, by_slot, distinct
 from streams.rebuild.errors import RebuildError
@@ -16,8 +17,6 @@ from streams.rebuild.identities import ID_BYTES, buckets_of
 from streams.rebuild.pace import Pace
 from streams.rollover import ROLL_RECORDS
 
-#: The topic id under which a generation under construction keeps the number of its commits.
-BUILD_LOG: Final = "rebuild"
 #: Events of one commit while the topic is followed.
 FOLLOW_EVENTS: Final = 200
 

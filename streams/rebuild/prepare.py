@@ -12,8 +12,9 @@ from store.postgres.catalog import load_catalog
 from store.postgres.gaps import HistoryGaps
 from store.postgres.sums import Below, HistorySums, open_sums
 from store.records import Catalog
+from store.redis.watermarks import BUILD_LOG
 from store.windows import Calendar
-from streams.rebuild.builder import BUILD_LOG, Builder
+from streams.rebuild.builder import Builder
 from streams.rebuild.context import Context
 from streams.rebuild.errors import RebuildError
 from streams.rebuild.from_history import see_identities, write_identities, write_sums

@@ -22,7 +22,7 @@ from store.counters import (
     Visible,
 )
 from store.records import CounterPage
-from store.redis import overview
+from store.redis import old_generations
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
@@ -309,7 +309,7 @@ def test_the_overview_has_all_generations_of_all_tenants(redis_url: str) -> None
         client: Any = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
         try:
             counters = RedisCounters(client, "is")
-            for index in range(overview.TENANTS_PER_CALL + 2):
+            for index in range(old_generations.TENANTS_PER_CALL + 2):
                 await counters.create(
                     f"t-{index:04}", day=TODAY, timezone="UTC", complete=True, watermarks=[]
                 )
@@ -325,7 +325,7 @@ def test_the_overview_has_all_generations_of_all_tenants(redis_url: str) -> None
                     await counters.swap(building, now_ms=NOW_MS)
             found = await counters.overview()
             assert [tenant.tenant for tenant in found] == sorted(await counters.tenants())
-            assert len(found) == overview.TENANTS_PER_CALL + 2
+            assert len(found) == old_generations.TENANTS_PER_CALL + 2
             assert [len(tenant.generations) for tenant in found[:3]] == [1, 3, 1]
             assert list(found[1].generations) == await counters.generations("t-0001")
             assert (found[1].generation, found[1].timezone) == (2, "Asia/Tokyo")
