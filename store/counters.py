@@ -251,11 +251,11 @@ class CounterStore(CounterReader, Protocol):
         timezone: str,
         token: str,
         watermarks: Sequence[Position],
-        gaps: Mapping[Position, int] | None = None,
+        gaps: Sequence[Gap] = (),
     ) -> Generation:
         """Create a generation beside the active one.
 
-        `gaps` maps first offsets to ends (exclusive) of what it lacks though history has it.
+        `gaps` are offsets that it lacks though history has them.
         Only a writer with its token can change it, and no reader sees it before `swap`.
         """
         ...

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from store.counters import Generation, Missing, Position, Shortfall
 from store.offsets import Gap
 from store.redis.client import Client, Script
-from store.redis.keys import watermark_field
+from store.redis.keys import gap_field, watermark_field
 from store.redis.watermarks import RedisWatermarks, offsets_of
 
 
@@ -43,7 +43,7 @@ class RedisCompleteness(RedisWatermarks):
             self._client,
             self._keys.active(generation.tenant),
             generation.number,
-            *(f"gap:{gap.topic_id}:{gap.partition}:{gap.first_offset}" for gap in gaps),
+            *map(gap_field, gaps),
         )
         return bool(answer[1] == b"1")
 

@@ -6,7 +6,7 @@ Each method is one script or one pipeline; the scripts are in `lua/`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from store.counters import (
@@ -18,9 +18,10 @@ from store.counters import (
     Shortfall,
     Source,
 )
+from store.offsets import Gap
 from store.records import StoreUnavailable
 from store.redis.client import Client, Script, redis_errors
-from store.redis.keys import watermark_field
+from store.redis.keys import gap_field, watermark_field
 from store.redis.old_generations import RedisOldGenerations
 from store.redis.reports import RedisReports
 
@@ -88,7 +89,7 @@ class RedisGenerations(RedisOldGenerations):
             complete=complete,
             token="",
             watermarks=watermarks,
-            gaps={},
+            gaps=(),
         )
         generation = await self.generation(tenant)
         assert generation is not None
@@ -102,7 +103,7 @@ class RedisGenerations(RedisOldGenerations):
         timezone: str,
         token: str,
         watermarks: Sequence[Position],
-        gaps: Mapping[Position, int] | None = None,
+        gaps: Sequence[Gap] = (),
     ) -> Generation:
         """Create a generation beside the active one; `token` is needed to change it."""
         number = await self._new_generation(
@@ -112,7 +113,7 @@ class RedisGenerations(RedisOldGenerations):
             complete=False,
             token=token,
             watermarks=watermarks,
-            gaps=gaps or {},
+            gaps=gaps,
         )
         return Generation(
             tenant=tenant,
@@ -133,11 +134,11 @@ class RedisGenerations(RedisOldGenerations):
         complete: bool,
         token: str,
         watermarks: Sequence[Position],
-        gaps: Mapping[Position, int],
+        gaps: Sequence[Gap],
     ) -> int:
         fields: list[str | int] = []
-        for (topic_id, partition, first), end in gaps.items():
-            fields += [f"gap:{topic_id}:{partition}:{first}", end]
+        for gap in gaps:
+            fields += [gap_field(gap), gap.next_offset]
         for position in watermarks:
             for kind in ("w", "f"):
                 field = watermark_field(kind, position.topic_id, position.partition)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from store.offsets import Gap
 from store.records import Grouping
 
 #: Code of a grouping in keys, scripts and the members of due sets.
@@ -140,3 +141,8 @@ class Keys(NamedTuple):
 def watermark_field(kind: str, topic_id: str, partition: int) -> str:
     """Return a field of meta. Kind `w`: next offset to count; `f`: offset counting began at."""
     return f"{kind}:{topic_id}:{partition}"
+
+
+def gap_field(gap: Gap) -> str:
+    """Return the field of meta that has the end of a gap of these counters."""
+    return f"gap:{gap.topic_id}:{gap.partition}:{gap.first_offset}"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from store.counters import Committed, Deltas, Duplicates, Generation, Refused, Rolled
 from store.records import SourcedEvent
-from store.redis.builds import BUCKETS_MAX, RedisBuilds
+from store.redis.builds import BUCKETS_MAX
 from store.redis.counters import RedisCounters
 from store.redis.watermarks import BUILD_LOG
 from store.windows import Calendar
@@ -31,7 +31,6 @@ class Builder:
     def __init__(
         self,
         counters: RedisCounters,
-        builds: RedisBuilds,
         pace: Pace,
         *,
         generation: Generation,
@@ -46,7 +45,6 @@ class Builder:
         self.events = 0
         """Events that are written."""
         self._counters = counters
-        self._builds = builds
         self._pace = pace
         self.writes = 0
         """Writes of sums and identities: what Redis has lost of them is noticed by their number."""
@@ -69,7 +67,7 @@ class Builder:
         for first in range(0, len(buckets), BUCKETS_MAX):
             stored = await self._pace.call(
                 0,
-                self._builds.load_identities,
+                self._counters.builds.load_identities,
                 self.generation,
                 slot,
                 buckets[first : first + BUCKETS_MAX],

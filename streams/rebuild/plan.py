@@ -6,21 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from store.counters import Position, Source
+from store.offsets import Gap
 
 From = Literal["topic", "history", "auto"]
-
-
-class Offsets(NamedTuple):
-    """A range of offsets of one source."""
-
-    source: Source
-    first: int
-    end: int
-    """Exclusive."""
-
-    def __str__(self) -> str:
-        topic_id, partition = self.source
-        return f"offsets {self.first:,} to {self.end - 1:,} of partition {partition} ({topic_id})"
 
 
 class TopicView(NamedTuple):
@@ -36,7 +24,7 @@ class HistoryView(NamedTuple):
 
     positions: Mapping[Source, int]
     """History has the offsets below, except its gaps."""
-    gaps: Sequence[Offsets] = ()
+    gaps: Sequence[Gap] = ()
 
 
 class Plan(NamedTuple):
@@ -50,7 +38,7 @@ class Plan(NamedTuple):
     whole_history: bool
     """Whether all rows of history are taken. Otherwise only those that the topic does not hold."""
     uses_history: bool
-    lost: Sequence[Offsets]
+    lost: Sequence[Gap]
     """Offsets that the active generation has reached, or that history stored, and that the new one
     cannot get from its source."""
 
@@ -69,7 +57,7 @@ def make_plan(
     positions = history.positions
     current = topic.topic_id if topic else None
     starts: dict[Source, int] = {}
-    lost: list[Offsets] = []
+    lost: list[Gap] = []
     for key in sorted({*positions, *reach, *_sources(topic)}):
         stored = positions.get(key, 0) if source != "topic" else 0
         held = topic.earliest.get(key[1]) if topic and key[0] == current else None
@@ -77,17 +65,17 @@ def make_plan(
             starts[key] = stored
             end = max(reach.get(key, 0), positions.get(key, 0))
             if end > stored and topic:
-                lost.append(Offsets(key, stored, end))
+                lost.append(Gap(*key, stored, end))
             continue
         starts[key] = max(held, stored) if source == "history" else held
         end = min(starts[key], max(reach.get(key, 0), positions.get(key, 0)))
         if end > stored:
-            lost.append(Offsets(key, stored, end))
+            lost.append(Gap(*key, stored, end))
     if source != "topic":
         for gap in history.gaps:
-            end = min(gap.end, starts.get(gap.source, 0), reach.get(gap.source, 0))
-            if end > gap.first:
-                lost.append(Offsets(gap.source, gap.first, end))
+            reached = min(starts.get(gap.source, 0), reach.get(gap.source, 0))
+            if (end := min(gap.next_offset, reached)) > gap.first_offset:
+                lost.append(gap._replace(next_offset=end))
     return Plan(
         watermarks=[Position(*key, offset) for key, offset in starts.items()],
         topic_starts={p: starts[current, p] for p in topic.earliest} if topic and current else {},
@@ -99,27 +87,3 @@ def make_plan(
 
 def _sources(topic: TopicView | None) -> Iterable[Source]:
     return ((topic.topic_id, partition) for partition in topic.earliest) if topic else ()
-
-
-def without(ranges: Iterable[Offsets], known: Iterable[Offsets]) -> list[Offsets]:
-    """Return the parts of `ranges` that are in none of `known`."""
-    found = list(ranges)
-    for source, first, end in known:
-        parts: list[Offsets] = []
-        for each in found:
-            if each.source != source or each.end <= first or end <= each.first:
-                parts.append(each)
-                continue
-            if each.first < first:
-                parts.append(each._replace(end=first))
-            if end < each.end:
-                parts.append(each._replace(first=end))
-        found = parts
-    return found
-
-
-def describe(ranges: Sequence[Offsets]) -> str:
-    """Return the number of offsets and the first ranges, for an error message."""
-    total = sum(each.end - each.first for each in ranges)
-    shown = "; ".join(map(str, ranges[:3])) + ("; …" if len(ranges) > 3 else "")
-    return f"{total:,} offsets ({shown})"

@@ -7,7 +7,7 @@ from typing import Final
 
 from store.counters import Generation, Position
 from store.logs import get_logger
-from store.offsets import Gap
+from store.offsets import Gap, describe, without
 from store.postgres.catalog import load_catalog
 from store.postgres.gaps import HistoryGaps
 from store.postgres.sums import Below, HistorySums, open_sums
@@ -19,7 +19,7 @@ from streams.rebuild.context import Context
 from streams.rebuild.errors import RebuildError
 from streams.rebuild.from_history import see_identities, write_identities, write_sums
 from streams.rebuild.identities import SeenIdentities
-from streams.rebuild.plan import HistoryView, Offsets, Plan, describe, make_plan, without
+from streams.rebuild.plan import HistoryView, Plan, make_plan
 from streams.rebuild.sums import EventSums
 from streams.rebuild.takeover import SinceRebuild, since_rebuild
 from streams.rebuild.work import Work
@@ -51,7 +51,7 @@ class Preparer:
             plan = make_plan(
                 self._context.options.source,
                 self._context.topic,
-                HistoryView(history.positions, await self._history_gaps()),
+                HistoryView(history.positions, await HistoryGaps(self._context.pool).gaps()),
                 reach,
             )
             if since is not None:
@@ -102,7 +102,7 @@ class Preparer:
 
     async def _check_lost(
         self, tenant: str, plan: Plan, history: HistorySums, active: Generation | None
-    ) -> list[Offsets]:
+    ) -> list[Gap]:
         """Return the ranges that make the new generation incomplete: history has rows in them.
 
         Raises RebuildError where the options do not allow a loss.
@@ -112,7 +112,7 @@ class Preparer:
         if not plan.uses_history and self._context.topic is not None:
             unused = await history.rows(Below(self._context.topic.topic_id, plan.topic_starts))
             if not unused:  # history has passed these offsets, and the tenant has nothing there
-                known = [Offsets(key, 0, offset) for key, offset in history.positions.items()]
+                known = [Gap(*key, 0, offset) for key, offset in history.positions.items()]
                 lost = without(lost, known)
         if active is not None:
             lost = without(lost, await self._counter_gaps(active))
@@ -131,18 +131,14 @@ class Preparer:
         logger.warning("rebuilding with a loss of counts", tenant=tenant, lost=describe(lost))
         return lost if unused else []
 
-    async def _history_gaps(self) -> list[Offsets]:
-        gaps = await HistoryGaps(self._context.pool).gaps()
-        return [_offsets(gap) for gap in gaps]
-
-    async def _counter_gaps(self, active: Generation) -> list[Offsets]:
+    async def _counter_gaps(self, active: Generation) -> list[Gap]:
         """Return what the active counters lack themselves, so that it cannot be lost with them."""
         missing = await self._context.counters.missing(active)
         lost = await self._context.counters.reports.lost()
-        return [_offsets(gap) for gap in (*missing.gaps, *lost)]
+        return [*missing.gaps, *lost]
 
     async def _create(
-        self, catalog: Catalog, token: str, plan: Plan, gaps: Sequence[Offsets]
+        self, catalog: Catalog, token: str, plan: Plan, gaps: Sequence[Gap]
     ) -> Builder:
         calendar = Calendar(catalog.timezone)
         generation = await self._context.counters.build(
@@ -151,11 +147,10 @@ class Preparer:
             timezone=catalog.timezone,
             token=token,
             watermarks=[*plan.watermarks, Position(BUILD_LOG, 0, 0)],
-            gaps={Position(*gap.source, gap.first): gap.end for gap in gaps},
+            gaps=gaps,
         )
         return Builder(
             self._context.counters,
-            self._context.counters.builds,
             self._context.pace,
             generation=generation,
             calendar=calendar,
@@ -171,7 +166,3 @@ class Preparer:
         if not numbers:
             return []
         return [f"started afresh: dropped generation {numbers[-1]} of an interrupted rebuild"]
-
-
-def _offsets(gap: Gap) -> Offsets:
-    return Offsets((gap.topic_id, gap.partition), gap.first_offset, gap.next_offset)

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from store.clock import system_clock_ms
+from store.offsets import Gap, describe
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool, open_pool
 from store.redis.counters import RedisCounters, open_counters
@@ -23,7 +24,7 @@ from streams.rebuild.errors import AlreadyRunningError, RebuildError
 from streams.rebuild.finish import Finisher
 from streams.rebuild.lease import lease
 from streams.rebuild.pace import Pace
-from streams.rebuild.plan import Offsets, TopicView, describe
+from streams.rebuild.plan import TopicView
 from streams.rebuild.prepare import Preparer
 from streams.rebuild.progress import Report
 from streams.rebuild.publish import publishing
@@ -116,7 +117,7 @@ class Rebuilder:
             first = counted.get(source, 0)
             held = topic.earliest.get(source[1], 0) if source[0] == topic.topic_id else end
             if first < min(end, held):
-                lost.append(Offsets(source, first, min(end, held)))
+                lost.append(Gap(*source, first, min(end, held)))
         if not lost:
             return None
         return (

@@ -7,8 +7,9 @@ from datetime import date, datetime
 from typing import NamedTuple
 
 from store.counters import Generation, Missing, Source
+from store.offsets import Gap, after
 from store.windows import EPOCH, TILE_DAYS, Calendar, date_of
-from streams.rebuild.plan import Offsets, Plan
+from streams.rebuild.plan import Plan
 
 #: A calendar date, of each tenant's time zone, or an instant in ms.
 Since = date | int
@@ -77,7 +78,7 @@ def why_not_read(
         if watermark < held:
             return (
                 f"the active counters have not counted "
-                f"{Offsets((topic_id, partition), watermark, held)}, which the topic no longer "
+                f"{Gap(topic_id, partition, watermark, held)}, which the topic no longer "
                 "holds; rebuild without --since"
             )
     return None
@@ -128,18 +129,17 @@ def narrow(
     )
 
 
-def _lost(lost: Sequence[Offsets], times: TopicTimes) -> Iterator[Offsets]:
+def _lost(lost: Sequence[Gap], times: TopicTimes) -> Iterator[Gap]:
     """Yield what may hold events of the day or later.
 
     A partition whose earliest record is older shows that everything before it is older too, and so
     is everything of a topic that was there before this one.
     """
     for each in lost:
-        topic_id, partition = each.source
-        if topic_id != times.topic_id:
+        if each.topic_id != times.topic_id:
             if not times.older:
                 yield each
-        elif partition not in times.older:
+        elif each.partition not in times.older:
             yield each
-        elif each.end > times.day_from[partition]:
-            yield each._replace(first=max(each.first, times.day_from[partition]))
+        else:
+            yield from after([each], times.day_from[each.partition])

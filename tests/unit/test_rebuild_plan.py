@@ -7,16 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from store.counters import Source
-from streams.rebuild.plan import (
-    From,
-    HistoryView,
-    Offsets,
-    Plan,
-    TopicView,
-    describe,
-    make_plan,
-    without,
-)
+from store.offsets import Gap, describe, without
+from streams.rebuild.plan import From, HistoryView, Plan, TopicView, make_plan
 
 NOW, OLD = "topic-now", "topic-before"
 
@@ -26,7 +18,7 @@ def plan(
     *,
     earliest: Mapping[int, int] | None = None,
     stored: Mapping[Source, int] | None = None,
-    gaps: tuple[Offsets, ...] = (),
+    gaps: tuple[Gap, ...] = (),
     reach: Mapping[Source, int] | None = None,
 ) -> Plan:
     topic = None if earliest is None else TopicView(NOW, earliest)
@@ -59,13 +51,13 @@ def test_auto_takes_from_history_what_retention_deleted() -> None:
 def test_the_topic_alone_loses_what_retention_deleted() -> None:
     made = plan("topic", earliest={0: 40}, stored={(NOW, 0): 90}, reach={(NOW, 0): 95})
     assert (made.topic_starts, made.uses_history) == ({0: 40}, False)
-    assert made.lost == [Offsets((NOW, 0), 0, 40)]
+    assert made.lost == [Gap(NOW, 0, 0, 40)]
 
 
 @pytest.mark.parametrize("source", ["history", "auto"])
 def test_offsets_that_retention_deleted_before_history_had_them_are_lost(source: From) -> None:
     made = plan(source, earliest={0: 70}, stored={(NOW, 0): 50}, reach={(NOW, 0): 95})
-    assert (made.topic_starts, made.lost) == ({0: 70}, [Offsets((NOW, 0), 50, 70)])
+    assert (made.topic_starts, made.lost) == ({0: 70}, [Gap(NOW, 0, 50, 70)])
 
 
 def test_what_nobody_has_counted_or_stored_is_not_lost() -> None:
@@ -81,21 +73,21 @@ def test_another_topic_id_is_only_in_history() -> None:
     for source in ("history", "auto"):
         assert plan(source, earliest={0: 0}, stored=stored, reach=reach).lost == []
     made = plan("topic", earliest={0: 0}, stored=stored, reach=reach)
-    assert made.lost == [Offsets((OLD, 0), 0, 50)]
+    assert made.lost == [Gap(OLD, 0, 0, 50)]
     behind = plan("auto", earliest={0: 0}, stored=stored, reach={(OLD, 0): 60})
-    assert behind.lost == [Offsets((OLD, 0), 50, 60)]
+    assert behind.lost == [Gap(OLD, 0, 50, 60)]
     assert starts(behind)[OLD, 0] == 50
 
 
 def test_a_gap_of_history_is_lost_unless_the_topic_has_it() -> None:
-    gaps = (Offsets((NOW, 0), 20, 30),)
+    gaps = (Gap(NOW, 0, 20, 30),)
     stored, reach = {(NOW, 0): 90}, {(NOW, 0): 90}
     made = plan("history", earliest={0: 25}, stored=stored, gaps=gaps, reach=reach)
-    assert made.lost == [Offsets((NOW, 0), 20, 30)]
+    assert made.lost == [Gap(NOW, 0, 20, 30)]
     made = plan("auto", earliest={0: 25}, stored=stored, gaps=gaps, reach=reach)
-    assert made.lost == [Offsets((NOW, 0), 20, 25)]
+    assert made.lost == [Gap(NOW, 0, 20, 25)]
     made = plan("auto", earliest={0: 25}, stored=stored, gaps=gaps, reach={(NOW, 0): 22})
-    assert made.lost == [Offsets((NOW, 0), 20, 22)]
+    assert made.lost == [Gap(NOW, 0, 20, 22)]
 
 
 def test_without_kafka_history_is_taken_as_it_is() -> None:
@@ -105,19 +97,17 @@ def test_without_kafka_history_is_taken_as_it_is() -> None:
 
 def test_ranges_that_are_known_are_taken_out() -> None:
     key = (NOW, 0)
-    given = [Offsets(key, 10, 20), Offsets((NOW, 1), 10, 20)]
-    assert without(given, [Offsets(key, 12, 15)]) == [
-        Offsets(key, 10, 12),
-        Offsets(key, 15, 20),
-        Offsets((NOW, 1), 10, 20),
+    given = [Gap(*key, 10, 20), Gap(NOW, 1, 10, 20)]
+    assert without(given, [Gap(*key, 12, 15)]) == [
+        Gap(*key, 10, 12),
+        Gap(*key, 15, 20),
+        Gap(NOW, 1, 10, 20),
     ]
-    assert without(given, [Offsets(key, 0, 99), Offsets((NOW, 1), 19, 99)]) == [
-        Offsets((NOW, 1), 10, 19)
-    ]
+    assert without(given, [Gap(*key, 0, 99), Gap(NOW, 1, 19, 99)]) == [Gap(NOW, 1, 10, 19)]
 
 
 def test_a_description_has_the_number_and_the_first_ranges() -> None:
-    ranges = [Offsets((NOW, p), 1_000, 2_500) for p in range(4)]
+    ranges = [Gap(NOW, p, 1_000, 2_500) for p in range(4)]
     assert describe(ranges) == (
         "6,000 offsets (offsets 1,000 to 2,499 of partition 0 (topic-now); offsets 1,000 to 2,499 "
         "of partition 1 (topic-now); offsets 1,000 to 2,499 of partition 2 (topic-now); …)"

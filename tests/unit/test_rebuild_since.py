@@ -20,7 +20,7 @@ from streams.rebuild.base import CopiedGroups, OpenOffers, base_of
 from streams.rebuild.errors import RebuildError
 from streams.rebuild.identities import SeenIdentities
 from streams.rebuild.late import SinceSums, Takeover
-from streams.rebuild.plan import Offsets, Plan
+from streams.rebuild.plan import Plan
 from streams.rebuild.since import (
     TopicTimes,
     day_of,
@@ -251,7 +251,7 @@ def test_what_the_counters_have_yet_to_count_must_be_in_the_topic() -> None:
     assert "offsets 4 to 4 of partition 1" in (why_not_read(TOPIC, {0: 5, 1: 5}, {1: 4}) or "")
 
 
-def plan_of(lost: Sequence[Offsets], *, whole_history: bool = False) -> Plan:
+def plan_of(lost: Sequence[Gap], *, whole_history: bool = False) -> Plan:
     return Plan(
         watermarks=[Position(TOPIC, 0, 50), Position(TOPIC, 1, 50), Position(OTHER, 0, 3)],
         topic_starts={0: 50, 1: 50},
@@ -285,12 +285,12 @@ def test_the_topic_is_read_from_the_first_identity_or_the_first_uncounted_event(
 
 
 def test_only_offsets_that_may_be_of_the_days_are_lost() -> None:
-    lost = [Offsets((TOPIC, 0), 0, 10), Offsets((TOPIC, 1), 0, 10), Offsets((OTHER, 0), 3, 9)]
+    lost = [Gap(TOPIC, 0, 0, 10), Gap(TOPIC, 1, 0, 10), Gap(OTHER, 0, 3, 9)]
     plan, _ = narrow(plan_of(lost), times_of(), {})
     assert plan.lost == lost, "nothing tells how old they are"
     assert plan.watermarks[2] == Position(OTHER, 0, 3)
     plan, _ = narrow(plan_of(lost), times_of(0), {(OTHER, 0): 9})
     assert plan.lost == [lost[1]]
     assert plan.watermarks[2] == Position(OTHER, 0, 9)
-    plan, _ = narrow(plan_of([Offsets((TOPIC, 0), 5, 70)]), times_of(0), {})
-    assert plan.lost == [Offsets((TOPIC, 0), 60, 70)]
+    plan, _ = narrow(plan_of([Gap(TOPIC, 0, 5, 70)]), times_of(0), {})
+    assert plan.lost == [Gap(TOPIC, 0, 60, 70)]
