@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from store.audit import GroupState
 from store.records import Grouping
+from streams.rebuild.identities import find_entry
 
 #: Bytes of a key in memory, and of the ordinal that is stored with it.
 _KEY_BYTES: Final = 12
@@ -78,7 +79,7 @@ class CopiedGroups:
         """Return partition -> watermark at which the group was read; None = it is not copied."""
         key = _key(grouping, id_)
         bucket = self._buckets[_bucket(key)]
-        at = -1 if bucket is None else _find(bucket, key, _ENTRY_BYTES)
+        at = -1 if bucket is None else find_entry(bucket, key, _ENTRY_BYTES)
         if bucket is None or at < 0:
             return None
         ordinal = int.from_bytes(bucket[at + _KEY_BYTES : at + _ENTRY_BYTES], "little")
@@ -102,7 +103,7 @@ class OpenOffers:
     def __contains__(self, pair: tuple[str, str]) -> bool:
         key = _key(*pair)
         bucket = self._buckets.get(_bucket(key))
-        return bucket is not None and _find(bucket, key, _KEY_BYTES) >= 0
+        return bucket is not None and find_entry(bucket, key, _KEY_BYTES) >= 0
 
 
 def _key(first: str, second: str) -> bytes:
@@ -112,10 +113,3 @@ def _key(first: str, second: str) -> bytes:
 
 def _bucket(key: bytes) -> int:
     return key[0] | key[1] << 8
-
-
-def _find(bucket: bytearray, key: bytes, step: int) -> int:
-    at = bucket.find(key)
-    while at >= 0 and at % step:
-        at = bucket.find(key, at + 1)
-    return at

@@ -40,11 +40,11 @@ class SeenIdentities:
         own = self._own[index]
         if own is None:
             own = self._own[index] = bytearray()
-        elif identity in own and _holds(own, identity):
+        elif find_entry(own, identity, ID_BYTES) >= 0:
             return False
         for buckets in self._near:
             bucket = buckets[index]
-            if bucket is not None and identity in bucket and _holds(bucket, identity):
+            if bucket is not None and find_entry(bucket, identity, ID_BYTES) >= 0:
                 return False
         own += identity
         return True
@@ -71,11 +71,12 @@ class SeenIdentities:
             yield slot, b"".join(bucket for bucket in self._slots[slot] if bucket)
 
 
-def _holds(bucket: bytearray, identity: bytes) -> bool:
-    at = bucket.find(identity)
-    while at >= 0 and at % ID_BYTES:
-        at = bucket.find(identity, at + 1)
-    return at >= 0
+def find_entry(bucket: bytearray, key: bytes, entry_bytes: int) -> int:
+    """Return where the entry that begins with `key` begins, or -1; all entries have one length."""
+    at = bucket.find(key)
+    while at >= 0 and at % entry_bytes:
+        at = bucket.find(key, at + 1)
+    return at
 
 
 def buckets_of(packed: bytes) -> list[bytes]:
