@@ -27,19 +27,9 @@ if ARGV[4] == '1' then
 end
 local today = tonumber(state[1])
 
--- Codes of the outcome types, and numbers of the offers; new ones are added, as commit.lua does.
-local types, code_by_type, codes = state[3] and cmsgpack.unpack(state[3]) or {}, {}, {}
-local n_types = #types
-for i = 1, n_types do code_by_type[types[i]] = i - 1 end
-for i, name in ipairs(fix.types) do
-  if not code_by_type[name] then
-    types[#types + 1] = name
-    code_by_type[name] = #types - 1
-  end
-  codes[i - 1] = code_by_type[name]
-end
-if #types > n_types then redis.call('HSET', meta, 'types', cmsgpack.pack(types)) end
+local codes = codes_of(fix.types, state[3])
 
+-- Returns the number of an offer; a new one gets the next, as in commit.lua.
 local function number_of(offer)
   local number = redis.call('HGET', home .. 'offers', offer)
   if not number then

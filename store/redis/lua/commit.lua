@@ -157,18 +157,7 @@ for _, group in ipairs(arrived) do
 end
 
 -- 2. Codes of the outcome types.
-local types = state[4] and cmsgpack.unpack(state[4]) or {}
-local code_by_type, n_types = {}, #types
-for i = 1, n_types do code_by_type[types[i]] = i - 1 end
-local codes = {}
-for i, key in ipairs(batch.types) do
-  if not code_by_type[key] then
-    types[#types + 1] = key
-    code_by_type[key] = #types - 1
-  end
-  codes[i - 1] = code_by_type[key]
-end
-if #types > n_types then redis.call('HSET', meta, 'types', cmsgpack.pack(types)) end
+local codes = codes_of(batch.types, state[4])
 
 -- 3. Records. Ranks are collected and written once per sorted set.
 local ranks, dues = {a = {}, t = {}, c = {}, u = {}}, {}

@@ -22,6 +22,23 @@ local function add(s, code, weekly, monthly, alltime)
   s[n + 1], s[n + 2], s[n + 3], s[n + 4] = code, weekly, monthly, alltime
 end
 
+-- Returns {index from 0 -> code} of outcome type keys, given meta's packed `types`; adds new ones to it.
+local function codes_of(keys, packed)
+  local types = packed and cmsgpack.unpack(packed) or {}
+  local code_by_type, n_types = {}, #types
+  for i = 1, n_types do code_by_type[types[i]] = i - 1 end
+  local codes = {}
+  for i, key in ipairs(keys) do
+    if not code_by_type[key] then
+      types[#types + 1] = key
+      code_by_type[key] = #types - 1
+    end
+    codes[i - 1] = code_by_type[key]
+  end
+  if #types > n_types then redis.call('HSET', meta, 'types', cmsgpack.pack(types)) end
+  return codes
+end
+
 -- Returns the next window day after `today` on which the tile of `day` enters or leaves a window.
 local function due_of(day, today)
   if day > today then return day end
