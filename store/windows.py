@@ -63,6 +63,11 @@ def exact_window(days: int, today: int) -> Window:
     return Window(today - days + 1, today)
 
 
+def slots_of_horizon(dedup_horizon_h: int) -> int:
+    """Return the slots (days of arrival) before and after its own in which a copy is recognised."""
+    return -(-dedup_horizon_h // 24)
+
+
 def from_tiles(window: Window, today: int) -> bool:
     """Return whether all days of `window` are covered by tiles."""
     start, end = window

@@ -22,7 +22,7 @@ from store.postgres.refill import HistoryFiller
 from store.records import Event, SourcedEvent
 from store.settings import Settings
 from streams.commit_batch import judged_at_ms, keep_registered, split_evenly
-from streams.decode.decoder import Decoder
+from streams.decode.decoder import make_decoder
 from streams.decode.rejection import Skipped
 from streams.kafka.topic_scan import OffsetsGone, ScanBatch, TopicScan, open_scan
 
@@ -248,11 +248,7 @@ class _EventReader:
         self._tenants = set(known_tenants)
         self._tenants_max = settings.tenants_max
         self._now_ms = now_ms
-        self._decoder = Decoder(
-            future_tolerance_s=settings.future_tolerance_s,
-            event_bytes_max=settings.event_bytes_max,
-            id_chars_max=settings.id_chars_max,
-        )
+        self._decoder = make_decoder(settings)
         self._catalogs = CatalogCache(
             lambda tenant: load_catalog(pool, tenant),
             refresh_s=settings.catalog_refresh_s,

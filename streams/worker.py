@@ -32,7 +32,7 @@ from streams.commit_batch import CommitBatchBuilder
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import DeadLetterSink
 from streams.dead_letters.sink import KafkaDeadLetterSink
-from streams.decode.decoder import Decoder
+from streams.decode.decoder import make_decoder
 from streams.faust_app import create_app, run_app, tune_garbage_collector
 from streams.history_sink import HistorySink
 from streams.log_changes import LogChanges
@@ -306,11 +306,7 @@ def make_pipeline(
 ) -> Pipeline:
     """Return a pipeline with the limits of `settings`."""
     builder = CommitBatchBuilder(
-        decoder=Decoder(
-            future_tolerance_s=settings.future_tolerance_s,
-            event_bytes_max=settings.event_bytes_max,
-            id_chars_max=settings.id_chars_max,
-        ),
+        decoder=make_decoder(settings),
         catalogs=catalogs,
         tenants=committer.tenants,
         alarm=RatioAlarm(

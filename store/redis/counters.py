@@ -28,7 +28,7 @@ from store.redis.generations import RedisGenerations
 from store.redis.keys import GROUPING_CODES, watermark_field
 from store.redis.overview import overview
 from store.settings import Settings
-from store.windows import DAY_MS, Period, from_tiles
+from store.windows import DAY_MS, Period, from_tiles, slots_of_horizon
 
 #: Length of a slot of remembered identities, in event arrival time.
 SLOT_MS: Final = DAY_MS
@@ -70,7 +70,7 @@ class RedisCounters(RedisGenerations):
         super().__init__(client, prefix)
         self.builds = RedisBuilds(client, prefix)
         self._groups_max = groups_max
-        self._slots_back = -(-dedup_horizon_h // 24)
+        self._slots_back = slots_of_horizon(dedup_horizon_h)
         self._commit = Script("commit")
         self._roll = Script("roll", include=["windows"])
         self._read = Script("read", read_only=True)

@@ -34,7 +34,7 @@ from store.records import Catalog, Event
 from store.settings import Settings
 from streams.dead_letters.headers import original_headers
 from streams.dead_letters.record import DeadLetter, Source
-from streams.decode.decoder import Decoder
+from streams.decode.decoder import make_decoder
 from streams.decode.rejection import Rejected, Skipped, unregistered_type
 from streams.kafka.producers import OutgoingRecord, Producer, open_producer
 
@@ -75,11 +75,7 @@ class Redrive:
         self._marks = RedrivenDeadLetters(pool)
         self._now_ms = now_ms
         self._dry_run = dry_run
-        self._decoder = Decoder(
-            future_tolerance_s=settings.future_tolerance_s,
-            event_bytes_max=settings.event_bytes_max,
-            id_chars_max=settings.id_chars_max,
-        )
+        self._decoder = make_decoder(settings)
         self._catalogs: dict[str, Catalog] = {}
         self._producer: Producer | None = None
         self._seen: set[Source] = set()

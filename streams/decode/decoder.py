@@ -8,6 +8,7 @@ rule and names the rule that was broken.
 from __future__ import annotations
 
 from store.records import Event
+from store.settings import Settings
 from streams.decode.event import ID_CHARS_MAX
 from streams.decode.fast import read_fast
 from streams.decode.rejection import InvalidEventError, Reason, Rejected, Skipped, reject
@@ -72,3 +73,12 @@ class Decoder:
                 f"timestamp is {ahead_s} s ahead of the clock; at most "
                 f"{self._future_tolerance_s} s are allowed",
             )
+
+
+def make_decoder(settings: Settings) -> Decoder:
+    """Return a decoder with the limits of `settings`."""
+    return Decoder(
+        future_tolerance_s=settings.future_tolerance_s,
+        event_bytes_max=settings.event_bytes_max,
+        id_chars_max=settings.id_chars_max,
+    )

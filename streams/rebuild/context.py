@@ -13,7 +13,7 @@ from store.records import StoreUnavailable
 from store.redis.counters import RedisCounters
 from store.redis.reports import PROGRESS_OLD_MS
 from store.settings import Settings
-from store.windows import DAY_MS
+from store.windows import DAY_MS, slots_of_horizon
 from streams.kafka.topic_id import check_brokers
 from streams.kafka.topic_scan import TopicScan, first_arrivals, open_scan
 from streams.rebuild.pace import Pace
@@ -48,7 +48,7 @@ class Context:
     @property
     def slots_back(self) -> int:
         """Slots before and after its own in which a copy of an event is recognised."""
-        return -(-self.settings.dedup_horizon_h // 24)
+        return slots_of_horizon(self.settings.dedup_horizon_h)
 
     def meter(self, tenant: str) -> ProgressMeter:
         """Return a meter of the progress of `tenant`."""

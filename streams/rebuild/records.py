@@ -8,7 +8,7 @@ from typing import Any
 from store.records import Event, SourcedEvent
 from store.settings import Settings
 from streams.commit_batch import judged_at_ms
-from streams.decode.decoder import Decoder
+from streams.decode.decoder import make_decoder
 
 
 class RecordReader:
@@ -16,11 +16,7 @@ class RecordReader:
 
     def __init__(self, settings: Settings, types: Mapping[str, Collection[str]]) -> None:
         """`types`: tenant -> keys of its outcome types."""
-        self._decode = Decoder(
-            future_tolerance_s=settings.future_tolerance_s,
-            event_bytes_max=settings.event_bytes_max,
-            id_chars_max=settings.id_chars_max,
-        ).decode
+        self._decode = make_decoder(settings).decode
         self._types = types
 
     def events(self, records: Sequence[Any], now_ms: int) -> Iterator[SourcedEvent]:
