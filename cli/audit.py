@@ -19,13 +19,13 @@ def audit(
     ] = None,
     sample: Annotated[
         int | None,
-        typer.Option(help="Compare about so many groups per grouping. Default: all.", min=1),
+        typer.Option(help="Number of groups to compare per grouping, about. Default: all.", min=1),
     ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Correct the groups that differ, and compare again.")
     ] = False,
     max_cells: Annotated[
-        int, typer.Option(help="Print at most so many differing cells per tenant.", min=0)
+        int, typer.Option(help="Maximum number of differing cells to print per tenant.", min=0)
     ] = 100,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document, with stable names.")

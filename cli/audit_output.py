@@ -43,7 +43,7 @@ class RepairDocument(Struct, rename="camel"):
     groups: int
     """Groups that were corrected."""
     left: DifferingDocument
-    """What still differed in a second audit of these groups."""
+    """Differences that remain in a second audit of these groups."""
     notes: list[str]
 
 

@@ -44,6 +44,10 @@ class Context:
     topic: TopicView | None = None
     ends: Mapping[int, int] = dataclasses.field(default_factory=dict)
     """Partition -> end of the topic, as seen last."""
+    _arrivals: dict[frozenset[tuple[int, int]], Mapping[int, int]] = dataclasses.field(
+        default_factory=dict
+    )
+    """Starts -> arrivals of the first records there: tenants rebuilt together share them."""
 
     @property
     def slots_back(self) -> int:
@@ -63,6 +67,7 @@ class Context:
         if self.scan is not None:
             self.topic = TopicView(self.scan.topic_id, await self.scan.earliest())
             self.ends = await self.scan.ends()
+            self._arrivals.clear()
 
     async def oldest_slot(self, starts: Mapping[int, int]) -> int:
         """Return the oldest slot whose identities the records from `starts` on may repeat."""
@@ -71,8 +76,10 @@ class Context:
             arrivals = (await self.counters.reports.arrivals()).values()
             arrived_ms = min(arrivals, default=0) or arrived_ms
         else:
-            first = await first_arrivals(self.scan, starts, self.ends)
-            arrived_ms = min([arrived_ms, *first.values()])
+            key = frozenset(starts.items())
+            if key not in self._arrivals:
+                self._arrivals[key] = await first_arrivals(self.scan, starts, self.ends)
+            arrived_ms = min([arrived_ms, *self._arrivals[key].values()])
         return arrived_ms // DAY_MS - self.slots_back
 
 
