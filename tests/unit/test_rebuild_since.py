@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.audit import GroupState, OfferSeen
-from store.counters import Deltas, Generation, Missing, Position, Shortfall
+from store.counters import Generation, Missing, Position, Shortfall
 from store.offsets import Gap
 from store.records import GROUPINGS, Event, Grouping
 from store.windows import DAY_MS, EPOCH, TILE_DAYS, Calendar, date_of
@@ -31,6 +31,7 @@ from streams.rebuild.since import (
     why_not_read,
 )
 from streams.rebuild.sums import EventSums
+from tests.support.deltas import counts_of
 from tests.support.events import TODAY, make_event
 
 UTC = Calendar("UTC")
@@ -147,7 +148,8 @@ def test_each_event_counts_once_whenever_its_groups_were_copied(
     read_to(takeover.last)
     deltas = list(since.decide())
     read_to({p: len(events) for p, events in topic.items()})
-    total += counts_of([*deltas, *sums.take()])
+    for (grouping, id_, _, _), n in counts_of([*deltas, *sums.take()]).items():
+        total[grouping, id_] += n
     distinct = {e.event_id: e for events in topic.values() for e in events}.values()
     expected = Counter((g, getattr(e, _ID[g])) for g in GROUPINGS for e in distinct)
     assert total == Counter({group: n for group, n in expected.items() if group[1] is not None})
@@ -167,20 +169,6 @@ def test_the_topic_has_days_of_offers_that_the_counters_lack() -> None:
     assert decided.customers == ["C-1", [], ["off_0", SINCE - 3]], "counted before it was copied"
     assert taken.customers == ["C-0", [], ["off_0", SINCE - 3]]
     assert taken.events == 0
-
-
-def counts_of(deltas: Iterable[Deltas]) -> Counter[Any]:
-    found: Counter[Any] = Counter()
-    for each in deltas:
-        for grouping, flat, step in (
-            ("action", each.actions, 2),
-            ("treatment", each.treatments, 2),
-            ("channel", each.channels, 2),
-            ("customer", each.customers, 3),
-        ):
-            for i in range(0, len(flat), step):
-                found[grouping, flat[i]] += sum(flat[i + 1][2::3])
-    return found
 
 
 def test_too_many_undecided_events_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

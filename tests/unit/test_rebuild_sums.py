@@ -13,6 +13,7 @@ from store.counters import Deltas
 from store.records import GROUPINGS, Event, Grouping
 from store.windows import TILE_DAYS, Calendar
 from streams.rebuild.sums import COMMIT_SIZE_MAX, GROUP_SIZE, EventSums, RowSums
+from tests.support.deltas import counts_of
 from tests.support.events import TODAY, events, make_event
 
 UTC = Calendar("UTC")
@@ -37,24 +38,6 @@ def expected_counts(of: Iterable[Event]) -> Counter[Any]:
         for grouping in GROUPINGS:
             if (id_ := id_of(event, grouping)) is not None:
                 found[grouping, id_, day, event.outcome] += 1
-    return found
-
-
-def counts_of(deltas: Sequence[Deltas]) -> Counter[Any]:
-    found: Counter[Any] = Counter()
-    for each in deltas:
-        for grouping, flat, step in (
-            ("action", each.actions, 2),
-            ("treatment", each.treatments, 2),
-            ("channel", each.channels, 2),
-            ("customer", each.customers, 3),
-        ):
-            for i in range(0, len(flat), step):
-                triples = flat[i + 1]
-                assert triples[::3] == sorted(triples[::3]), "in order of day"
-                for j in range(0, len(triples), 3):
-                    day, index, n = triples[j : j + 3]
-                    found[grouping, flat[i], day, each.types[index]] += n
     return found
 
 
