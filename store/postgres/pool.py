@@ -141,8 +141,8 @@ async def transaction(
     if Postgres cannot be reached, cancels a statement, or does not answer within `timeout_s`.
     """
     level = IsolationLevel.REPEATABLE_READ if snapshot else IsolationLevel.READ_COMMITTED
-    with postgres_errors(), cancellable():
-        async with asyncio.timeout(timeout_s), pool.connection() as connection:
+    with postgres_errors():
+        async with cancellable(), asyncio.timeout(timeout_s), pool.connection() as connection:
             # Attributes of the client: they are sent with BEGIN, without an extra round trip.
             await connection.set_isolation_level(level)
             await connection.set_read_only(read_only)

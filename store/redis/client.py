@@ -79,7 +79,7 @@ class _ReconnectOnReadOnly(AbstractConnection):
 async def redis_errors() -> AsyncIterator[None]:
     """Raise StoreUnavailable for every error of the driver inside the block."""
     try:
-        with cancellable():
+        async with cancellable():
             yield
     except (RedisError, OSError) as error:
         raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Final
 
 from store.counters import Generation, Position
@@ -47,34 +48,45 @@ class Preparer:
         since = await since_rebuild(self._context, active, tenant, Calendar(catalog.timezone))
         notes = await self._drop_unfinished(tenant)
         since_ms = since.since_ms if since else None
-        async with open_sums(self._context.pool, tenant, since_ms) as history:
-            plan = make_plan(
-                self._context.options.source,
-                self._context.topic,
-                HistoryView(history.positions, await HistoryGaps(self._context.pool).gaps()),
-                reach,
-            )
-            if since is not None:
-                plan = await since.narrow(plan)
-            gaps = await self._check_lost(tenant, plan, history, active)
-            builder = await self._create(catalog, token, plan, gaps)
-            work = Work(
-                tenant=tenant,
-                types=frozenset(catalog.outcome_types),
-                active=active,
-                active_events=await self._context.counters.events(active) if active else None,
-                builder=builder,
-                starts=plan.topic_starts,
-                given_up={each.source for each in plan.lost},
-                slots=await self._context.counters.identity_slots(active) if active else set(),
-                notes=notes,
-            )
-            try:
+        async with AsyncExitStack() as undo:
+            # Left before `undo` ends: closing the snapshot may fail, or be cancelled.
+            async with open_sums(self._context.pool, tenant, since_ms) as history:
+                plan = make_plan(
+                    self._context.options.source,
+                    self._context.topic,
+                    HistoryView(history.positions, await HistoryGaps(self._context.pool).gaps()),
+                    reach,
+                )
+                if since is not None:
+                    plan = await since.narrow(plan)
+                gaps = await self._check_lost(tenant, plan, history, active)
+                builder = await self._create(catalog, token, plan, gaps)
+                undo.push_async_callback(builder.drop)
+                work = await self._work(catalog, active, builder, plan, notes)
                 await self._fill(work, plan, history, since)
-            except BaseException:
-                await builder.drop()
-                raise
+            undo.pop_all()
         return work
+
+    async def _work(
+        self,
+        catalog: Catalog,
+        active: Generation | None,
+        builder: Builder,
+        plan: Plan,
+        notes: list[str],
+    ) -> Work:
+        counters = self._context.counters
+        return Work(
+            tenant=catalog.tenant,
+            types=frozenset(catalog.outcome_types),
+            active=active,
+            active_events=await counters.events(active) if active else None,
+            builder=builder,
+            starts=plan.topic_starts,
+            given_up={each.source for each in plan.lost},
+            slots=await counters.identity_slots(active) if active else set(),
+            notes=notes,
+        )
 
     async def _fill(
         self, work: Work, plan: Plan, history: HistorySums, since: SinceRebuild | None

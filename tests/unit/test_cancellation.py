@@ -28,7 +28,7 @@ async def lose_and_fail() -> None:
 def test_what_is_cancelled_ends(work: Callable[[], Awaitable[object]]) -> None:
     async def run() -> None:
         async def inside() -> None:
-            with cancellable():
+            async with cancellable():
                 await work()
 
         task = asyncio.create_task(inside())
@@ -40,11 +40,28 @@ def test_what_is_cancelled_ends(work: Callable[[], Awaitable[object]]) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("work", [lose, lose_and_fail])
+def test_what_was_cancelled_while_it_ran_ends(work: Callable[[], Awaitable[object]]) -> None:
+    """As Ctrl-C does, whose signal arrives while the task computes."""
+
+    async def run() -> None:
+        async def inside() -> None:
+            task.cancel()
+            async with cancellable():
+                await work()
+
+        task = asyncio.create_task(inside())
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+    asyncio.run(run())
+
+
 def test_a_timeout_around_it_stays_a_timeout() -> None:
     async def run() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.001):
-                with cancellable():
+                async with cancellable():
                     await lose()
 
     asyncio.run(run())
@@ -52,7 +69,7 @@ def test_a_timeout_around_it_stays_a_timeout() -> None:
 
 def test_a_timeout_within_it_is_no_cancellation() -> None:
     async def run() -> str:
-        with cancellable():
+        async with cancellable():
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.001):
                     await asyncio.sleep(60)
@@ -69,7 +86,7 @@ def test_who_was_cancelled_before_may_still_clean_up() -> None:
             try:
                 await asyncio.sleep(60)
             finally:
-                with cancellable():
+                async with cancellable():
                     await asyncio.sleep(0)
                     cleaned.append("cleaned")
 
@@ -85,9 +102,10 @@ def test_who_was_cancelled_before_may_still_clean_up() -> None:
 
 def test_without_a_cancellation_results_and_errors_pass() -> None:
     async def run() -> None:
-        with cancellable():
+        async with cancellable():
             await asyncio.sleep(0)
-        with pytest.raises(ValueError, match="as it is"), cancellable():
-            raise ValueError("as it is")
+        with pytest.raises(ValueError, match="as it is"):
+            async with cancellable():
+                raise ValueError("as it is")
 
     asyncio.run(run())
