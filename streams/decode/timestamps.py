@@ -19,6 +19,10 @@ _INSTANT: Final = re.compile(
     re.ASCII,
 )
 _MINUTE_MS: Final = 60_000
+# The parts of `YYYY-MM-DDThh:mm:ss.fffZ` after the hour, each with its separator.
+_MS_OF_MINUTE: Final = {f"{minute:02}:": minute * _MINUTE_MS for minute in range(60)}
+_MS_OF_SECOND: Final = {f"{second:02}.": second * 1_000 for second in range(60)}
+_MS_OF_FRACTION: Final = {f"{ms:03}Z": ms for ms in range(1_000)}
 
 
 def parse_ms(text: str) -> int:
@@ -27,6 +31,19 @@ def parse_ms(text: str) -> int:
     Accepts `YYYY-MM-DDThh:mm[:ss[.f…]]` followed by `Z`, `±hh:mm`, `±hhmm` or `±hh`. Digits beyond
     the millisecond are cut off. Raises ValueError, with a text that completes "timestamp …".
     """
+    try:  # the form that nearly every producer writes, in a third of the time
+        return (
+            _hour_ms(text[:14])
+            + _MS_OF_MINUTE[text[14:17]]
+            + _MS_OF_SECOND[text[17:20]]
+            + _MS_OF_FRACTION[text[20:]]
+        )
+    except (KeyError, ValueError):
+        return parse_any_form_ms(text)
+
+
+def parse_any_form_ms(text: str) -> int:
+    """Return the instant as `parse_ms` does, of which it is the definition."""
     found = _INSTANT.fullmatch(text)
     if found is None:
         raise ValueError("is not an ISO 8601 date and time with an offset or Z")
@@ -55,6 +72,12 @@ def format_ms(instant_ms: int) -> str:
     hour, minute = divmod(minute, 60)
     date_of_day = EPOCH + timedelta(days=day)
     return f"{date_of_day.isoformat()}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
+
+
+@lru_cache(maxsize=4_096)
+def _hour_ms(hour: str) -> int:
+    """Return the instant of `YYYY-MM-DDThh:`. Raises ValueError."""
+    return parse_any_form_ms(f"{hour}00:00.000Z")
 
 
 @lru_cache(maxsize=4_096)  # the events of a stream fall on few days

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.decode.timestamps import format_ms, parse_ms
+from streams.decode.timestamps import format_ms, parse_any_form_ms, parse_ms
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -73,3 +74,29 @@ def test_results_agree_with_the_standard_library(naive: datetime, offset_min: in
     local = (naive + timedelta(minutes=offset_min)).isoformat(timespec="microseconds")
     assert parse_ms(f"{local}{sign}{hours:02}:{minutes:02}") == expected_ms
     assert parse_ms(format_ms(expected_ms)) == expected_ms
+
+
+#: Of the characters of a timestamp, and of what int() takes for digits and for white space.
+_CHARACTERS = "0123456789-:.,TtZz+ _\n٢²"
+
+
+@given(
+    st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)),
+    st.lists(st.tuples(st.integers(0, 24), st.sampled_from(["", *_CHARACTERS])), max_size=2),
+)
+def test_the_short_way_and_the_long_way_agree(
+    naive: datetime, changes: list[tuple[int, str]]
+) -> None:
+    """On the usual form, and on texts that one or two changed characters make of it."""
+    text = format_ms((naive.replace(tzinfo=UTC) - EPOCH) // timedelta(milliseconds=1))
+    for at, character in changes:
+        text = text[:at] + character + text[at + 1 :]
+    assert result_of(parse_ms, text) == result_of(parse_any_form_ms, text)
+
+
+def result_of(parse: Callable[[str], int], text: str) -> int | str:
+    """Return the instant, or the text of the error."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        return str(error)
