@@ -120,6 +120,15 @@ class AuditedCounters:
             found = await self._client.zrandmember(key, n)
         return [id_.decode() for id_ in found]
 
+    async def sizes(
+        self, tenant: str, generation: int, grouping: Grouping, ids: Sequence[str]
+    ) -> list[int]:
+        """Return the number of events that each group has in all time; 0 = it is not there."""
+        key = self._keys.rank(tenant, generation, grouping, "a")
+        async with redis_errors():
+            scores = await self._client.zmscore(key, ids)
+        return [-int(score or 0) for score in scores]
+
     async def offers(self, tenant: str, generation: int) -> dict[bytes, str]:
         """Return the offers by the number that customers' records have of them."""
         async with redis_errors():

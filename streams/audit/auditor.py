@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -21,8 +20,8 @@ from store.redis.audit import ADJUST_GROUPS, AuditedCounters
 from store.redis.client import open_client
 from store.redis.reports import RedisReports
 from store.settings import Settings
-from store.windows import DAY_MS, TILE_DAYS
 from streams.audit.cells import same_differences
+from streams.audit.groups import AuditedGroups
 from streams.audit.segment import DIFFERING_MAX, Comparer, Difference, NotAudited
 
 #: Groups that are compared at one point: history is read once for them, and their records, about
@@ -127,6 +126,7 @@ class Auditor:
         """Compare a group that differs again after `pause_s`."""
         self._counters = counters
         self._history = history
+        self._groups = AuditedGroups(counters, history, now_ms)
         self._comparer = comparer
         self._now_ms = now_ms
         self._pause_s = pause_s
@@ -136,17 +136,24 @@ class Auditor:
         return sorted({*await self._counters.tenants(), *await self._history.tenants()})
 
     async def audit(
-        self, tenant: str, *, sample: int | None = None, recent: bool = False
+        self,
+        tenant: str,
+        *,
+        sample: int | None = None,
+        events_max: int | None = None,
+        recent: bool = False,
     ) -> TenantAudit:
         """Compare all groups of the tenant, or about `sample` of each grouping.
 
-        With `recent` only the windows that have a start are compared: an index finds their rows.
+        With `events_max` a sample ends before the group with which it would have more events, and
+        has at least one group: history reads each event of them. With `recent` only the windows
+        that have a start are compared: an index finds their rows.
         """
 
         async def groups(grouping: Grouping, generation: int) -> list[str]:
             if sample is None:
-                return await self._all_ids(tenant, grouping, generation)
-            return await self._sampled_ids(tenant, grouping, generation, sample)
+                return await self._groups.all(tenant, grouping, generation)
+            return await self._groups.sample(tenant, grouping, generation, sample, events_max)
 
         return await self._audit(tenant, groups, GROUPINGS, sample=sample, recent=recent)
 
@@ -288,21 +295,6 @@ class Auditor:
                 else:
                     agreed[difference.id] = times, difference
         return settled, len(agreed)
-
-    async def _all_ids(self, tenant: str, grouping: Grouping, generation: int) -> list[str]:
-        ids = {id_ async for id_ in self._counters.ids(tenant, generation, grouping)}
-        ids.update([id_ async for id_ in self._history.ids(tenant, grouping)])
-        return sorted(ids)
-
-    async def _sampled_ids(
-        self, tenant: str, grouping: Grouping, generation: int, n: int
-    ) -> list[str]:
-        """Return half from the counters and half from history: each may lack some groups."""
-        ids = set(await self._counters.sample(tenant, generation, grouping, n - n // 2))
-        now_ms = self._now_ms()
-        instants = [now_ms - random.randrange(TILE_DAYS * DAY_MS) for _ in range(n // 2)]
-        ids.update(await self._history.sample(tenant, grouping, instants) if instants else ())
-        return sorted(ids)
 
 
 GroupsOf = Callable[[Grouping, int], Awaitable[list[str]]]

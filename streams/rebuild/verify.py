@@ -15,6 +15,8 @@ from streams.rebuild.work import Work
 
 #: Groups of each grouping that are compared.
 SAMPLE: Final = 20
+#: Events of each grouping that history reads for that, unless one group alone has more.
+SAMPLE_EVENTS: Final = 50_000
 #: How long history may take to store what the new generation has read, if it makes progress.
 WAIT_S: Final = 10.0
 #: A worker stores twice a second; history that stands still for longer has no worker.
@@ -88,7 +90,7 @@ async def _audit(context: Context, work: Work, *, building: bool) -> TenantAudit
         wait_s=STILL_S,
         is_building=building,
     )
-    return await auditor.audit(work.tenant, sample=SAMPLE)
+    return await auditor.audit(work.tenant, sample=SAMPLE, events_max=SAMPLE_EVENTS)
 
 
 def _notes(subject: str, audit: TenantAudit) -> list[str]:

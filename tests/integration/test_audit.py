@@ -48,6 +48,19 @@ async def filled(stores: Stores, batch: list[Event] | None = None) -> list[Event
     return batch
 
 
+def test_a_sample_of_few_events_has_at_least_one_group_of_each_grouping(
+    redis_url: str, database_url: str
+) -> None:
+    async def body(stores: Stores) -> None:
+        await filled(stores)
+        all_groups = (await auditor_of(stores).audit("acme")).groups
+        for events_max, groups in ((1, 4), (1_000, all_groups)):
+            audit = await auditor_of(stores).audit("acme", sample=100, events_max=events_max)
+            assert (audit.groups, cells_of(audit), audit.notes) == (groups, [], [])
+
+    run(redis_url, database_url, body)
+
+
 def test_counters_equal_history_after_counting_a_roll_and_late_events(
     redis_url: str, database_url: str
 ) -> None:
