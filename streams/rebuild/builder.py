@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from streams.rollover import ROLL_RECORDS
 
 #: Events of one commit while the topic is followed.
 FOLLOW_EVENTS: Final = 200
+#: Turns of the event loop in which a command is sent to Redis.
+SEND_TURNS: Final = 3
 
 
 class Builder:
@@ -52,14 +55,31 @@ class Builder:
     async def write(self, deltas: Iterable[Deltas]) -> None:
         """Add sums of events whose identities are written by `remember`.
 
-        The maximum rate is kept by whoever reads the events.
+        The maximum rate is kept by whoever reads the events. While Redis applies one of the deltas,
+        the next ones are made.
         """
-        for each in deltas:
-            answer = await self._commit(BUILD_LOG, 0, self.writes, self.writes + 1, each)
-            if not isinstance(answer, Committed):
-                raise self._interfered(answer)
-            self.writes += 1
-            self.events += each.events
+        writing: asyncio.Task[None] | None = None
+        try:
+            for each in deltas:
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(self._write(each))
+                for _ in range(SEND_TURNS):
+                    await asyncio.sleep(0)
+            if writing is not None:
+                await writing
+        except BaseException:
+            if writing is not None:
+                writing.cancel()
+                await asyncio.wait({writing})
+            raise
+
+    async def _write(self, deltas: Deltas) -> None:
+        answer = await self._commit(BUILD_LOG, 0, self.writes, self.writes + 1, deltas)
+        if not isinstance(answer, Committed):
+            raise self._interfered(answer)
+        self.writes += 1
+        self.events += deltas.events
 
     async def remember(self, slot: int, packed: bytes) -> None:
         """Write all identities of one slot, concatenated, before the topic is followed."""
