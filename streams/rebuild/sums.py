@@ -87,8 +87,8 @@ class EventSums:
         self._actions: dict[str, dict[int, int]] = {}
         self._treatments: dict[str, dict[int, int]] = {}
         self._channels: dict[str, dict[int, int]] = {}
-        self._customers: dict[str, dict[int, int]] = {}
-        self._offers: dict[str, dict[str, int]] = {}
+        # Counts, and the last day of each offer: one lookup for both.
+        self._customers: dict[str, tuple[dict[int, int], dict[str, int]]] = {}
 
     @property
     def groups(self) -> int:
@@ -109,13 +109,12 @@ class EventSums:
             self._actions[offer] = {code: 1}
         else:
             counts[code] = counts.get(code, 0) + 1
-        counts = self._customers.get(customer)
-        if counts is None:
-            self._customers[customer] = {code: 1}
-            self._offers[customer] = {offer: day}
+        known = self._customers.get(customer)
+        if known is None:
+            self._customers[customer] = {code: 1}, {offer: day}
         else:
+            counts, seen = known
             counts[code] = counts.get(code, 0) + 1
-            seen = self._offers[customer]
             if seen.get(offer, -1) < day:
                 seen[offer] = day
         if event.creative is not None:
@@ -134,21 +133,20 @@ class EventSums:
     def add_offer(self, event: Event) -> None:
         """Add only the day on which the customer had the offer, of an event that is counted."""
         day = max(self._oldest_day, self._day_of(event.occurred_ms))
-        self._customers.setdefault(event.customer, {})
-        seen = self._offers.setdefault(event.customer, {})
+        _, seen = self._customers.setdefault(event.customer, ({}, {}))
         seen[event.offer] = max(day, seen.get(event.offer, day))
 
     def take(self) -> Iterator[Deltas]:
         """Yield everything as deltas of bounded size, and begin again with nothing."""
         taken = (self._actions, self._treatments, self._channels)
-        customers, offers = self._customers, self._offers
+        customers = self._customers
         self._clear()
         chunks = CommitChunks(self._types)
         for grouping, groups in zip(GROUPINGS, taken, strict=False):
             for id_, counts in groups.items():
                 yield from chunks.add(grouping, id_, counts)
-        for id_, counts in customers.items():
-            yield from chunks.add_customer(id_, counts, offers[id_])
+        for id_, (counts, offers) in customers.items():
+            yield from chunks.add_customer(id_, counts, offers)
         yield from chunks.rest()
 
 
