@@ -1,4 +1,4 @@
-"""Audit: counters and history are compared at one point, and what differs is named and healed."""
+"""Audit: counters and history are compared at one point, and what differs is named and repaired."""
 
 from __future__ import annotations
 
