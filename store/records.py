@@ -150,7 +150,7 @@ class Incomplete(NamedTuple):
 
     `reason`: no_generation | not_complete | rolling | other_day | other_timezone | no_period |
     too_many_groups | capped (some of the grouping's groups are counted as one) | lost_record (a
-    group of the page has no record).
+    group of the page has no record) | evicting | evicted (see `store.redis.evictions`).
     """
 
     reason: str
