@@ -8,7 +8,8 @@ A request passes through these files in this order:
 4. `access`: the tenant and role of the request.
 5. `params`: the query parameters, parsed and checked.
 6. `reader`: the answer from the counters, or from history if the counters cannot give it. It uses
-   `breaker`, the circuit breaker in front of the counters.
+   `breaker`, the circuit breaker in front of the counters, and `guard`, which does not ask them
+   while Redis may have evicted some.
 7. `routes` again: the rows (`store.summary`), the JSON body and the headers. `lag` supplies the
    number of events not yet counted.
 

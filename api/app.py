@@ -17,6 +17,7 @@ from starlette.responses import Response
 from api import routes, system
 from api.access import check_startup
 from api.errors import ApiError, error_response
+from api.guard import GuardedCounters
 from api.lag import LagWatch
 from api.middleware import RequestMiddleware, request_id_of
 from api.reader import CatalogSource, SummaryReader
@@ -28,6 +29,7 @@ from store.postgres.pool import make_pool, ping
 from store.records import CounterReader, HistoryReader
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
+from store.redis.evictions import RedisEvictions
 from store.settings import Settings
 
 #: Connections in addition to those of the fallback: one for the catalog, one for `/readyz`.
@@ -125,6 +127,7 @@ def build(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) ->
     check_startup(settings, settings.api_host)
     redis = make_client(settings, timeout_s=settings.read_budget_ms / 1_000, retries=0)
     counters = RedisCounters(redis, settings.redis_prefix)
+    guarded = GuardedCounters(counters, RedisEvictions(redis, settings.redis_prefix).refusal)
     pool = make_pool(
         settings,
         max_size=settings.fallback_concurrency + CATALOG_CONNECTIONS,
@@ -134,9 +137,13 @@ def build(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) ->
     @asynccontextmanager
     async def connections() -> AsyncIterator[None]:
         await pool.open(wait=False)
+        guarding = asyncio.create_task(guarded.run())
         try:
             yield
         finally:
+            guarding.cancel()
+            with suppress(asyncio.CancelledError):
+                await guarding
             # Each with its own timeout: a close that hangs must not prevent the other.
             for close in (redis.aclose, pool.close):
                 with suppress(Exception):
@@ -145,7 +152,7 @@ def build(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) ->
 
     return create_app(
         settings,
-        counters=counters,
+        counters=guarded,
         history=PostgresHistory(pool),
         catalogs=CatalogCache(
             partial(load_catalog, pool),

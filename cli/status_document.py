@@ -77,6 +77,8 @@ class MissingStatus(Struct, frozen=True, rename="camel"):
     """Offsets that retention deleted before these counters saw them. History has them."""
     unproven: bool = False
     """The counters started empty, and do not hold all of history yet."""
+    evicted: bool = False
+    """Redis has evicted keys while these counters were there, perhaps theirs."""
 
 
 class GenerationStatus(Struct, rename="camel"):
@@ -183,7 +185,16 @@ class Sizes(Struct, rename="camel"):
     redis_max_bytes: int | None = None
     """`maxmemory` of Redis, summed over the nodes of a cluster. None = unlimited or unknown."""
     redis_policy: str | None = None
-    """`maxmemory-policy` of Redis. Any other than noeviction may delete counters."""
+    """`maxmemory-policy` of Redis; of a cluster, the worst. None = unknown."""
+    redis_used_ratio: float | None = None
+    """Share of `maxmemory` that the fullest node uses. None = unlimited or unknown."""
+    redis_evicts_counters: bool | None = None
+    """Whether Redis may evict counters: history answers. None = unknown."""
+    redis_evicted_keys: int | None = None
+    """Keys that Redis has evicted since it started. None = unknown."""
+    redis_unsaved_s: int | None = None
+    """Age in seconds of what Redis would lose in a restart: of its newest snapshot, or of its
+    start. 0 = it has an append-only file, or nothing has changed since. None = unknown."""
 
 
 class LogChangeStatus(Struct, rename="camel"):

@@ -25,6 +25,8 @@ HISTORY_BEHIND_OFFSETS: Final = 10_000
 #: Incidents that nothing mends need attention for this long.
 RECENT: Final = timedelta(days=1)
 MEMORY_PERCENT_MAX: Final = 90
+#: Longest time for which a restart of Redis may lose counts.
+UNSAVED_MAX_S: Final = 3_600
 #: Of more tenants with the same problem, one line for all.
 TENANTS_EACH: Final = 3
 
@@ -45,8 +47,8 @@ def problems_of(report: Status) -> list[Problem]:
     """Return what needs attention, the most urgent first."""
     return [
         *_unavailable(report),
-        *_partitions(report),
         *_redis(report),
+        *_partitions(report),
         *_tenants(report),
         *_rebuilds(report),
         *_incidents(report),
@@ -102,17 +104,28 @@ def _named(partitions: Sequence[PartitionStatus]) -> str:
 
 def _redis(report: Status) -> Iterator[Problem]:
     sizes = report.sizes
-    limit = sizes.redis_max_bytes
-    if limit and sizes.redis_policy not in (None, "noeviction"):
+    if sizes.redis_evicts_counters:
         yield Problem(
-            f"Redis may delete counters: its maxmemory-policy is {sizes.redis_policy}",
-            f"set it to noeviction, then `{RUN} audit`; see the runbook if keys were evicted",
+            f"Redis may evict counters: its maxmemory-policy is {sizes.redis_policy}; "
+            "history answers",
+            "`CONFIG SET maxmemory-policy noeviction`, and the same in its configuration",
         )
-    if limit and sizes.redis_bytes and sizes.redis_bytes * 100 > limit * MEMORY_PERCENT_MAX:
-        percent = round(sizes.redis_bytes * 100 / limit)
+    percent = round((sizes.redis_used_ratio or 0) * 100)
+    if percent >= 100 and not sizes.redis_evicts_counters:
         yield Problem(
-            f"Redis uses {percent}% of its memory; when it is full, counting waits",
+            f"Redis is full ({percent}% of maxmemory): nothing is counted until it has room",
             "raise maxmemory",
+        )
+    elif percent >= MEMORY_PERCENT_MAX:
+        yield Problem(
+            f"Redis uses {percent}% of maxmemory; when it is full, counting waits",
+            "raise maxmemory",
+        )
+    if (sizes.redis_unsaved_s or 0) > UNSAVED_MAX_S:
+        yield Problem(
+            "Redis has no append-only file, and has saved no snapshot for "
+            f"{duration(sizes.redis_unsaved_s or 0)}: a restart loses the counts since then",
+            "`CONFIG SET appendonly yes`, and the same in its configuration",
         )
 
 
@@ -191,6 +204,18 @@ def _unproven(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
     )
 
 
+def _evicted(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
+    if not tenant.missing.evicted:
+        return
+    yield _Found(
+        "evicted",
+        f"Redis has evicted keys, perhaps of generation {tenant.generation}; history answers",
+        f"once its maxmemory-policy is noeviction: `{RUN} rebuild --tenant {tenant.tenant}`",
+        "Redis has evicted keys, perhaps of the counters; history answers",
+        f"once its maxmemory-policy is noeviction: `{RUN} rebuild`",
+    )
+
+
 def _behind(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
     behind = tenant.missing.behind
     gone = [b for b in behind if report.topic_id is not None and b.topic_id != report.topic_id]
@@ -262,6 +287,7 @@ def _late_roll(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
 
 _KINDS: Final[Sequence[Callable[[Status, TenantStatus], Iterator[_Found]]]] = (
     _drift,
+    _evicted,
     _gaps,
     _unproven,
     _zone,

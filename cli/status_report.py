@@ -32,8 +32,9 @@ from store.postgres.gaps import HistoryGaps
 from store.postgres.history import HistoryWriter, history_bytes
 from store.postgres.pool import Pool, open_pool
 from store.records import StoreUnavailable
-from store.redis.client import Client, memory_of, open_client
+from store.redis.client import Client, open_client
 from store.redis.counters import RedisCounters, open_counters
+from store.redis.health import health_of
 from store.redis.owners import PartitionOwners
 from store.redis.reports import PROGRESS_OLD_MS, RedisReports
 from store.settings import Settings
@@ -94,9 +95,9 @@ async def _gather(
         answers.of("redis", builds.results()),
         answers.of("redis", builds.running(now_ms())),
     )
-    incidents, memory, timezone_of, history_size, history_gaps = await asyncio.gather(
+    incidents, health, timezone_of, history_size, history_gaps = await asyncio.gather(
         answers.of("redis", reports.incidents()),
-        answers.of("redis", memory_of(client)),
+        answers.of("redis", health_of(client)),
         answers.of("postgres", timezones(pool)),
         answers.of("postgres", history_bytes(pool, timeout_s=STORE_TIMEOUT_S)),
         answers.of("postgres", HistoryGaps(pool, timeout_s=STORE_TIMEOUT_S).gaps()),
@@ -133,10 +134,14 @@ async def _gather(
         log_changes=_log_changes(incidents),
         tenants=[tenant_status(overview, facts) for overview in overviews or ()],
         sizes=Sizes(
-            redis_bytes=memory.used_bytes if memory else None,
+            redis_bytes=health.used_bytes if health else None,
             history_bytes=history_size,
-            redis_max_bytes=memory.max_bytes if memory else None,
-            redis_policy=memory.policy if memory else None,
+            redis_max_bytes=health.max_bytes if health else None,
+            redis_policy=health.policy if health else None,
+            redis_used_ratio=health.used_ratio if health else None,
+            redis_evicts_counters=health.evicts_counters if health else None,
+            redis_evicted_keys=health.evicted_keys if health else None,
+            redis_unsaved_s=health.unsaved_s if health else None,
         ),
         errors=answers.errors,
         at=format_ms(now_ms()),

@@ -110,6 +110,7 @@ def _missing(missing: Missing) -> MissingStatus:
         behind=[ShortfallStatus(*b.source, b.watermark, b.target) for b in missing.behind],
         gaps=[gap_status(gap) for gap in missing.gaps],
         unproven=missing.unproven,
+        evicted=missing.evicted,
     )
 
 

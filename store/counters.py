@@ -105,6 +105,8 @@ class Missing(NamedTuple):
     """Offsets that retention deleted before these counters saw them; history has them."""
     unproven: bool
     """It started empty, and does not hold all of history yet."""
+    evicted: bool = False
+    """Redis has evicted keys, perhaps of these counters; only a rebuild makes good for them."""
 
 
 class GenerationState(NamedTuple):

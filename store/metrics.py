@@ -101,7 +101,8 @@ API_FALLBACKS: Final = _counter(
     "interaction_summary_api_fallbacks_total",
     "Questions that the counters could not answer, by reason.",
     "timeout, unreachable, breaker_open, error: check Redis. no_generation, not_complete, "
-    "rolling, other_day, other_timezone: is a worker running? no_period, too_many_groups (both "
+    "rolling, other_day, other_timezone: is a worker running? evicting, evicted, lost_record: "
+    "Redis has evicted counters, or may. no_period, too_many_groups (both "
     "window=exact) are normal.",
     ("reason",),
 )
@@ -247,6 +248,28 @@ LOG_CHANGES: Final = _counter(
     "recreated: the topic was deleted and created again. cut: Kafka lost data; check its "
     "replication.",
     ("kind",),
+)
+REDIS_EVICTS: Final = _gauge(
+    "interaction_summary_redis_evicts_counters",
+    "1 while Redis may evict counters (maxmemory is set, and maxmemory-policy is allkeys-*), else "
+    "0.",
+    "1: set maxmemory-policy to noeviction. History answers until then.",
+)
+REDIS_EVICTED_KEYS: Final = _gauge(
+    "interaction_summary_redis_evicted_keys",
+    "Keys that Redis has evicted since it started, of all nodes; -1 = unknown.",
+    "Over 0: `interaction-summary status` says whether counters must be rebuilt.",
+)
+REDIS_USED_RATIO: Final = _gauge(
+    "interaction_summary_redis_used_ratio",
+    "Share of maxmemory that the fullest node of Redis uses; 0 = unlimited or unknown.",
+    "Over 0.9: raise maxmemory. At 1 nothing is counted.",
+)
+REDIS_UNSAVED_SECONDS: Final = _gauge(
+    "interaction_summary_redis_unsaved_seconds",
+    "Seconds whose counts a restart of Redis would lose, as it has no append-only file: since its "
+    "last snapshot, or its start. 0 = none; -1 = unknown.",
+    "Over 3600: set appendonly to yes.",
 )
 AUDITS: Final = _counter(
     "interaction_summary_audits_total",

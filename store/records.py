@@ -149,7 +149,8 @@ class Incomplete(NamedTuple):
     """Answer of counters that cannot answer a question.
 
     `reason`: no_generation | not_complete | rolling | other_day | other_timezone | no_period |
-    too_many_groups | capped (some of the grouping's groups are counted as one).
+    too_many_groups | capped (some of the grouping's groups are counted as one) | lost_record (a
+    group of the page has no record) | evicting | evicted (see `store.redis.evictions`).
     """
 
     reason: str

@@ -51,6 +51,8 @@ async def complete(
     if generation.complete:
         return True
     missing = await store.missing(generation)
+    if missing.evicted:
+        return False
     if missing.gaps:
         empty = [gap for gap in missing.gaps if await _is_empty(history, generation.tenant, gap)]
         if empty and await store.close_gaps(generation, empty):

@@ -20,6 +20,7 @@ from store.postgres.pool import make_pool
 from store.records import StoreUnavailable
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
+from store.redis.evictions import RedisEvictions
 from store.redis.owners import PartitionOwners
 from store.settings import Settings
 from store.windows import Calendar, date_of
@@ -40,6 +41,7 @@ from streams.lost_offsets import LostOffsets
 from streams.old_generations import OldGenerations
 from streams.pipeline import Pipeline
 from streams.progress import ProgressReporter
+from streams.redis_watch import RedisWatch
 from streams.replaced_topics import note_uncounted
 from streams.rollover import Rollover
 from streams.watchdog import Watchdog
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 logger = logs.get_logger("worker")
 
 TICK_S: Final = 0.5
+REDIS_CHECK_S: Final = 2.0
 IDLE_COMMIT_S: Final = 5.0
 TOPIC_CHECK_S: Final = 5.0
 FORGET_ROLLED_S: Final = 30.0
@@ -80,6 +83,11 @@ class Stores:
             monotonic=time.monotonic,
         )
         self.owners = PartitionOwners(self.client, settings.redis_prefix)
+        self.redis_watch = RedisWatch(
+            RedisEvictions(self.client, settings.redis_prefix),
+            tenants_of=(self.counters.tenants, self.writer.tenants),
+            now_ms=now_ms,
+        )
         self.audit = make_periodic_audit(
             settings, self.client, self.pool, timezone_of=self.timezone_of, now_ms=now_ms
         )
@@ -245,6 +253,7 @@ class Worker:
             every(TICK_S, self.progress.report, on_error),
             every(REBUILD_REPORT_S, self.progress.report_rebuilds, on_error),
             every(TICK_S, self.activations.check_activations, on_error),
+            every(REDIS_CHECK_S, self.stores.redis_watch.check, on_error),
             every(TOPIC_CHECK_S, self._check_topic, on_error),
             every(PARTITIONS_EVERY_S, self.stores.make_partitions, on_error),
             every(DROP_EVERY_S, self.old_generations.drop_old, on_error),

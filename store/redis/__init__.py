@@ -5,6 +5,8 @@
 - `generations`: create, build, swap, roll back and drop a tenant's generation; its watermarks.
 - `counters`: commit a batch, roll to a new day, read a page; `open_counters`.
 - `reports`: progress, arrival watermarks and incidents, as workers report them.
+- `health`: settings and memory of Redis, from INFO. `evictions`: marks of counters that Redis may
+  have evicted.
 - `owners`: claims of partitions by workers.
 
 Order of a tenant's life: `generations.create`, then `counters.commit` per batch and

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
@@ -83,31 +83,6 @@ async def redis_errors() -> AsyncIterator[None]:
             yield
     except (RedisError, OSError) as error:
         raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
-
-
-class Memory(NamedTuple):
-    """Memory of Redis, summed over the nodes of a cluster."""
-
-    used_bytes: int
-    max_bytes: int | None
-    """None = unlimited."""
-    policy: str
-    """What Redis does at the limit: `noeviction` refuses writes; all others may delete keys."""
-
-
-async def memory_of(client: Client) -> Memory:
-    """Return the memory that Redis uses, and its limit. Raises StoreUnavailable."""
-    async with redis_errors():
-        info: Any = await client.info("memory")
-    # A cluster answers with one entry per node.
-    nodes = [info] if "used_memory" in info else list(info.values())
-    limits = [int(node.get("maxmemory", 0)) for node in nodes]
-    policies = sorted({str(node.get("maxmemory_policy", "noeviction")) for node in nodes})
-    return Memory(
-        used_bytes=sum(node["used_memory"] for node in nodes),
-        max_bytes=sum(limits) if all(limits) else None,
-        policy=next((policy for policy in policies if policy != "noeviction"), "noeviction"),
-    )
 
 
 class Script:

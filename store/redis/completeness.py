@@ -78,6 +78,7 @@ def missing_of(meta: Mapping[bytes, bytes]) -> Missing:
             topic_id, partition, first = rest.split(":")
             gaps.append(Gap(topic_id, int(partition), int(first), int(value)))
     gaps.sort()
+    evicted = b"evicted" in meta
     incomplete = meta.get(b"complete") == b"0"
-    unproven = b"unproven" in meta or (incomplete and not behind and not gaps)
-    return Missing(behind, gaps, unproven)
+    unproven = b"unproven" in meta or (incomplete and not behind and not gaps and not evicted)
+    return Missing(behind, gaps, unproven, evicted)

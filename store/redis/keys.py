@@ -51,7 +51,8 @@ class Keys(NamedTuple):
         build was first seen without a lease), w:*, f:*, d:*,
         over:<grouping code> (interactions counted as OTHER); building while it is built, token
         afterwards. It is complete while it has none of: t:<source> (watermark to reach),
-        gap:<source>:<first offset> (end of a gap), unproven (it started empty).
+        gap:<source>:<first offset> (end of a gap), unproven (it started empty), evicted (time in
+        ms at which Redis was seen to have evicted keys).
         """
         return f"{self._base(tenant)}{generation}:meta"
 
@@ -127,6 +128,11 @@ class Keys(NamedTuple):
     def activations(self) -> str:
         """Sorted set: tenant -> time in ms, by the clock of Redis, of its last swap or rollback."""
         return f"{self.prefix}:activations"
+
+    @property
+    def evictions(self) -> str:
+        """Hash: run id of a server -> `evicted keys,maxmemory-policy` that are dealt with."""
+        return f"{self.prefix}:evictions"
 
     @property
     def incidents(self) -> str:

@@ -41,7 +41,7 @@ class RedisOldGenerations(RedisCompleteness):
         return [
             generation_state(number, meta, is_active=active == str(number).encode())
             for number, meta in zip(numbers, metas, strict=True)
-            if meta
+            if b"day" in meta  # else it was lost, and what is left is to be dropped
         ]
 
     async def with_several(self, tenants: Sequence[str]) -> list[str]:

@@ -56,7 +56,7 @@ async def _overview(client: Any, keys: Keys, tenants: Sequence[str]) -> list[Ten
         metas = {each: next(answers) for each in numbers[tenant]}
         groups = {grouping: int(next(answers)) for grouping in GROUPINGS}
         meta = metas[number]
-        if not meta:
+        if b"day" not in meta:
             continue
         found.append(
             TenantOverview(
@@ -75,7 +75,7 @@ async def _overview(client: Any, keys: Keys, tenants: Sequence[str]) -> list[Ten
                 generations=[
                     generation_state(each, fields, is_active=each == number)
                     for each, fields in metas.items()
-                    if fields
+                    if b"day" in fields
                 ],
             )
         )

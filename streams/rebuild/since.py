@@ -62,6 +62,8 @@ def why_not_from(
     lacks = ""
     if missing.unproven:
         lacks = "started empty and does not hold all of history"
+    elif missing.evicted:
+        lacks = "may lack keys that Redis has evicted"
     elif missing.gaps:
         lacks = f"lacks offsets from {missing.gaps[0].first_offset:,} on that history has"
     elif any(each.source[0] != topic_id for each in missing.behind):

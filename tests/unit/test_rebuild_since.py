@@ -230,6 +230,7 @@ def test_counters_that_lack_something_are_refused() -> None:
     assert "the topic before" in reason(missing=nothing._replace(behind=behind))
     assert "lacks offsets from 7 on" in reason(missing=nothing._replace(gaps=[Gap(TOPIC, 0, 7, 9)]))
     assert "all of history" in reason(missing=nothing._replace(unproven=True))
+    assert "Redis has evicted" in reason(missing=nothing._replace(evicted=True))
     assert "time zone Asia/Tokyo, not of UTC" in reason(active._replace(timezone="Asia/Tokyo"))
     assert "there are no counters" in reason(None)
 

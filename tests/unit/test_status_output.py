@@ -198,16 +198,35 @@ def test_what_needs_no_attention_of_a_tenant(fields: dict[str, Any]) -> None:
             id="failed rebuild",
         ),
         pytest.param(
-            {"sizes": Sizes(10, 10, 100, "allkeys-lru")},
-            "Redis may delete counters: its maxmemory-policy is allkeys-lru",
-            f"set it to noeviction, then `{RUN} audit`; see the runbook if keys were evicted",
+            {"sizes": Sizes(10, 10, 100, "allkeys-lru", redis_evicts_counters=True)},
+            "Redis may evict counters: its maxmemory-policy is allkeys-lru; history answers",
+            "`CONFIG SET maxmemory-policy noeviction`, and the same in its configuration",
             id="eviction",
         ),
         pytest.param(
-            {"sizes": Sizes(91, 10, 100, "noeviction")},
-            "Redis uses 91% of its memory; when it is full, counting waits",
+            {"sizes": Sizes(91, 10, 100, "noeviction", redis_used_ratio=0.9)},
+            "Redis uses 90% of maxmemory; when it is full, counting waits",
             "raise maxmemory",
             id="memory",
+        ),
+        pytest.param(
+            {"sizes": Sizes(101, 10, 100, "noeviction", redis_used_ratio=1.01)},
+            "Redis is full (101% of maxmemory): nothing is counted until it has room",
+            "raise maxmemory",
+            id="memory full",
+        ),
+        pytest.param(
+            {"sizes": Sizes(10, 10, redis_unsaved_s=7_200)},
+            "Redis has no append-only file, and has saved no snapshot for 2 h: "
+            "a restart loses the counts since then",
+            "`CONFIG SET appendonly yes`, and the same in its configuration",
+            id="no persistence",
+        ),
+        pytest.param(
+            {"tenants": [tenant(complete=False, missing=MissingStatus(evicted=True))]},
+            "tenant acme: Redis has evicted keys, perhaps of generation 1; history answers",
+            f"once its maxmemory-policy is noeviction: `{RUN} rebuild --tenant acme`",
+            id="evicted",
         ),
         pytest.param(
             {"errors": {"postgres": "Postgres: refused"}, "history_gaps": None},

@@ -52,11 +52,12 @@ local function earlier(due, next_due)
 end
 
 -- Returns whether something keeps the generation from being complete: a watermark that it has yet to
--- reach (t:), offsets that history has and these counters never saw (gap:), or a start without the
--- events of history (unproven).
+-- reach (t:), offsets that history has and these counters never saw (gap:), a start without the
+-- events of history (unproven), or keys that Redis may have evicted (evicted).
 local function lacks_something()
   for _, field in ipairs(redis.call('HKEYS', meta)) do
-    if field == 'unproven' or string.find(field, '^t:') or string.find(field, '^gap:') then return true end
+    if field == 'unproven' or field == 'evicted' then return true end
+    if string.find(field, '^t:') or string.find(field, '^gap:') then return true end
   end
   return false
 end

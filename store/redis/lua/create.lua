@@ -2,13 +2,22 @@
 -- 5 build token ('' = activate it at once), 6.. watermark field, watermark, ...
 -- Returns {'ok'}, {'exists', active generation} if the token is '' and the tenant has one, or {'taken'}
 -- if there are keys of a generation with this number: Redis has evicted the key of the last number, say.
+-- An active generation whose meta is gone has lost its watermarks, so it cannot be continued: another one
+-- takes its place, and what is left of it is dropped like a replaced one.
 local active = redis.call('GET', KEYS[1])
-if ARGV[5] == '' and active then return {'exists', active} end
+if ARGV[5] == '' and active and redis.call('HEXISTS', base .. active .. ':meta', 'day') == 1 then
+  return {'exists', active}
+end
 if ARGV[5] ~= '' and redis.call('HGET', meta, 'building') == ARGV[5] then
   return {'ok'} -- repeated, because the answer was lost
 end
-if redis.call('EXISTS', meta, home .. 'dropped') > 0 then return {'taken'} end
+local traces = {meta, home .. 'dropped', home .. 'offers'}
+for _, kind in ipairs(KINDS) do
+  for _, period in ipairs({'a', 'm', 'w'}) do traces[#traces + 1] = rank_of(kind, period) end
+end
+if active == gen or redis.call('EXISTS', unpack(traces)) > 0 then return {'taken'} end
 if ARGV[5] == '' then
+  if active then redis.call('HSET', base .. active .. ':meta', 'replaced_ms', redis.call('TIME')[1] .. '000') end
   redis.call('SET', KEYS[1], gen)
   if ARGV[4] == '0' then redis.call('HSET', meta, 'unproven', '1') end
 else

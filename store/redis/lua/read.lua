@@ -67,7 +67,7 @@ end
 
 -- Sums the window from..today of each group that can be in it: the window of the nearest period,
 -- corrected by the tiles of the days between. Returns the groups with interactions in the order of
--- a response: {{id, total, code -> count}, ...}; or nil if there are too many.
+-- a response: {{id, total, code -> count}, ...}; or nil and the reason why not.
 local function summed()
   local days = today - from + 1
   local nearest, sign, first, last = nil, 1, from, today
@@ -80,13 +80,14 @@ local function summed()
   end
   local rank = rank_of(days < 7 and 'w' or 'm')
   local tiles_each = GROUP_TILES + last - first + 1
-  if redis.call('ZCARD', rank) * tiles_each > SUMMED_TILES_MAX then return nil end
+  if redis.call('ZCARD', rank) * tiles_each > SUMMED_TILES_MAX then return nil, 'too_many_groups' end
   local ask = {'HMGET', '', 's'}
   for block = block_of(first), block_of(last) do ask[#ask + 1] = block end
   local found = {}
   for _, id in ipairs(redis.call('ZRANGE', rank, 0, -1)) do
     ask[2] = key_of(id)
     local got = redis.call(unpack(ask))
+    if not got[1] then return nil, 'lost_record' end
     local total, of_code = 0, {}
     if nearest then
       local s = cmsgpack.unpack(got[1])
@@ -129,8 +130,8 @@ end
 
 local ids, counts, uniques, groups = {}, {}, {}, 0
 if period == 'x' then
-  local found = summed()
-  if not found then return {'too_many_groups'} end
+  local found, reason = summed()
+  if not found then return {reason} end
   groups = #found
   for index = offset + 1, math.min(offset + limit, groups) do
     local group = found[index]
@@ -149,6 +150,8 @@ else
     else
       counts[i] = redis.call('HGET', key_of(id), field)
     end
+    -- The rank has the group, and its record is gone: evicted, say.
+    if not counts[i] then return {'lost_record'} end
     if period == 'd' then
       local of_code = {}
       count_days(of_code, block, counts[i], today, today, 1)

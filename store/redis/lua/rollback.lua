@@ -4,7 +4,7 @@
 -- target, ...}} with the sources in which it is behind, or {'none'}.
 if redis.call('GET', KEYS[1]) ~= gen then return {'none'} end
 local previous = redis.call('HGET', meta, 'previous')
-if not previous or previous == '' or redis.call('EXISTS', base .. previous .. ':meta') == 0 then
+if not previous or previous == '' or redis.call('HEXISTS', base .. previous .. ':meta', 'day') == 0 then
   return {'none'}
 end
 local reach = reach_of(redis.call('HGETALL', meta))
