@@ -104,11 +104,13 @@ def run_app(
     *,
     on_start: Callable[[], Awaitable[None]],
     on_stop: Callable[[], Awaitable[None]],
+    has_failed: Callable[[], bool],
 ) -> None:
     """Run the app until SIGTERM or SIGINT; raise SystemExit, 0 after a clean stop.
 
     `on_start` is awaited before Faust starts, `on_stop` before it stops: what is finished then is
-    still acknowledged and committed by Faust.
+    still acknowledged and committed by Faust. A stop that takes too long ends the process; its
+    exit code is 1 after a failure, also one that `has_failed` tells of.
     """
 
     class Process(FaustWorker):  # type: ignore[misc]
@@ -119,11 +121,14 @@ def run_app(
         async def stop(self) -> None:
             # To leave a group that is just forming can take the broker longer than a stop may. The
             # batches in hand are finished first, so ending without leaving loses nothing.
-            timer = threading.Timer(STOP_MAX_S, os._exit, (0,))
+            timer = threading.Timer(STOP_MAX_S, self._end)
             timer.daemon = True
             timer.start()
             await on_stop()
             await super().stop()
+
+        def _end(self) -> None:
+            os._exit(1 if self.crashed or has_failed() else 0)
 
     process = Process(
         app,

@@ -1,4 +1,7 @@
-"""Watchdog of partitions that stand still while records wait. Pure: the time is an argument."""
+"""Watchdog of partitions that stand still while records wait, or may wait.
+
+Pure: the time is an argument.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ class Watchdog:
     """
 
     def __init__(self, stall_s: float) -> None:
-        """Create a watchdog; a partition with lag may stand still for `stall_s`."""
+        """Create a watchdog.
+
+        A partition with lag, or whose end is not known, may stand still for `stall_s`.
+        """
         self._stall_s = stall_s
         self._seen: dict[int, tuple[int, float]] = {}
 
@@ -27,7 +33,8 @@ class Watchdog:
         seen: dict[int, tuple[int, float]] = {}
         for partition, position in positions.items():
             before, since_s = self._seen.get(partition, (position, now_s))
-            has_lag = (ends.get(partition) or 0) > position
-            seen[partition] = (position, since_s if has_lag and before == position else now_s)
+            end = ends.get(partition)
+            may_wait = end is None or end > position
+            seen[partition] = (position, since_s if may_wait and before == position else now_s)
         self._seen = seen
         return [p for p, (_, since_s) in seen.items() if now_s - since_s > self._stall_s]

@@ -44,7 +44,7 @@ from streams.progress import ProgressReporter
 from streams.redis_watch import RedisWatch
 from streams.replaced_topics import note_uncounted
 from streams.rollover import Rollover
-from streams.watchdog import Watchdog
+from streams.stall_check import watch
 
 if TYPE_CHECKING:
     from streams.kafka.consumer import Batch
@@ -123,7 +123,7 @@ class Worker:
         self.settings = settings
         self._now_ms = clock_ms
         self._tasks: list[asyncio.Task[Any]] = []
-        self._closed = False
+        self._closed = self._failed = False
         self.app = create_app(settings, self)
 
     # ---- wiring
@@ -236,6 +236,7 @@ class Worker:
     async def run(self) -> None:
         """End the process, through Faust, when a part has failed for good."""
         error = await self.rewinder.failed
+        self._failed = True
         logger.error("worker failed", error=f"{type(error).__name__}: {error}", exc_info=error)
         raise error
 
@@ -257,7 +258,7 @@ class Worker:
             every(TOPIC_CHECK_S, self._check_topic, on_error),
             every(PARTITIONS_EVERY_S, self.stores.make_partitions, on_error),
             every(DROP_EVERY_S, self.old_generations.drop_old, on_error),
-            self._watch(),
+            watch(self.settings, lambda: self.pipeline.positions, self.progress.ends),
             every(self.stores.audit.check_s, self.stores.audit.audit_next, on_error),
         ):
             task = asyncio.create_task(work)
@@ -285,21 +286,9 @@ class Worker:
         await self.log_changes.check_topic_id()
         await self.idle_rejoin.rejoin_if_idle()
 
-    async def _watch(self) -> None:
-        """End the process if a partition with lag stands still for too long.
-
-        A consumer can stop fetching after an outage of its broker. The supervisor of the process
-        starts another one.
-        """
-        watchdog = Watchdog(self.settings.watchdog_s)
-        while True:
-            await asyncio.sleep(1.0)
-            positions = dict(self.pipeline.positions)
-            if stalled := watchdog.stalled(time.monotonic(), positions, self.progress.ends()):
-                raise RuntimeError(
-                    f"nothing counted for {self.settings.watchdog_s:.0f} s while events wait "
-                    f"in partitions {stalled}"
-                )
+    def has_failed(self) -> bool:
+        """Return whether a part has failed for good."""
+        return self._failed
 
 
 def make_pipeline(
@@ -348,4 +337,10 @@ def run_worker(settings: Settings) -> None:
         start_http_server(settings.worker_metrics_port, addr="127.0.0.1")
     worker = Worker(settings)
     tune_garbage_collector()
-    run_app(worker.app, settings, on_start=worker.open, on_stop=worker.close)
+    run_app(
+        worker.app,
+        settings,
+        on_start=worker.open,
+        on_stop=worker.close,
+        has_failed=worker.has_failed,
+    )

@@ -18,6 +18,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from streams.kafka.errors import kafka_errors
+from streams.kafka.topic_reader import stable_end
 
 
 class Batch(NamedTuple):
@@ -51,6 +52,8 @@ OnTruncated = Callable[[int, int], None]
 #: Returns the partitions to pause, since enough of their batches are queued.
 FullPartitions = Callable[[], Collection[int]]
 
+#: A partition without a fetch answer for this long may have records that nobody knows of.
+SILENT_S: Final = 5.0
 #: While all partitions are full, they are checked again after this time.
 FULL_POLL_S: Final = 0.01
 
@@ -207,22 +210,25 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         return at_end and self._next.get(tp.partition) == committed_through
 
     def end_offset(self, partition: int, committed_through: int) -> int | None:
-        """Return the partition's end from the last fetch answer, an empty answer included.
+        """Return the partition's last stable offset from the last fetch answer, or an empty one.
 
-        Returns None where it is not known, also when the partition is not assigned at the moment.
-        Where all records are committed and only transaction markers are left, returns
-        `committed_through`.
+        That is where an open transaction begins, else the end: what can be read. Returns None where
+        it is not known: the partition is not assigned at the moment, or everything is read as far
+        as the last answer tells, and that is older than SILENT_S. Where all records are committed
+        and only transaction markers are left, returns `committed_through`.
         """
         tp = TP(self.topic, partition)
         try:
-            end: int | None = self.highwater(tp)
-            if (
-                end is not None
-                and end > committed_through
-                and self.is_read(tp, end, committed_through)
-            ):
-                return committed_through
-            return end
+            consumer = self._thread._ensure_consumer()
+            end = stable_end(consumer, tp)
+            if end is None:
+                return None
+            if end > committed_through and not self.is_read(tp, end, committed_through):
+                return end
+            silent_ms = time.time() * 1e3 - (consumer.last_poll_timestamp(tp) or 0)
+            if silent_ms > SILENT_S * 1e3:
+                return None
+            return min(end, committed_through)
         except (AssertionError, IllegalStateError, ConsumerNotStarted):  # not assigned
             return None
 

@@ -86,11 +86,22 @@ def make_consumer(settings: Settings, client_id: str, **options: Any) -> AIOKafk
     )
 
 
+def stable_end(consumer: Any, tp: Any) -> int | None:
+    """Return the partition's last stable offset in the last fetch answer; None = no answer yet.
+
+    It is where the first open transaction begins, or else the partition's end.
+    """
+    high, stable = consumer.highwater(tp), consumer.last_stable_offset(tp)
+    if high is None:
+        return None
+    return int(high if stable is None or stable < 0 else stable)
+
+
 class Tail(NamedTuple):
     """Records of one partition from a given offset on."""
 
     end: int
-    """The next offset to be written."""
+    """The last stable offset: up to there it can be read."""
     has_more: bool
     """Whether there is any record from that offset on."""
     arrived_ms: int | None
@@ -124,8 +135,9 @@ async def read_tails(
                 while True:
                     for tp, records in (await consumer.getmany(timeout_ms=100)).items():
                         arrived.setdefault(tp, records[0].timestamp)
-                    ends = {tp: consumer.highwater(tp) for tp in partitions}
-                    if None in ends.values():
+                    answered = {tp: stable_end(consumer, tp) for tp in partitions}
+                    ends = {tp: end for tp, end in answered.items() if end is not None}
+                    if len(ends) < len(partitions):
                         continue
                     fetches_left -= 1
                     for tp in partitions:

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from store.records import StoreUnavailable
 from store.settings import Settings
 from streams.kafka.errors import kafka_errors
 from streams.kafka.topic_id import TopicDescription, describe_topic
-from streams.kafka.topic_reader import ANSWER_TIMEOUT_S, make_consumer
+from streams.kafka.topic_reader import ANSWER_TIMEOUT_S, make_consumer, stable_end
 
 #: Bytes of one partition, and of one broker's whole answer, in one fetch. Both are in memory as
 #: records while they are processed.
@@ -127,7 +127,7 @@ class TopicScan:
             # Not at the end: there the broker would wait for a record before it answers.
             consumer.seek(tp, max(0, self._next[tp.partition] - 1))
         async with _bounded():
-            while None in (ends := {tp: _end(consumer, tp) for tp in self._tps}).values():
+            while None in (ends := {tp: stable_end(consumer, tp) for tp in self._tps}).values():
                 await consumer.getmany(timeout_ms=FETCH_POLL_MS)
         return {tp.partition: end for tp, end in ends.items() if end is not None}
 
@@ -279,14 +279,6 @@ def _truncated(partition: int, wanted: int) -> TopicChanged:
         f"partition {partition} ends before offset {wanted}, to which it was read: it was "
         "truncated, or the topic was recreated; start again"
     )
-
-
-def _end(consumer: AIOKafkaConsumer, tp: TopicPartition) -> int | None:
-    """Return the partition's end in the last fetch answer; None if there was none yet."""
-    high, stable = consumer.highwater(tp), consumer.last_stable_offset(tp)
-    if high is None:
-        return None
-    return int(high if stable is None or stable < 0 else stable)
 
 
 @asynccontextmanager

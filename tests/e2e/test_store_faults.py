@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from store.records import Incomplete
 from store.settings import Settings
 from tests.support.services.base import Services
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import make_events, open_worker_fixture
+from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -215,6 +216,81 @@ def test_a_worker_that_counts_nothing_while_events_wait_exits(
             assert fixture.worker.exit_code() not in (0, None)
             assert "nothing counted for 5 s while events wait" in fixture.worker.log_tail(400)
             services.redis.resume()
+            fixture.worker.start()
+            await fixture.wait_counted(200)
+
+    run(go())
+
+
+def test_a_worker_that_fails_and_cannot_stop_ends_with_an_error(
+    services: Services, settings: Settings
+) -> None:
+    """Kafka and Redis are frozen, so leaving the group hangs: supervisors restart after exit 1."""
+
+    async def go() -> None:
+        async with open_worker_fixture(settings, redis_timeout_s=1.0, watchdog_s=5.0) as fixture:
+            await fixture.send(make_events(100))
+            await fixture.wait_counted(100)
+            services.redis.pause()
+            await fixture.send(make_events(100))
+
+            async def failed() -> bool:
+                return "nothing counted for 5 s" in fixture.worker.log_tail(400)
+
+            async def ended() -> bool:
+                return fixture.worker.exit_code() is not None
+
+            try:
+                await eventually_async(failed, timeout_s=60, message="the worker fails")
+                services.kafka.pause()
+                await eventually_async(ended, timeout_s=60, message="the worker ends")
+                assert fixture.worker.exit_code() == 1
+            finally:
+                services.kafka.resume()
+                services.redis.resume()
+
+    run(go())
+
+
+#: Stops the fetches of a worker on SIGALRM, as aiokafka does after some outages (its issue 1154).
+_SILENT_CONSUMER = """
+import asyncio, signal
+def silence(*_):
+    from streams.kafka.consumer import FetchThrottle
+    async def hang(*_):
+        await asyncio.Event().wait()
+    FetchThrottle.__call__ = hang
+signal.signal(signal.SIGALRM, silence)
+"""
+
+
+def test_a_worker_whose_consumer_is_silent_exits(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the lag is not known: it is not 0."""
+    (tmp_path / "sitecustomize.py").write_text(_SILENT_CONSUMER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def go() -> None:
+        async with open_worker_fixture(settings, watchdog_s=15.0) as fixture:
+            await fixture.send(make_events(100))
+            await fixture.wait_counted(100)
+            fixture.worker.signal(signal.SIGALRM)
+            await fixture.send(make_events(100))
+
+            async def unknown() -> bool:
+                return await fixture.counters.reports.lag(now_ms()) is None
+
+            async def ended() -> bool:
+                return fixture.worker.exit_code() is not None
+
+            await eventually_async(unknown, timeout_s=30, message="an unknown lag")
+            assert fixture.worker.is_running()
+            await eventually_async(ended, timeout_s=60, message="the worker exits")
+            assert fixture.worker.exit_code() == 1
+            assert "was answered for 15 s, while the broker answers others" in (
+                fixture.worker.log_tail(400)
+            )
             fixture.worker.start()
             await fixture.wait_counted(200)
 

@@ -59,6 +59,35 @@ def test_a_transaction_marker_is_no_waiting_event(settings: Settings) -> None:
     asyncio.run(go())
 
 
+def test_an_open_transaction_is_no_stall(settings: Settings) -> None:
+    """Its events cannot be read yet, however long that takes: the worker stays, without lag."""
+
+    async def go() -> None:
+        async with open_worker_fixture(settings, watchdog_s=5.0) as fixture:
+            producer = AIOKafkaProducer(
+                bootstrap_servers=settings.brokers, transactional_id="slow", acks="all"
+            )
+            await producer.start()
+            await producer.begin_transaction()
+            (event,) = make_events(1)
+            await producer.send_and_wait(settings.interactions_topic, encode(event), partition=0)
+            began_ms = now_ms()
+
+            async def stays() -> bool:
+                assert fixture.worker.is_running(), fixture.worker.log_tail()
+                reports = await fixture.counters.reports.progress()
+                assert reports and min(report.at_ms for report in reports) > began_ms + 12_000
+                return True
+
+            await eventually_async(stays, timeout_s=40, message="reports 12 s later")
+            assert await fixture.counters.reports.lag(now_ms()) == 0
+            await producer.commit_transaction()
+            await producer.stop()
+            await fixture.wait_counted(1)
+
+    asyncio.run(go())
+
+
 def test_status_reports_no_lag_at_the_end_of_a_transaction(settings: Settings) -> None:
     async def go() -> None:
         async with open_worker_fixture(settings) as fixture:
