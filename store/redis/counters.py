@@ -5,7 +5,7 @@ Each method is one script or one pipeline; the scripts are in `lua/`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,6 +21,7 @@ from store.counters import (
     TenantOverview,
 )
 from store.records import CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
+from store.redis.active import active_generations
 from store.redis.audit import AuditedCounters
 from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
@@ -190,6 +191,10 @@ class RedisCounters(RedisGenerations):
         if answer[0] == b"ok":
             return Rolled(int(answer[1]), answer[2] == 1, answer[3])
         return Refused(int(answer[1]) if answer[1] else None, None, None)
+
+    def active_generations(self, tenants: Sequence[str]) -> AsyncIterator[Generation]:
+        """Yield the active generation of each tenant that has one. Raises StoreUnavailable."""
+        return active_generations(self._client, self._keys, tenants)
 
     async def overview(self) -> list[TenantOverview]:
         """Return the state of every tenant's generation. Raises StoreUnavailable."""
