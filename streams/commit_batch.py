@@ -12,7 +12,12 @@ from store.records import Catalog, Event, SourcedEvent
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
-from streams.decode.rejection import Skipped, too_many_tenants, unregistered_type
+from streams.decode.rejection import (
+    Skipped,
+    too_many_tenants,
+    unregistered_tenant,
+    unregistered_type,
+)
 from streams.retry import retry
 from streams.tenant_state import TenantStates
 
@@ -45,8 +50,13 @@ class CommitBatchBuilder:
         tenants: TenantStates,
         alarm: RatioAlarm,
         now_ms: Callable[[], int],
+        registered_only: bool = False,
     ) -> None:
-        """Create a builder. `alarm` is told how many events of each batch were rejected."""
+        """Create a builder. `alarm` is told how many events of each batch were rejected.
+
+        With `registered_only`, events of tenants without a catalog are rejected.
+        """
+        self._registered_only = registered_only
         self._decoder = decoder
         self._catalogs = catalogs
         self._tenants = tenants
@@ -56,9 +66,15 @@ class CommitBatchBuilder:
         """Tenants whose counters have another time zone than their catalog."""
 
     async def build(self, partition: int, records: Sequence[Any]) -> CommitBatch:
-        """Decode the records of one partition; reject unregistered types and excess tenants."""
+        """Decode the records of one partition; reject tenants and types that are not registered."""
         by_tenant, rejected = self._decode(partition, records)
         by_offset = {record.offset: record for record in records}
+        for tenant in list(by_tenant) if self._registered_only else ():
+            if not await is_registered(self._catalogs, tenant):
+                rejected += [
+                    RejectedRecord(partition, by_offset[e.offset], unregistered_tenant(e.event))
+                    for e in by_tenant.pop(tenant)
+                ]
         for tenant, events in list(by_tenant.items()):
             registered = await keep_registered(self._catalogs, tenant, events)
             if len(registered) < len(events):
@@ -135,6 +151,14 @@ class CommitBatchBuilder:
                 logger.error("dead-letter ratio too high", last=detail, **counts)
             else:
                 logger.info("dead-letter ratio back to normal", **counts)
+
+
+async def is_registered(catalogs: CatalogCache, tenant: str) -> bool:
+    """Return whether the tenant has a catalog. Waits while that cannot be asked."""
+    if (await retry("catalog", catalogs.get, tenant)).registered:
+        return True
+    # It may have been registered since it was looked up, and then its events must count.
+    return (await retry("catalog", catalogs.confirmed, tenant)).registered
 
 
 async def keep_registered(

@@ -328,6 +328,7 @@ def make_pipeline(
             bad_min=settings.dead_letter_alarm_min,
         ),
         now_ms=now_ms,
+        registered_only=settings.tenants_registered_only,
     )
     return Pipeline(
         builder=builder,
