@@ -37,6 +37,8 @@ class CommitBatch(NamedTuple):
     next_offset: int
     size: int
     """Bytes of the records."""
+    of_removed: Sequence[SourcedEvent] = ()
+    """Events that were counted before their tenant was removed. History may lack them."""
 
 
 class CommitBatchBuilder:
@@ -87,6 +89,7 @@ class CommitBatchBuilder:
                 by_tenant[tenant] = registered
                 if not registered:
                     del by_tenant[tenant]
+        of_removed = await self._take_removed(partition, by_tenant)
         for tenant in await self._tenants.refuse_excess(by_tenant):
             rejected += [
                 RejectedRecord(
@@ -101,7 +104,7 @@ class CommitBatchBuilder:
         rejected.sort(key=lambda each: each.record.offset)
         self._report(len(records), rejected)
         size = sum(len(record.value or b"") for record in records)
-        return CommitBatch(by_tenant, rejected, records[-1].offset + 1, size)
+        return CommitBatch(by_tenant, rejected, records[-1].offset + 1, size, of_removed)
 
     def _decode(
         self, partition: int, records: Sequence[Any]
@@ -122,6 +125,19 @@ class CommitBatchBuilder:
             else:
                 rejected.append(RejectedRecord(partition, record, decoded))
         return by_tenant, rejected
+
+    async def _take_removed(
+        self, partition: int, by_tenant: dict[str, list[SourcedEvent]]
+    ) -> list[SourcedEvent]:
+        """Take out the events that were counted before their tenant was removed; return them."""
+        taken: list[SourcedEvent] = []
+        ends = await self._tenants.counted_before_removal(by_tenant, partition)
+        for tenant, end in ends.items():
+            events = by_tenant.pop(tenant)
+            taken += [e for e in events if e.offset < end]
+            if newer := [e for e in events if e.offset >= end]:
+                by_tenant[tenant] = newer
+        return taken
 
     async def _check_timezone(self, tenant: str) -> None:
         """Warn, once, if the counters were created before the catalog gave the tenant its zone."""

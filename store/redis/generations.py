@@ -91,6 +91,9 @@ class RedisGenerations(RedisOldGenerations):
             watermarks=watermarks,
             gaps=(),
         )
+        # Again, as a removal of the tenant may have taken it from the list meanwhile.
+        async with redis_errors():
+            await self._client.sadd(self._keys.tenants, tenant)
         generation = await self.generation(tenant)
         assert generation is not None
         return generation
