@@ -98,9 +98,10 @@ def _question(tenant: str, holdings: Holdings, *, history: bool) -> str:
 
 def _lines_of(tenant: str, removed: Removed, holdings: Holdings, *, history: bool) -> list[str]:
     catalog = ", ".join(f"{removed.catalog[table]:,} {name}" for table, name in _PARTS.items())
+    plural = "" if removed.generations == 1 else "s"
     return [
         f"tenant {tenant}: removed",
-        f"  counters: {removed.generations:,} generations with {removed.groups:,} groups",
+        f"  counters: {removed.generations:,} generation{plural} with {removed.groups:,} groups",
         f"  catalog: {catalog if removed.catalog['tenants'] else 'none'}",
         f"  history: {removed.rows:,} events"
         if history
