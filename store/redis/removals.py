@@ -61,7 +61,7 @@ class RedisRemovals:
                     self._keys.meta(tenant, number), self._keys.dropped(tenant, number)
                 )
             generations += bool(found)
-            more = bool(found)
+            more = True  # also where meta was lost: it may have been evicted
             while more:
                 left, deleted = await self._drop(
                     self._client, self._keys.active(tenant), number, DROP_KEYS

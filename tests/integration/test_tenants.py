@@ -244,6 +244,13 @@ async def test_events_that_a_worker_could_not_count_at_the_removal_are_counted_a
     assert await scene.counted("acme") == 2
 
 
+async def test_groups_of_a_generation_whose_meta_was_lost_are_removed(scene: Scene) -> None:
+    await scene.client.delete("is:{acme/0}:1:meta")
+    removed = await scene.removal.remove("acme", history=False)
+    assert (removed.generations, removed.groups) == (0, 4)
+    assert not [key for key in await scene.keys("acme") if key.split(":")[1:2] in (["a"], ["u"])]
+
+
 async def test_a_removal_is_refused_while_a_rebuild_runs(scene: Scene) -> None:
     async with lease(scene.counters.builds, "acme", "token"):
         with pytest.raises(RebuildError, match=r"acme: another rebuild or removal .* \(process"):
