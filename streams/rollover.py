@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -12,6 +13,7 @@ from store import metrics
 from store.counters import Generation, Rolled
 from store.logs import get_logger
 from store.redis.counters import RedisCounters
+from store.redis.old_generations import TENANTS_PER_CALL
 from store.windows import Calendar, date_of
 from streams.assignment import CurrentTopic
 from streams.commit import CounterCommitter
@@ -22,6 +24,8 @@ logger = get_logger("rollover")
 ROLL_RECORDS: Final = 40
 #: How often the other tenants are looked at during a roll, which may take minutes.
 LOOK_S: Final = 1.0
+#: Window days that are moved at the same time: enough to hide the round trips.
+MOVES_MAX: Final = 16
 
 
 class RolledTo(NamedTuple):
@@ -94,24 +98,32 @@ class Rollover:
         """
         rolling = {generation.tenant for generation in self._turns}
         due = [t for t in await self._counters.tenants() if t not in rolling and self._is_due(t)]
+        due = turn_order(due, self._worker)
         arrived_ms = await self._arrival_watermark_ms() if due or rolling else 0
-        found = []
-        async for generation in self._counters.active_generations(turn_order(due, self._worker)):
-            found.append(generation)
-            today = self._today(generation)
-            behind = max(today, generation.day) > (generation.rolled or 0)
-            if behind and not await self._roll(generation, arrived_ms, 0):
-                self._turns.append(generation)
-            rolled = (
-                RolledTo(self._calendar(generation), today) if generation.day >= today else None
-            )
+        found: list[Generation] = []
+        for first in range(0, len(due), TENANTS_PER_CALL):
+            # Read just before they move: by then another worker may have moved them.
+            part = due[first : first + TENANTS_PER_CALL]
+            generations = [g async for g in self._counters.active_generations(part)]
+            await self._move(generations, arrived_ms)
+            found += generations
+        for generation in found:
+            rolled = self._rolled_to(generation)
             if not generation.complete and self._topic.topic_id != "":
                 incomplete[generation.tenant] = rolled
-            elif rolled is not None and not behind:
+            elif rolled is not None and not self._is_behind(generation):
                 self._rolled[generation.tenant] = rolled
         for generation in found:  # at the end: one that is behind ends this call
             await self._committer.tenants.adopt_generation(generation)
         return arrived_ms
+
+    async def _move(self, generations: Sequence[Generation], arrived_ms: int) -> None:
+        """Move the window days of generations; queue those that have records to roll."""
+        behind = [generation for generation in generations if self._is_behind(generation)]
+        for first in range(0, len(behind), MOVES_MAX):
+            part = behind[first : first + MOVES_MAX]
+            finished = await asyncio.gather(*(self._roll(g, arrived_ms, 0) for g in part))
+            self._turns += [g for g, done in zip(part, finished, strict=True) if not done]
 
     async def _roll(self, generation: Generation, arrived_ms: int, records_max: int) -> bool:
         """Roll a part of a generation; return whether nothing is left, or it is not active."""
@@ -124,6 +136,14 @@ class Rollover:
         if answer.finished:
             logger.info("rolled", tenant=generation.tenant, day=date_of(answer.day).isoformat())
         return answer.finished
+
+    def _is_behind(self, generation: Generation) -> bool:
+        """Return whether the generation was not rolled to the end of a day that has begun."""
+        return max(self._today(generation), generation.day) > (generation.rolled or 0)
+
+    def _rolled_to(self, generation: Generation) -> RolledTo | None:
+        today = self._today(generation)
+        return RolledTo(self._calendar(generation), today) if generation.day >= today else None
 
     def _is_due(self, tenant: str) -> bool:
         rolled = self._rolled.get(tenant)

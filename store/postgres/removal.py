@@ -20,7 +20,7 @@ _REMOVE_IDENTITIES: Final = load("remove_identities")
 CATALOG_TABLES: Final = (
     "offers", "creatives", "channels", "outcome_types", "api_keys", "tenants",
 )  # fmt: skip
-#: Rows of one transaction, about a second's work. Rows of one millisecond are not divided.
+#: Rows of one transaction: about a tenth of a second. Rows of one millisecond are not divided.
 REMOVED_ROWS: Final = 10_000
 
 

@@ -160,7 +160,7 @@ async def test_workers_begin_with_different_tenants(midnight: Midnight) -> None:
         orders.append(rollover.turn_order(SMALL, name))
         if name == "worker-1":
             await rolls.roll_tenants()
-            assert [tenant for tenant, _ in counters.steps[: len(SMALL)]] == orders[0]
+            assert [tenant for tenant, records in counters.steps if records] == orders[0]
         else:
             await rolls.roll_tenants()
             assert counters.steps == [], "all was done"
