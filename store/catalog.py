@@ -102,6 +102,17 @@ class CatalogCache:
             self._forced_s.popitem(last=False)
         return await self._renewed(tenant, entry, math.inf, None)
 
+    async def confirmed(self, tenant: str) -> Catalog:
+        """Return the tenant's catalog as the source had it at most RETRY_S ago.
+
+        Unlike the other methods it raises StoreUnavailable while the source is unavailable, also
+        for a cached tenant.
+        """
+        entry = self._entries.get(tenant)
+        if entry is None or entry.stale or self._monotonic() - entry.checked_s >= RETRY_S:
+            return await self._loaded(tenant, math.inf)
+        return entry.catalog
+
     def _is_due(self, entry: _Entry, version: int) -> bool:
         age_s = self._monotonic() - entry.checked_s
         if entry.stale:

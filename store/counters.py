@@ -242,7 +242,19 @@ class CounterStore(CounterReader, Protocol):
         complete: bool,
         watermarks: Sequence[Position],
     ) -> Generation:
-        """Create the tenant's first generation, or return the one that exists."""
+        """Create the tenant's first generation, or return the one that exists.
+
+        If the tenant was removed before, its watermarks begin where the removed counters ended.
+        """
+        ...
+
+    async def counted_before_removal(
+        self, tenants: Sequence[str], topic_id: str
+    ) -> Mapping[str, Mapping[int, int]]:
+        """Return tenant -> partition -> offset, of those that were removed and have no counters.
+
+        The tenant's events below the offset were counted before the removal.
+        """
         ...
 
     async def build(

@@ -100,6 +100,8 @@ class Catalog(msgspec.Struct, frozen=True):
     timezone: str = "UTC"
     version: int = 0
     """Increases with every change of this tenant's catalog."""
+    registered: bool = True
+    """Whether a catalog was ever imported for the tenant."""
     offers: Mapping[str, Offer] = {}
     creatives: Mapping[str, Creative] = {}
     channels: Mapping[str, Channel] = {}

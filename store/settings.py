@@ -111,6 +111,11 @@ class Settings(BaseSettings):
         ge=1,
         description="tenants that may have counters; events of others are dead letters",
     )
+    tenants_registered_only: bool = Field(
+        False,
+        description="only tenants with a catalog (`catalog import`) are counted; events of others "
+        "are dead letters",
+    )
     fetch_bytes_max: int = Field(
         4 * 1_048_576,
         ge=1_024,

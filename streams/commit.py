@@ -148,6 +148,9 @@ class CounterCommitter:
                 duplicates = set(answer.indexes)
                 events = [e for i, e in enumerate(events) if i not in duplicates]
                 metrics.DUPLICATES.inc(len(duplicates))
+            elif answer.generation is None and not events and await self._is_removed(tenant):
+                self.tenants.forget(tenant)
+                return
             else:
                 state = await self._correct(session, state, partition, expected_offset, answer)
 
@@ -162,7 +165,7 @@ class CounterCommitter:
         """Return the state corrected by a refusal; raise RewindRequired if the store has less."""
         metrics.REFUSED.inc()
         tenant = state.generation.tenant
-        if refused.generation is None:
+        if refused.generation is None and not await self._is_removed(tenant):
             raise RewindRequired(f"the counters of tenant {tenant} are gone")
         if refused.generation != state.generation.number:
             logger.info("new generation", tenant=tenant, number=refused.generation)
@@ -182,6 +185,12 @@ class CounterCommitter:
                 )
             state.watermarks[partition] = refused.watermark
         return state
+
+    async def _is_removed(self, tenant: str) -> bool:
+        """Return whether an operator has removed the tenant, whose counters are gone."""
+        topic_id = self.tenants.session.topic_id
+        found = await retry("counters", self._store.counted_before_removal, [tenant], topic_id)
+        return tenant in found
 
     def _report_overflow(self, tenant: str, overflow: Sequence[tuple[Grouping, int]]) -> None:
         for grouping, interactions in overflow:

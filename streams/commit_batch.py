@@ -12,7 +12,12 @@ from store.records import Catalog, Event, SourcedEvent
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
-from streams.decode.rejection import Skipped, too_many_tenants, unregistered_type
+from streams.decode.rejection import (
+    Skipped,
+    too_many_tenants,
+    unregistered_tenant,
+    unregistered_type,
+)
 from streams.retry import retry
 from streams.tenant_state import TenantStates
 
@@ -32,6 +37,8 @@ class CommitBatch(NamedTuple):
     next_offset: int
     size: int
     """Bytes of the records."""
+    of_removed: Sequence[SourcedEvent] = ()
+    """Events that were counted before their tenant was removed. History may lack them."""
 
 
 class CommitBatchBuilder:
@@ -45,8 +52,13 @@ class CommitBatchBuilder:
         tenants: TenantStates,
         alarm: RatioAlarm,
         now_ms: Callable[[], int],
+        registered_only: bool = False,
     ) -> None:
-        """Create a builder. `alarm` is told how many events of each batch were rejected."""
+        """Create a builder. `alarm` is told how many events of each batch were rejected.
+
+        With `registered_only`, events of tenants without a catalog are rejected.
+        """
+        self._registered_only = registered_only
         self._decoder = decoder
         self._catalogs = catalogs
         self._tenants = tenants
@@ -56,9 +68,15 @@ class CommitBatchBuilder:
         """Tenants whose counters have another time zone than their catalog."""
 
     async def build(self, partition: int, records: Sequence[Any]) -> CommitBatch:
-        """Decode the records of one partition; reject unregistered types and excess tenants."""
+        """Decode the records of one partition; reject tenants and types that are not registered."""
         by_tenant, rejected = self._decode(partition, records)
         by_offset = {record.offset: record for record in records}
+        for tenant in list(by_tenant) if self._registered_only else ():
+            if not await is_registered(self._catalogs, tenant):
+                rejected += [
+                    RejectedRecord(partition, by_offset[e.offset], unregistered_tenant(e.event))
+                    for e in by_tenant.pop(tenant)
+                ]
         for tenant, events in list(by_tenant.items()):
             registered = await keep_registered(self._catalogs, tenant, events)
             if len(registered) < len(events):
@@ -71,6 +89,7 @@ class CommitBatchBuilder:
                 by_tenant[tenant] = registered
                 if not registered:
                     del by_tenant[tenant]
+        of_removed = await self._take_removed(partition, by_tenant)
         for tenant in await self._tenants.refuse_excess(by_tenant):
             rejected += [
                 RejectedRecord(
@@ -85,7 +104,7 @@ class CommitBatchBuilder:
         rejected.sort(key=lambda each: each.record.offset)
         self._report(len(records), rejected)
         size = sum(len(record.value or b"") for record in records)
-        return CommitBatch(by_tenant, rejected, records[-1].offset + 1, size)
+        return CommitBatch(by_tenant, rejected, records[-1].offset + 1, size, of_removed)
 
     def _decode(
         self, partition: int, records: Sequence[Any]
@@ -106,6 +125,19 @@ class CommitBatchBuilder:
             else:
                 rejected.append(RejectedRecord(partition, record, decoded))
         return by_tenant, rejected
+
+    async def _take_removed(
+        self, partition: int, by_tenant: dict[str, list[SourcedEvent]]
+    ) -> list[SourcedEvent]:
+        """Take out the events that were counted before their tenant was removed; return them."""
+        taken: list[SourcedEvent] = []
+        ends = await self._tenants.counted_before_removal(by_tenant, partition)
+        for tenant, end in ends.items():
+            events = by_tenant.pop(tenant)
+            taken += [e for e in events if e.offset < end]
+            if newer := [e for e in events if e.offset >= end]:
+                by_tenant[tenant] = newer
+        return taken
 
     async def _check_timezone(self, tenant: str) -> None:
         """Warn, once, if the counters were created before the catalog gave the tenant its zone."""
@@ -135,6 +167,14 @@ class CommitBatchBuilder:
                 logger.error("dead-letter ratio too high", last=detail, **counts)
             else:
                 logger.info("dead-letter ratio back to normal", **counts)
+
+
+async def is_registered(catalogs: CatalogCache, tenant: str) -> bool:
+    """Return whether the tenant has a catalog. Waits while that cannot be asked."""
+    if (await retry("catalog", catalogs.get, tenant)).registered:
+        return True
+    # It may have been registered since it was looked up, and then its events must count.
+    return (await retry("catalog", catalogs.confirmed, tenant)).registered
 
 
 async def keep_registered(

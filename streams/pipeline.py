@@ -181,6 +181,7 @@ class Pipeline:
         )
         self.positions[partition] = batch.next_offset
         events = [e for of_tenant in batch.events.values() for e in of_tenant]
+        events += batch.of_removed
         events.sort(key=lambda e: e.offset)
         await self._history.put(
             partition, HistoryBatch(events, batch.next_offset, acknowledge, batch.size, gaps)

@@ -132,6 +132,13 @@ class ProgressReporter:
         }
         gone = set(self._committer.tenants.names) - set(await self._counters.tenants())
         lost = any(progress.get(p, -1) < offset for p, offset in self._reported.items())
+        if gone:  # removed by an operator, or lost
+            removed = await self._counters.removals.counted_before(
+                sorted(gone), self._topic.topic_id
+            )
+            for tenant in removed:
+                self._committer.tenants.forget(tenant)
+            gone -= removed.keys()
         if gone or lost or (self._instance and instance != self._instance):
             self._on_behind(RewindRequired("Redis was replaced or lost commits"))
             self._reported = {}

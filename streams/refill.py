@@ -21,7 +21,7 @@ from store.postgres.pool import Pool
 from store.postgres.refill import HistoryFiller
 from store.records import Event, SourcedEvent
 from store.settings import Settings
-from streams.commit_batch import judged_at_ms, keep_registered, split_evenly
+from streams.commit_batch import is_registered, judged_at_ms, keep_registered, split_evenly
 from streams.decode.decoder import make_decoder
 from streams.decode.rejection import Skipped
 from streams.kafka.topic_scan import OffsetsGone, ScanBatch, TopicScan, open_scan
@@ -247,6 +247,7 @@ class _EventReader:
         self._tenant = tenant
         self._tenants = set(known_tenants)
         self._tenants_max = settings.tenants_max
+        self._registered_only = settings.tenants_registered_only
         self._now_ms = now_ms
         self._decoder = make_decoder(settings)
         self._catalogs = CatalogCache(
@@ -276,15 +277,17 @@ class _EventReader:
                 result.of_others += len(events)
                 continue
             registered = await keep_registered(self._catalogs, tenant, events)
-            if registered and not self._accepts(tenant):
+            if registered and not await self._accepts(tenant):
                 registered = []
             result.rejected += len(events) - len(registered)
             kept += registered
         kept.sort(key=lambda event: event.offset)
         return kept
 
-    def _accepts(self, tenant: str) -> bool:
-        """Return whether the tenant is known, or there is room for one more."""
+    async def _accepts(self, tenant: str) -> bool:
+        """Return whether a worker counts the tenant: it is known, or there is room for one more."""
+        if self._registered_only and not await is_registered(self._catalogs, tenant):
+            return False
         if tenant not in self._tenants:
             if len(self._tenants) >= self._tenants_max:
                 return False

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from store import metrics
-from store.counters import Rolled
+from store.counters import Generation, Rolled
 from store.logs import get_logger
 from store.redis.counters import RedisCounters
+from store.redis.old_generations import TENANTS_PER_CALL
 from store.windows import Calendar, date_of
 from streams.assignment import CurrentTopic
 from streams.commit import CounterCommitter
@@ -17,6 +22,10 @@ logger = get_logger("rollover")
 
 #: Records of one roll script: 2 to 4 ms of Redis, which leaves room below 10 ms.
 ROLL_RECORDS: Final = 40
+#: How often the other tenants are looked at during a roll, which may take minutes.
+LOOK_S: Final = 1.0
+#: Window days that are moved at the same time: enough to hide the round trips.
+MOVES_MAX: Final = 16
 
 
 class RolledTo(NamedTuple):
@@ -27,7 +36,12 @@ class RolledTo(NamedTuple):
 
 
 class Rollover:
-    """Rolls all tenants. Every worker may run it: each script does a bounded, idempotent part."""
+    """Rolls all tenants. Every worker may run it: each script does a bounded, idempotent part.
+
+    A question on today and on all time can be answered once the window day has moved, one on other
+    days once all records are rolled. So the days of all tenants move first, and then the tenants
+    take turns of `ROLL_RECORDS` records: none waits for another one to be finished.
+    """
 
     def __init__(
         self,
@@ -36,21 +50,32 @@ class Rollover:
         topic: CurrentTopic,
         *,
         now_ms: Callable[[], int],
+        worker: str = "",
     ) -> None:
+        """`worker` names this worker: each one handles the tenants in another order."""
         self._counters = counters
         self._committer = committer
         self._topic = topic
         self._now_ms = now_ms
+        self._worker = worker
         self._rolled: dict[str, RolledTo] = {}
         self._calendars: dict[str, Calendar] = {}
+        self._turns: deque[Generation] = deque()
+        """Generations with records to roll; the next turn is that of the first one."""
 
     async def roll_tenants(self) -> None:
         """Roll the tenants whose midnight has passed; then complete those that can be."""
         incomplete: dict[str, RolledTo | None] = {}
-        for tenant in await self._counters.tenants():
-            rolled = self._rolled.get(tenant)
-            if rolled is None or rolled.calendar.day_of(self._now_ms()) > rolled.day:
-                await self._roll(tenant, incomplete)
+        self._turns.clear()
+        arrived_ms = await self._move_days(incomplete)
+        look_s = time.monotonic() + LOOK_S
+        while self._turns:
+            generation = self._turns.popleft()
+            if not await self._roll(generation, arrived_ms, ROLL_RECORDS):
+                self._turns.append(generation)
+            if time.monotonic() >= look_s:
+                arrived_ms = await self._move_days(incomplete)
+                look_s = time.monotonic() + LOOK_S
         # After all rolls: this asks Postgres, which may be away, or take long to count rows.
         for tenant, rolled in incomplete.items():
             # Where only a rebuild helps, `forget_rolled` and the announcement of a swap are enough.
@@ -66,33 +91,79 @@ class Rollover:
         """Look at the tenant with the next call: its generation is another one."""
         self._rolled.pop(tenant, None)
 
-    async def _roll(self, tenant: str, incomplete: dict[str, RolledTo | None]) -> None:
-        """Roll the tenant; add it to `incomplete` if its counters are not complete."""
-        generation = await self._counters.generation(tenant)
-        if generation is None:
-            return
-        await self._committer.tenants.adopt_generation(generation)
-        calendar = self._calendars.setdefault(generation.timezone, Calendar(generation.timezone))
-        today = calendar.day_of(self._now_ms())
-        behind = max(today, generation.day) > (generation.rolled or 0)
-        arrived_ms = await self._arrival_watermark_ms() if behind else 0
-        while behind:
-            answer = await self._counters.roll(
-                generation, today, now_ms=arrived_ms, records_max=ROLL_RECORDS
-            )
-            if not isinstance(answer, Rolled):
-                return
-            metrics.ROLLED.inc(answer.records)
-            behind = not answer.finished
-            if answer.finished:
-                logger.info("rolled", tenant=tenant, day=date_of(answer.day).isoformat())
-        rolled = RolledTo(calendar, generation.day) if generation.day >= today else None
-        if not generation.complete and self._topic.topic_id != "":
-            incomplete[tenant] = rolled
-        elif rolled is not None:
-            self._rolled[tenant] = rolled
+    async def _move_days(self, incomplete: dict[str, RolledTo | None]) -> int:
+        """Move the window days of all tenants to today; queue those that have records to roll.
+
+        Add those whose counters are not complete to `incomplete`. Return the arrival watermark, ms.
+        """
+        rolling = {generation.tenant for generation in self._turns}
+        due = [t for t in await self._counters.tenants() if t not in rolling and self._is_due(t)]
+        due = turn_order(due, self._worker)
+        arrived_ms = await self._arrival_watermark_ms() if due or rolling else 0
+        found: list[Generation] = []
+        for first in range(0, len(due), TENANTS_PER_CALL):
+            # Read just before they move: by then another worker may have moved them.
+            part = due[first : first + TENANTS_PER_CALL]
+            generations = [g async for g in self._counters.active_generations(part)]
+            await self._move(generations, arrived_ms)
+            found += generations
+        for generation in found:
+            rolled = self._rolled_to(generation)
+            if not generation.complete and self._topic.topic_id != "":
+                incomplete[generation.tenant] = rolled
+            elif rolled is not None and not self._is_behind(generation):
+                self._rolled[generation.tenant] = rolled
+        for generation in found:  # at the end: one that is behind ends this call
+            await self._committer.tenants.adopt_generation(generation)
+        return arrived_ms
+
+    async def _move(self, generations: Sequence[Generation], arrived_ms: int) -> None:
+        """Move the window days of generations; queue those that have records to roll."""
+        behind = [generation for generation in generations if self._is_behind(generation)]
+        for first in range(0, len(behind), MOVES_MAX):
+            part = behind[first : first + MOVES_MAX]
+            finished = await asyncio.gather(*(self._roll(g, arrived_ms, 0) for g in part))
+            self._turns += [g for g, done in zip(part, finished, strict=True) if not done]
+
+    async def _roll(self, generation: Generation, arrived_ms: int, records_max: int) -> bool:
+        """Roll a part of a generation; return whether nothing is left, or it is not active."""
+        answer = await self._counters.roll(
+            generation, self._today(generation), now_ms=arrived_ms, records_max=records_max
+        )
+        if not isinstance(answer, Rolled):
+            return True
+        metrics.ROLLED.inc(answer.records)
+        if answer.finished:
+            logger.info("rolled", tenant=generation.tenant, day=date_of(answer.day).isoformat())
+        return answer.finished
+
+    def _is_behind(self, generation: Generation) -> bool:
+        """Return whether the generation was not rolled to the end of a day that has begun."""
+        return max(self._today(generation), generation.day) > (generation.rolled or 0)
+
+    def _rolled_to(self, generation: Generation) -> RolledTo | None:
+        today = self._today(generation)
+        return RolledTo(self._calendar(generation), today) if generation.day >= today else None
+
+    def _is_due(self, tenant: str) -> bool:
+        rolled = self._rolled.get(tenant)
+        return rolled is None or rolled.calendar.day_of(self._now_ms()) > rolled.day
+
+    def _today(self, generation: Generation) -> int:
+        return self._calendar(generation).day_of(self._now_ms())
+
+    def _calendar(self, generation: Generation) -> Calendar:
+        return self._calendars.setdefault(generation.timezone, Calendar(generation.timezone))
 
     async def _arrival_watermark_ms(self) -> int:
         """Return the lowest arrival watermark of all partitions, ms; 0 = not known."""
         watermarks = await self._counters.reports.arrivals(self._topic.topic_id)
         return min((watermarks.get(p, 0) for p in range(self._topic.partitions)), default=0)
+
+
+def turn_order(tenants: Iterable[str], worker: str) -> list[str]:
+    """Return the tenants in an order that only this worker has.
+
+    Several workers then share the work: where one comes later, another has done its part.
+    """
+    return sorted(tenants, key=lambda tenant: blake2b(f"{worker} {tenant}".encode()).digest())

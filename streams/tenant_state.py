@@ -127,6 +127,29 @@ class TenantStates:
         }
         return sorted((t for t, w in watermarks.items() if w < offset), key=watermarks.__getitem__)
 
+    def forget(self, tenant: str) -> None:
+        """Forget a tenant that was removed."""
+        self._states.pop(tenant, None)
+
+    async def counted_before_removal(
+        self, tenants: Iterable[str], partition: int
+    ) -> Mapping[str, int]:
+        """Return tenant -> offset below which its events were counted before it was removed.
+
+        They must not make the tenant anew. Only tenants that were removed, and had no event since.
+        """
+        new = [tenant for tenant in tenants if tenant not in self._states]
+        if not new:
+            return {}
+        session = self.session
+        found = await retry("counters", self._store.counted_before_removal, new, session.topic_id)
+        offsets = {t: of[partition] for t, of in found.items() if partition in of}
+        for tenant, offset in offsets.items():
+            # A rebuild may give the tenant counters that lack these events.
+            committed = session.committed_through.get((tenant, partition), 0)
+            session.committed_through[tenant, partition] = max(committed, offset)
+        return offsets
+
     async def refuse_excess(self, tenants: Iterable[str]) -> set[str]:
         """Return the new tenants beyond `tenants_max`; create counters for the other new ones.
 

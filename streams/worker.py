@@ -21,7 +21,7 @@ from store.records import StoreUnavailable
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.redis.evictions import RedisEvictions
-from store.redis.owners import PartitionOwners
+from store.redis.owners import PartitionOwners, new_owner
 from store.settings import Settings
 from store.windows import Calendar, date_of
 from streams.activations import ActivationWatch
@@ -175,7 +175,11 @@ class Worker:
             now_ms=self._now_ms,
         )
         self.rollover = Rollover(
-            self.stores.counters, self.committer, self.topic, now_ms=self._now_ms
+            self.stores.counters,
+            self.committer,
+            self.topic,
+            now_ms=self._now_ms,
+            worker=new_owner(),
         )
         self.old_generations = OldGenerations(
             self.stores.counters, keep_h=settings.generation_keep_h, now_ms=self._now_ms
@@ -313,6 +317,7 @@ def make_pipeline(
             bad_min=settings.dead_letter_alarm_min,
         ),
         now_ms=now_ms,
+        registered_only=settings.tenants_registered_only,
     )
     return Pipeline(
         builder=builder,

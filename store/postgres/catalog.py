@@ -67,7 +67,8 @@ async def _load(pool: Pool, tenant: str) -> Catalog:
         cursor = await connection.execute(
             "SELECT timezone, version FROM tenants WHERE tenant_id = %s", (tenant,)
         )
-        timezone, version = await cursor.fetchone() or (DEFAULT_TIMEZONE, 0)
+        row = await cursor.fetchone()
+        timezone, version = row or (DEFAULT_TIMEZONE, 0)
         system = await _records(connection, OutcomeType, SYSTEM_TENANT)
         own = await _records(connection, OutcomeType, tenant)
         creatives = await _records(connection, Creative, tenant)
@@ -75,6 +76,7 @@ async def _load(pool: Pool, tenant: str) -> Catalog:
             tenant=tenant,
             timezone=timezone,
             version=version,
+            registered=row is not None,
             offers=await _records(connection, Offer, tenant),
             creatives=creatives,
             channels=await _records(connection, Channel, tenant),

@@ -5,7 +5,7 @@ Each method is one script or one pipeline; the scripts are in `lua/`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,12 +21,14 @@ from store.counters import (
     TenantOverview,
 )
 from store.records import CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
+from store.redis.active import active_generations
 from store.redis.audit import AuditedCounters
 from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
 from store.redis.generations import RedisGenerations
 from store.redis.keys import GROUPING_CODES, watermark_field
 from store.redis.overview import overview
+from store.redis.removals import RedisRemovals
 from store.settings import Settings
 from store.windows import DAY_MS, Period, from_tiles, slots_of_horizon
 
@@ -51,7 +53,8 @@ _unpack = msgspec.msgpack.decode
 class RedisCounters(RedisGenerations):
     """The `store.counters.CounterStore` in Redis: generations, and the counts in them.
 
-    `reports` holds what workers report about themselves, `builds` what rebuilds need besides.
+    `reports` holds what workers report about themselves, `builds` what rebuilds need besides,
+    `removals` what the removal of a tenant needs.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class RedisCounters(RedisGenerations):
         """
         super().__init__(client, prefix)
         self.builds = RedisBuilds(client, prefix)
+        self.removals = RedisRemovals(client, prefix)
         self._groups_max = groups_max
         self._slots_back = slots_of_horizon(dedup_horizon_h)
         self._commit = Script("commit")
@@ -190,6 +194,16 @@ class RedisCounters(RedisGenerations):
         if answer[0] == b"ok":
             return Rolled(int(answer[1]), answer[2] == 1, answer[3])
         return Refused(int(answer[1]) if answer[1] else None, None, None)
+
+    async def counted_before_removal(
+        self, tenants: Sequence[str], topic_id: str
+    ) -> Mapping[str, Mapping[int, int]]:
+        """Return tenant -> partition -> offset; see `RedisRemovals.counted_before`."""
+        return await self.removals.counted_before(tenants, topic_id)
+
+    def active_generations(self, tenants: Sequence[str]) -> AsyncIterator[Generation]:
+        """Yield the active generation of each tenant that has one. Raises StoreUnavailable."""
+        return active_generations(self._client, self._keys, tenants)
 
     async def overview(self) -> list[TenantOverview]:
         """Return the state of every tenant's generation. Raises StoreUnavailable."""

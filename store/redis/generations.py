@@ -80,8 +80,7 @@ class RedisGenerations(RedisOldGenerations):
     ) -> Generation:
         """Create the tenant's first generation, or return the one that exists."""
         # Listed first: a tenant listed without a generation is harmless, the opposite is not.
-        async with redis_errors():
-            await self._client.sadd(self._keys.tenants, tenant)
+        await _list(self._client, self._keys.tenants, tenant)
         await self._new_generation(
             tenant,
             day=day,
@@ -91,6 +90,8 @@ class RedisGenerations(RedisOldGenerations):
             watermarks=watermarks,
             gaps=(),
         )
+        # Again, as a removal of the tenant may have taken it from the list meanwhile.
+        await _list(self._client, self._keys.tenants, tenant)
         generation = await self.generation(tenant)
         assert generation is not None
         return generation
@@ -171,8 +172,7 @@ class RedisGenerations(RedisOldGenerations):
     ) -> Activated | Behind | Fewer | None:
         """Make a generation under construction the active one; None if it is not that."""
         # Listed first, as in `create`: it may be the tenant's first one after a flush.
-        async with redis_errors():
-            await self._client.sadd(self._keys.tenants, building.tenant)
+        await _list(self._client, self._keys.tenants, building.tenant)
         answer = await self._swap(
             self._client,
             self._keys.active(building.tenant),
@@ -224,6 +224,11 @@ class RedisGenerations(RedisOldGenerations):
     async def mark_complete(self, generation: Generation) -> None:
         """Record that a generation that started empty has all of history now."""
         await self._prove(self._client, self._keys.active(generation.tenant), generation.number)
+
+
+async def _list(client: Any, tenants_key: str, tenant: str) -> None:
+    async with redis_errors():
+        await client.sadd(tenants_key, tenant)
 
 
 def _shortfalls(flat: Sequence[Any]) -> list[Shortfall]:

@@ -40,6 +40,14 @@ class Keys(NamedTuple):
         """Return the key of the highest generation number that the tenant ever had."""
         return self._base(tenant) + "last"
 
+    def removed(self, tenant: str) -> str:
+        """Return the key of what a tenant had counted when it was removed.
+
+        Hash: `<topic id>:<partition>` -> offset; `at_s` -> time of the removal in seconds. It
+        exists until the tenant has counters again.
+        """
+        return self._base(tenant) + "removed"
+
     def catalog(self, tenant: str) -> str:
         """Return the key of the catalog version that an import announced last."""
         return self._base(tenant) + "catalog"

@@ -35,7 +35,12 @@ from store.settings import Settings
 from streams.dead_letters.headers import original_headers
 from streams.dead_letters.record import DeadLetter, Source
 from streams.decode.decoder import make_decoder
-from streams.decode.rejection import Rejected, Skipped, unregistered_type
+from streams.decode.rejection import (
+    Rejected,
+    Skipped,
+    unregistered_tenant,
+    unregistered_type,
+)
 from streams.kafka.producers import OutgoingRecord, Producer, open_producer
 
 #: Dead letters that are checked, sent and marked together.
@@ -154,9 +159,12 @@ class Redrive:
             return f"an event of type {decoded.type}, which is not counted"
         if isinstance(decoded, Event):
             catalog = await self._catalog(decoded.tenant)
-            if decoded.outcome in catalog.outcome_types:
+            if self._settings.tenants_registered_only and not catalog.registered:
+                decoded = unregistered_tenant(decoded)
+            elif decoded.outcome in catalog.outcome_types:
                 return decoded
-            decoded = unregistered_type(decoded)
+            else:
+                decoded = unregistered_type(decoded)
         assert isinstance(decoded, Rejected)
         return f"{decoded.reason}: {decoded.detail}"
 

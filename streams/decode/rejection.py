@@ -19,6 +19,7 @@ class Reason(StrEnum):
     BAD_TIMESTAMP = "bad_timestamp"
     FUTURE_TIMESTAMP = "future_timestamp"
     UNREGISTERED_TYPE = "unregistered_type"
+    UNREGISTERED_TENANT = "unregistered_tenant"
     TOO_MANY_TENANTS = "too_many_tenants"
 
 
@@ -52,6 +53,15 @@ def unregistered_type(event: Event) -> Rejected:
         Reason.UNREGISTERED_TYPE,
         f"outcomeTypeKey {event.outcome!r} is not a registered outcome type of tenant "
         f"{event.tenant}",
+    )
+
+
+def unregistered_tenant(event: Event) -> Rejected:
+    """Return the rejection of a valid event whose tenant never had a catalog."""
+    return reject(
+        Reason.UNREGISTERED_TENANT,
+        f"tenant {event.tenant} has no catalog, and TENANTS_REGISTERED_ONLY is set; register it "
+        "with `interaction-summary catalog import`, then redrive",
     )
 
 

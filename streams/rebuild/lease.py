@@ -42,8 +42,8 @@ async def lease(builds: RedisBuilds, tenant: str, token: str) -> AsyncIterator[N
         again = await take()
         if again is not None and (again.left_ms > held.left_ms or time.monotonic() > deadline_s):
             raise AlreadyRunningError(
-                f"tenant {tenant}: another rebuild of it is running ({again.holder}); wait for its "
-                "end, or stop it"
+                f"tenant {tenant}: another rebuild or removal of it is running ({again.holder}); "
+                "wait for its end, or stop it"
             )
         held = again
     renewing = asyncio.create_task(_renew(builds, tenant, token, holder))

@@ -114,8 +114,9 @@ def test_one_of_two_rebuilds_at_once_is_refused(program: Program) -> None:
     codes = [process.wait(60) for process in both]
     assert sorted(codes) == [0, 1], "\n".join(process.tail() for process in both)
     done, refused = both[codes.index(0)], both[codes.index(1)]
-    assert f"tenant {TENANT}: another rebuild of it is running (process {done.pid} on " in (
-        refused.log()
+    assert (
+        f"tenant {TENANT}: another rebuild or removal of it is running (process {done.pid} on "
+        in (refused.log())
     )
     assert not progress_of(refused)
     found = generations(program.settings, TENANT)

@@ -59,6 +59,27 @@ def scene(
     return scenes[-1]
 
 
+# --- tenants
+
+
+def test_a_tenant_must_go(scene: Scene) -> None:
+    scene.write_catalog(offers=[{"id": "off_1", "name": "One"}])
+    scene.program.run("catalog", "import", "acme.json")
+    scene.send(some_events(100))
+    scene.wait_exact()
+    with scene.case("A tenant must go") as guide:
+        scene.retract(scene.counted)
+        scene.catalog = {}
+        removed = guide.run()
+        assert TENANT in removed.partition("tenant acme: removed")[0]
+        assert "1 generation with" in removed and "1 offers" in removed and "100 events" in removed
+        scene.wait_exact("history")
+        assert scene.status()["tenants"] == []
+        guide.run()
+        scene.send(some_events(30))
+        scene.wait_exact()
+
+
 # --- catalogs
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -26,7 +27,9 @@ from store.settings import Settings
 from streams.decode.decoder import Decoder
 from streams.decode.timestamps import format_ms
 from streams.kafka.topic_id import describe_topic
+from tests.support.events import TODAY
 from tests.support.resources import PARTITIONS
+from tests.support.stores import Stores, some_events
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,7 +41,7 @@ def command(settings: Settings) -> Command:
     """Return a function that runs a command on the servers and topics of this test."""
 
     def run(
-        *arguments: str, stdin: str = "", **environment: str
+        *arguments: str, stdin: str | int = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
         given = {
             "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
@@ -50,7 +53,8 @@ def command(settings: Settings) -> Command:
         }
         return subprocess.run(
             [sys.executable, "-P", "-m", "cli.main", *arguments],
-            input=stdin,
+            # A text, or a file descriptor, for example of a terminal.
+            **({"input": stdin} if isinstance(stdin, str) else {"stdin": stdin}),
             capture_output=True,
             text=True,
             cwd=ROOT,
@@ -303,3 +307,52 @@ def test_a_refill_says_what_it_will_not_do(command: Command) -> None:
     done = command("rebuild", "--history", "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--history can be combined with --tenant only" in done.stderr
+
+
+@pytest.mark.anyio
+async def test_a_tenant_is_listed_and_removed(command: Command, settings: Settings) -> None:
+    """The command says what it removed, and removes nothing without a yes."""
+    succeeded(command("catalog", "import", "-", stdin=json.dumps(demo_catalog("acme"))))
+    async with Stores(settings) as stores, open_counters(settings) as counters:
+        await stores.store(some_events(7), None)
+        for tenant in ("acme", "other"):
+            await counters.create(tenant, day=TODAY, timezone="UTC", complete=True, watermarks=[])
+    listed = json.loads(succeeded(command("tenants", "list", "--json")))["tenants"]
+    first = {"generation": 1, "complete": True}
+    assert listed == [
+        {"tenant": "acme", "counters": first, "history": True, "catalog": True},
+        {"tenant": "other", "counters": first, "history": False, "catalog": False},
+    ]
+    table = succeeded(command("tenants", "list"))
+    assert "generation 1, complete" in table
+    assert table.splitlines()[-1] == "2 tenants"
+    refused = command("tenants", "remove", "acme")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: --yes: needed")
+    code, output = await asyncio.to_thread(at_a_terminal, command, "n\n")
+    assert code == 1
+    assert "Remove tenant acme: its counters and its catalog and its history of 7 events" in output
+    assert "nothing is removed" in output
+    assert "generation 1" in succeeded(command("tenants", "list"))
+    kept = succeeded(command("tenants", "remove", "acme", "--yes")).splitlines()
+    assert kept[0] == "tenant acme: removed"
+    assert kept[1] == "  counters: 1 generation with 0 groups"
+    assert kept[2].startswith("  catalog: 20 offers, ")
+    assert kept[3] == "  history: 7 events are kept; --history removes them"
+    code, output = await asyncio.to_thread(at_a_terminal, command, "y\n")
+    assert code == 0, output
+    assert "history: 7 events" in output
+    unknown = command("tenants", "remove", "acme", "--yes")
+    assert unknown.returncode == 2
+    assert "acme has neither counters, nor a history, nor a catalog" in unknown.stderr
+    assert succeeded(command("tenants", "list")).splitlines()[-1] == "1 tenants"
+
+
+def at_a_terminal(command: Command, answer: str) -> tuple[int, str]:
+    """Remove `acme` with its history at a terminal; return the exit code and all output."""
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode())
+    done = command("tenants", "remove", "acme", "--history", stdin=theirs)
+    os.close(ours)
+    os.close(theirs)
+    return done.returncode, done.stdout + done.stderr

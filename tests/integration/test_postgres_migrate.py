@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, date, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from structlog.testing import capture_logs
 
 from store.postgres.migrate import ensure_partitions, migrate, migrations, restore_partitions
 from store.postgres.pool import make_pool, ping
 from store.records import SYSTEM_OUTCOME_TYPES, OutcomeType, StoreUnavailable
 from store.settings import Settings
+from streams.worker import Stores
 
 NAMES = [migration.name for migration in migrations()]
 
@@ -176,18 +180,43 @@ def test_a_role_that_must_not_create_tables_gets_an_error_that_is_retried(
     database_url: str,
 ) -> None:
     """A worker need not own the tables: `migrate` may create the months."""
-    role = f"writer_{conninfo_to_dict(database_url)['dbname']}"
-    rows(database_url, f"CREATE ROLE {role} LOGIN")
-    try:
-        rows(database_url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    with reading_role(database_url) as url:
 
         async def make() -> list[str]:
-            url = make_conninfo(database_url, user=role)
             async with make_pool(Settings(database_url=url), max_size=1) as pool:
                 return await ensure_partitions(pool, datetime.now(UTC).date(), ahead_months=5)
 
         with pytest.raises(StoreUnavailable, match=r"month partitions.*permission denied"):
             asyncio.run(make())
+
+
+def test_a_worker_that_must_not_create_tables_logs_it_and_goes_on(database_url: str) -> None:
+    in_half_a_year = datetime.now(UTC) + timedelta(days=180)
+    with reading_role(database_url) as url:
+
+        async def make() -> None:
+            stores = Stores(
+                Settings(database_url=url), now_ms=lambda: int(in_half_a_year.timestamp() * 1_000)
+            )
+            await stores.pool.open()
+            await stores.make_partitions()
+            await stores.close()
+
+        with capture_logs() as logged:
+            asyncio.run(make())
+    (entry,) = logged
+    assert (entry["event"], entry["log_level"]) == ("month partitions not created", "warning")
+    assert "permission denied" in entry["error"]
+
+
+@contextmanager
+def reading_role(database_url: str) -> Iterator[str]:
+    """Create a role that may only read; yield the URL of the database as this role."""
+    role = f"writer_{conninfo_to_dict(database_url)['dbname']}"
+    rows(database_url, f"CREATE ROLE {role} LOGIN")
+    try:
+        rows(database_url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        yield make_conninfo(database_url, user=role)
     finally:
         rows(database_url, f"DROP OWNED BY {role}; DROP ROLE {role}")
 

@@ -260,7 +260,9 @@ def test_a_second_rebuild_of_a_tenant_is_refused(settings: Settings) -> None:
                 await asyncio.sleep(0.2)
 
         renewing = asyncio.create_task(renew())
-        with pytest.raises(RebuildError, match=r"another rebuild of it is running \(them\)"):
+        with pytest.raises(
+            RebuildError, match=r"another rebuild or removal of it is running \(them\)"
+        ):
             await replay.replay(Options(source="topic"))
         assert (await replay.replay(Options(source="topic"), tenant="other")).events == 20
         renewing.cancel()

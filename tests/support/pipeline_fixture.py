@@ -67,6 +67,7 @@ class PipelineFixture:
         self.pool = pool
         self.dead_letters = FakeDeadLetterSink()
         self.acknowledged = 0
+        self.catalog_clock_s = 0.0
         writer = HistoryWriter(pool)
         self.counters = counters = RedisCounters(client, settings.redis_prefix)
         self.history = HistorySink(
@@ -83,11 +84,14 @@ class PipelineFixture:
         self.builder = CommitBatchBuilder(
             decoder=Decoder(future_tolerance_s=300, event_bytes_max=1_048_576),
             catalogs=CatalogCache(
-                lambda tenant: load_catalog(pool, tenant), refresh_s=60, monotonic=lambda: 0.0
+                lambda tenant: load_catalog(pool, tenant),
+                refresh_s=60,
+                monotonic=lambda: self.catalog_clock_s,
             ),
             tenants=self.committer.tenants,
             alarm=RatioAlarm(ratio=0.1, window_events=100, bad_min=10),
             now_ms=now_ms,
+            registered_only=settings.tenants_registered_only,
         )
         self.pipeline = Pipeline(
             builder=self.builder,

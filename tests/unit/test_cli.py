@@ -61,6 +61,8 @@ def test_help_needs_no_settings_and_none_of_the_heavy_libraries() -> None:
         ["load", "--tenant", "a b"],
         ["load", "--seed", "1", "some.jsonl"],
         ["load", "--late", "0", "-"],
+        ["tenants", "remove", "acme"],
+        ["tenants", "remove", "a b", "--yes"],
     ],
     ids=" ".join,
 )

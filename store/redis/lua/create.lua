@@ -26,4 +26,19 @@ end
 redis.call(
   'HSET', meta, 'day', ARGV[2], 'rolled', ARGV[2], 'timezone', ARGV[3], 'complete', ARGV[4], 'events', '0')
 for i = 6, #ARGV, 2 do redis.call('HSET', meta, ARGV[i], ARGV[i + 1]) end
+if ARGV[5] == '' then
+  -- The tenant was removed before: counting begins where it ended. Soon after the removal exactly there,
+  -- as workers that had yet to notice it may have read events of the tenant and not counted them.
+  local removed = redis.call('HGETALL', base .. 'removed')
+  local at_s = tonumber(redis.call('HGET', base .. 'removed', 'at_s') or 0)
+  local is_recent = tonumber(redis.call('TIME')[1]) - at_s < 600
+  for i = 1, #removed, 2 do
+    local source, offset = removed[i], removed[i + 1]
+    local given = tonumber(redis.call('HGET', meta, 'w:' .. source) or 0)
+    if source ~= 'at_s' and (is_recent or given < tonumber(offset)) then
+      redis.call('HSET', meta, 'w:' .. source, offset, 'f:' .. source, offset)
+    end
+  end
+  redis.call('DEL', base .. 'removed')
+end
 return {'ok'}

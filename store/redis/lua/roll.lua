@@ -36,9 +36,9 @@ for _, slot in ipairs(is_behind and {} or old) do
   redis.call('HDEL', meta, 'd:' .. slot)
 end
 
-while rolled < day and left > 0 do
+while rolled < day do
   local due = home .. 'due:' .. (rolled + 1)
-  local members = redis.call('SPOP', due, left)
+  local members = left > 0 and redis.call('SPOP', due, left) or {}
   for _, member in ipairs(members) do
     local kind, id = string.sub(member, 1, 1), string.sub(member, 3)
     -- A damaged record fails. It stays as it is, for an audit to find and to heal; without `pcall` the
@@ -47,7 +47,8 @@ while rolled < day and left > 0 do
   end
   done = done + #members
   left = left - #members
-  if redis.call('EXISTS', due) == 0 then rolled = rolled + 1 end
+  if redis.call('EXISTS', due) == 1 then break end -- the maximum is reached
+  rolled = rolled + 1
 end
 redis.call('HSET', meta, 'rolled', rolled)
-return {'ok', day, (rolled == day and left > 0) and 1 or 0, done}
+return {'ok', day, rolled == day and 1 or 0, done}

@@ -34,4 +34,5 @@ redis.call('HDEL', meta, 'building', 'w:rebuild:0', 'f:rebuild:0')
 redis.call('HSET', meta, 'previous', active or '')
 complete_if_whole()
 redis.call('SET', KEYS[1], gen)
+redis.call('DEL', base .. 'removed')
 return {'ok', active or '', behind}
