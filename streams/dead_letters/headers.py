@@ -5,6 +5,7 @@ The record's own key, value and headers stay unchanged. These functions are pure
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Final
 
@@ -20,6 +21,9 @@ TOPIC_ID: Final = "dlq.source.log"
 PARTITION: Final = "dlq.source.partition"
 OFFSET: Final = "dlq.source.offset"
 TIME: Final = "dlq.time"
+#: Of a stub only: number of bytes, and SHA-256 in hexadecimal, of the record's whole value.
+SIZE: Final = "dlq.size"
+SHA256: Final = "dlq.sha256"
 _NAMES: Final = frozenset({REASON, DETAIL, TOPIC, TOPIC_ID, PARTITION, OFFSET, TIME})
 
 
@@ -39,6 +43,21 @@ def write(info: DeadLetterInfo, original: Iterable[tuple[str, bytes]] = ()) -> H
         (OFFSET, str(info.offset).encode()),
         (TIME, format_ms(info.time_ms).encode()),
     ]
+
+
+def stub(info: DeadLetterInfo, value: bytes) -> Headers:
+    """Return the headers of a dead letter that cannot be sent whole: place, size and hash."""
+    return [
+        *write(info),
+        (SIZE, str(len(value)).encode()),
+        (SHA256, hashlib.sha256(value).hexdigest().encode()),
+    ]
+
+
+def is_cut(headers: Iterable[tuple[str, bytes]], value: bytes | None) -> bool:
+    """Return whether `value` is only a part of the record's value."""
+    sizes = [size for name, size in headers if name == SIZE]
+    return bool(sizes) and sizes[-1] != str(len(value or b"")).encode()
 
 
 def parse(headers: Iterable[tuple[str, bytes]]) -> DeadLetterInfo | None:

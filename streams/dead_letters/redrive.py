@@ -32,7 +32,7 @@ from store.postgres.pool import Pool
 from store.postgres.redriven import RedrivenDeadLetters
 from store.records import Catalog, Event
 from store.settings import Settings
-from streams.dead_letters.headers import original_headers
+from streams.dead_letters.headers import is_cut, original_headers
 from streams.dead_letters.record import DeadLetter, Source
 from streams.decode.decoder import make_decoder
 from streams.decode.rejection import (
@@ -154,6 +154,8 @@ class Redrive:
         topic = self._settings.interactions_topic
         if dead_letter.info.topic != topic:
             return f"it came from topic {dead_letter.info.topic}, not from {topic}"
+        if is_cut(dead_letter.headers, dead_letter.value):
+            return "its value was too large to be sent whole; the source topic may still have it"
         decoded = self._decoder.decode(dead_letter.value, self._now_ms())
         if isinstance(decoded, Skipped):
             return f"an event of type {decoded.type}, which is not counted"

@@ -12,6 +12,9 @@ reads the topic before it sends the first dead letter of a partition:
 - Each source partition has a transactional id. Before a worker reads, it takes the id over, which
   aborts whatever an earlier worker has in flight: a frozen worker that wakes up sends nothing.
 
+A dead letter that can never be sent whole (too large for the topic, or not to be encoded) is sent
+as a stub, with its place, size and hash, and as much of its value as the topic takes.
+
 On brokers without transactions, a worker asks right before it sends whether it still owns the
 partition (see `store.redis.owners`). The remaining gap is a worker that is frozen between that
 question and Kafka's receipt. `dlq list` shows such a duplicate as one dead letter.
@@ -30,6 +33,8 @@ from store.redis.owners import PartitionOwners, new_owner
 from store.settings import Settings
 from streams.dead_letters import headers
 from streams.dead_letters.record import DeadLetterInfo, RejectedRecord
+from streams.decode.rejection import Reason
+from streams.kafka.errors import RecordRefused
 from streams.kafka.producers import (
     OutgoingRecord,
     Producer,
@@ -44,6 +49,9 @@ logger = get_logger("dead_letters")
 #: batches.
 READ_BACK_RECORDS_MAX: Final = 10_000
 READ_BACK_BYTES_MAX: Final = 64 * 1_048_576
+#: What is sent of the value of a dead letter that cannot be sent whole: the first that is taken.
+STUB_VALUE_BYTES: Final = (524_288, 16_384, 0)
+STUB_KEY_BYTES: Final = 256
 _OWNER_POLL_S: Final = 0.2
 
 
@@ -117,7 +125,14 @@ class KafkaDeadLetterSink:
 
     # ---- one source partition
 
-    async def _send(self, partition: int, rejected_records: Sequence[RejectedRecord]) -> None:
+    async def _send(
+        self,
+        partition: int,
+        rejected_records: Sequence[RejectedRecord],
+        *,
+        part_bytes: int | None = None,
+    ) -> None:
+        """Send what is not sent; as stubs with up to `part_bytes` of the value, unless None."""
         topic = self._settings.dead_letter_topic
         sender = self._senders.get(partition)
         if sender is None:
@@ -132,16 +147,42 @@ class KafkaDeadLetterSink:
         unsent = [x for x in rejected_records if not sent.has(x.record.offset)]
         if len(unsent) < len(rejected_records):
             logger.info("dead letters already sent", skipped=len(rejected_records) - len(unsent))
-        if unsent:
-            try:
-                await sender.producer.send_all(
-                    topic, [self._outgoing(x, dead_letter_partition) for x in unsent]
-                )
-            except StoreUnavailable:
-                # Some may be in the topic: the next sender reads it before it sends.
-                del self._senders[partition]
-                self._stop(sender.producer)
+        if not unsent:
+            return
+        outgoing = [self._outgoing(x, dead_letter_partition, part_bytes) for x in unsent]
+        try:
+            await sender.producer.send_all(topic, outgoing)
+        except (StoreUnavailable, RecordRefused) as error:
+            # Some may be in the topic: the next sender reads it before it sends.
+            del self._senders[partition]
+            self._stop(sender.producer)
+            if isinstance(error, StoreUnavailable):
                 raise
+            await self._send_refused(partition, unsent, part_bytes, str(error))
+
+    async def _send_refused(
+        self,
+        partition: int,
+        rejected_records: Sequence[RejectedRecord],
+        part_bytes: int | None,
+        why: str,
+    ) -> None:
+        """Send records of which Kafka refuses at least one: each alone, and that one as a stub."""
+        if len(rejected_records) > 1:
+            for rejected_record in rejected_records:
+                await self._send(partition, [rejected_record])
+            return
+        offset = rejected_records[0].record.offset
+        sizes = [n for n in STUB_VALUE_BYTES if part_bytes is None or n < part_bytes]
+        if not sizes:
+            raise StoreUnavailable(
+                f"Kafka: topic {self._settings.dead_letter_topic} does not take the dead letter of "
+                f"partition {partition}, offset {offset}, without its value either: {why}"
+            )
+        logger.warning(
+            "dead letter cannot be sent whole", partition=partition, offset=offset, error=why
+        )
+        await self._send(partition, rejected_records, part_bytes=sizes[0])
 
     async def _open(self, partition: int) -> _PartitionSender:
         transactional_id = f"{self._settings.dead_letter_topic}-{self._topic_id}-{partition}"
@@ -149,23 +190,33 @@ class KafkaDeadLetterSink:
         return _PartitionSender(producer or await open_producer(self._settings))
 
     def _outgoing(
-        self, rejected_record: RejectedRecord, dead_letter_partition: int
+        self,
+        rejected_record: RejectedRecord,
+        dead_letter_partition: int,
+        part_bytes: int | None,
     ) -> OutgoingRecord:
         partition, record, rejection = rejected_record
+        is_stub = part_bytes is not None
         info = DeadLetterInfo(
-            reason=rejection.reason,
-            detail=rejection.detail,
+            reason=Reason.UNSENDABLE if is_stub else rejection.reason,
+            detail=f"{rejection.reason}: {rejection.detail}" if is_stub else rejection.detail,
             topic=self._settings.interactions_topic,
             topic_id=self._topic_id,
             partition=partition,
             offset=record.offset,
             time_ms=self._now_ms(),
         )
+        key, value = record.key, record.value
+        if value is None and key is None:
+            key = b""  # the client sends no record without both
+        if part_bytes is None:
+            written = headers.write(info, record.headers)
+        else:
+            value = value or b""
+            written = headers.stub(info, value)
+            key, value = (key or b"")[:STUB_KEY_BYTES], value[:part_bytes]
         return OutgoingRecord(
-            key=record.key,
-            value=record.value,
-            headers=headers.write(info, record.headers),
-            partition=dead_letter_partition,
+            key=key, value=value, headers=written, partition=dead_letter_partition
         )
 
     async def _read_back(self, partition: int, dead_letter_partition: int) -> SentOffsets:

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     UNREGISTERED_TYPE = "unregistered_type"
     UNREGISTERED_TENANT = "unregistered_tenant"
     TOO_MANY_TENANTS = "too_many_tenants"
+    UNSENDABLE = "unsendable"
 
 
 class Skipped(NamedTuple):

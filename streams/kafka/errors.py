@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import aiokafka.errors
 import kafka.errors
 
 from store.records import StoreUnavailable
+
+
+class RecordRefused(Exception):
+    """A record can never be sent as it is, however often that is tried; the message says why."""
+
+
+#: Errors of the broker that are about the records, not about the connection.
+_REFUSALS: Final = (
+    aiokafka.errors.MessageSizeTooLargeError,
+    aiokafka.errors.RecordListTooLargeError,
+    aiokafka.errors.CorruptRecordException,
+    aiokafka.errors.UnsupportedForMessageFormatError,
+)
+#: Errors of the client that cannot encode a record.
+ENCODING_ERRORS: Final = (AssertionError, TypeError, ValueError, OverflowError)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether a failed send was refused because of the records in it."""
+    return isinstance(error, (*_REFUSALS, *ENCODING_ERRORS))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from aiokafka.errors import (
 )
 
 from store.settings import Settings
-from streams.kafka.errors import kafka_errors
+from streams.kafka.errors import ENCODING_ERRORS, RecordRefused, is_refusal, kafka_errors
 
 #: The broker aborts the open transaction of a producer that is gone after this time. Until then no
 #: reader of committed records gets past it.
@@ -51,7 +51,9 @@ class Producer:
         """Return when Kafka has acknowledged all records.
 
         A transactional producer sends them in one transaction. Raises StoreUnavailable: Kafka may
-        then have some of the records, or, of a transactional producer, all or none of them.
+        then have some of the records, or, of a transactional producer, all or none of them. Raises
+        RecordRefused if some of the records can never be sent as they are: Kafka may have others,
+        and the producer must not be used any more.
         """
         in_flight: list[asyncio.Future[Any]] = []
         failures: list[BaseException] = []
@@ -70,12 +72,14 @@ class Producer:
                         )
                     )
                     self._retrieve_batch_errors()
-            except KafkaError as error:
+            except (KafkaError, *ENCODING_ERRORS) as error:
                 failures.append(error)
             # Wait for all of them, also after a failure: every request in flight must have ended
             # before anyone reads the topic.
             results = await asyncio.gather(*in_flight, return_exceptions=True)
             failures += [result for result in results if isinstance(result, BaseException)]
+            if refusal := next(filter(is_refusal, failures), None):
+                raise RecordRefused(f"{type(refusal).__name__}: {refusal}") from refusal
             if failures:
                 raise failures[0]
             if self.is_transactional:

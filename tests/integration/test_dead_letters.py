@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import json
 import subprocess
 import uuid
@@ -30,6 +31,8 @@ from streams.kafka.producers import OutgoingRecord, open_transactional_producer
 from streams.retry import retry
 from tests.support.events import encode, make_event
 from tests.support.program import PROGRAM, Program, read_topic
+from tests.support.services.base import Services
+from tests.support.services.wheels import WheelBroker
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
 
@@ -127,12 +130,43 @@ async def test_records_sent_before_a_failure_in_their_batch_are_not_sent_again(
         await sink.send(rejected_records(1))
         why = reject(Reason.TOO_LARGE, "of a test")
         larger = RejectedRecord(0, Record(4, b"p0-o4" + b"x" * 17 * MEBIBYTE), why)
-        with pytest.raises(StoreUnavailable, match="MessageSizeTooLarge"):
-            await sink.send([*rejected_records(2, 3), larger, *rejected_records(5)])
-        await sink.send(rejected_records(2, 3, 5))
+        await sink.send([*rejected_records(2, 3), larger, *rejected_records(5)])
         await sink.send(rejected_records(6))
     found = await asyncio.to_thread(sources_in_topic, settings)
-    assert [offset for _, _, offset in found] == [1, 2, 3, 5, 6]
+    assert [offset for _, _, offset in found] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_what_cannot_be_sent_whole_is_sent_as_a_stub(
+    settings: Settings, services: Services, topic_id: str
+) -> None:
+    """A topic of Kafka's default takes 1 MiB, the client 16 MiB; other records are sent whole.
+
+    The embedded broker has no limit.
+    """
+    before, large, larger, empty, after = rejected_records(0, 1, 2, 3, 4)
+    values = (b"x" * (2 * MEBIBYTE), b"y" * (20 * MEBIBYTE))
+    large = large._replace(record=Record(1, values[0], b"k" * 500, [("trace", b"1")]))
+    larger = larger._replace(record=Record(2, values[1]))
+    empty = empty._replace(record=Record(3, None))
+    async with open_sink(settings) as sink:
+        await sink.assign(topic_id, [0])
+        await sink.send([before, large, larger, empty, after])
+        await sink.send([before, large, larger, empty, after])
+    records = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
+    found = [(dead_letter_headers.parse(r.headers), dict(r.headers), r) for r in records]
+    assert [info.offset for info, _, _ in found if info] == [0, 1, 2, 3, 4]
+    assert [record.value for _, _, record in found[::4]] == [b"p0-o0", b"p0-o4"]
+    stubs = list(zip(found[1:3], values, strict=True))
+    if isinstance(services.kafka, WheelBroker):
+        assert stubs.pop(0)[0][2].value == values[0]
+    for (info, headers, record), value in stubs:
+        assert info is not None
+        assert (info.reason, info.detail) == ("unsendable", "malformed: of a test")
+        assert headers["dlq.size"] == str(len(value)).encode()
+        assert headers["dlq.sha256"] == hashlib.sha256(value).hexdigest().encode()
+        assert record.value == value[: len(record.value)]
+        assert 16_384 <= len(record.value) < MEBIBYTE
+    assert found[3][2].value is None
 
 
 async def test_a_worker_that_was_replaced_while_frozen_sends_nothing(
