@@ -9,6 +9,7 @@ from store import metrics
 from store.catalog import CatalogCache
 from store.logs import get_logger
 from store.records import Catalog, Event, SourcedEvent
+from store.windows import DAY_MS
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
@@ -23,6 +24,8 @@ from streams.tenant_state import TenantStates
 
 logger = get_logger("pipeline")
 
+#: A record's timestamp further ahead of the clock is no time in ms: producers also send µs and ns.
+RECORDED_AHEAD_MAX_MS: Final = 10 * 365 * DAY_MS
 #: A record's `timestamp_type` on topics with `message.timestamp.type=LogAppendTime`.
 LOG_APPEND_TIME: Final = 1
 
@@ -119,7 +122,7 @@ class CommitBatchBuilder:
                 of_tenant = by_tenant.get(decoded.tenant)
                 if of_tenant is None:
                     of_tenant = by_tenant[decoded.tenant] = []
-                of_tenant.append(SourcedEvent(decoded, record.offset, record.timestamp))
+                of_tenant.append(SourcedEvent(decoded, record.offset, recorded_ms(record, now_ms)))
             elif isinstance(decoded, Skipped):
                 metrics.SKIPPED.inc()
             else:
@@ -208,3 +211,13 @@ def judged_at_ms(record: Any, now_ms: int) -> int:
     is read again is then judged as before.
     """
     return min(now_ms, record.timestamp) if record.timestamp_type == LOG_APPEND_TIME else now_ms
+
+
+def recorded_ms(record: Any, now_ms: int) -> int:
+    """Return when the record arrived, as its timestamp says, or `now_ms` if that cannot be.
+
+    Where producers set it, some send none, or another unit than ms. Identities are kept by it, and
+    history stores it.
+    """
+    timestamp: int = record.timestamp
+    return timestamp if 0 <= timestamp <= now_ms + RECORDED_AHEAD_MAX_MS else now_ms

@@ -21,7 +21,13 @@ from store.postgres.pool import Pool
 from store.postgres.refill import HistoryFiller
 from store.records import Event, SourcedEvent
 from store.settings import Settings
-from streams.commit_batch import is_registered, judged_at_ms, keep_registered, split_evenly
+from streams.commit_batch import (
+    is_registered,
+    judged_at_ms,
+    keep_registered,
+    recorded_ms,
+    split_evenly,
+)
 from streams.decode.decoder import make_decoder
 from streams.decode.rejection import Skipped
 from streams.kafka.topic_scan import OffsetsGone, ScanBatch, TopicScan, open_scan
@@ -265,7 +271,7 @@ class _EventReader:
         for record in records:
             decoded = self._decoder.decode(record.value, judged_at_ms(record, now_ms))
             if isinstance(decoded, Event):
-                sourced = SourcedEvent(decoded, record.offset, record.timestamp)
+                sourced = SourcedEvent(decoded, record.offset, recorded_ms(record, now_ms))
                 by_tenant.setdefault(decoded.tenant, []).append(sourced)
             elif isinstance(decoded, Skipped):
                 result.skipped += 1

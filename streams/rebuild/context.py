@@ -14,6 +14,7 @@ from store.redis.counters import RedisCounters
 from store.redis.reports import PROGRESS_OLD_MS
 from store.settings import Settings
 from store.windows import DAY_MS, slots_of_horizon
+from streams.commit_batch import RECORDED_AHEAD_MAX_MS
 from streams.kafka.topic_id import check_brokers
 from streams.kafka.topic_scan import TopicScan, first_arrivals, open_scan
 from streams.rebuild.pace import Pace
@@ -79,7 +80,10 @@ class Context:
             key = frozenset(starts.items())
             if key not in self._arrivals:
                 self._arrivals[key] = await first_arrivals(self.scan, starts, self.ends)
-            arrived_ms = min([arrived_ms, *self._arrivals[key].values()])
+            # A timestamp that cannot be tells nothing of when the records after it arrived.
+            latest_ms = arrived_ms + RECORDED_AHEAD_MAX_MS
+            known = (ms if ms <= latest_ms else 0 for ms in self._arrivals[key].values())
+            arrived_ms = min([arrived_ms, *known])
         return arrived_ms // DAY_MS - self.slots_back
 
 

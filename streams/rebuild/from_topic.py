@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from store.windows import DAY_MS
+from streams.commit_batch import recorded_ms
 from streams.kafka.topic_scan import TopicScan
 from streams.rebuild.pace import Pace
 from streams.rebuild.progress import ProgressMeter
@@ -74,11 +75,12 @@ class TopicSummer:
     def _sum(self, partition: int, records: Sequence[Any]) -> None:
         works = self._works
         slot = None
-        for event, record in self._reader.pairs(records, self._now_ms()):
+        now_ms = self._now_ms()
+        for event, record in self._reader.pairs(records, now_ms):
             work = works[event.tenant]
             if record.offset < work.starts[partition]:
                 continue  # history has it
-            slot = record.timestamp // DAY_MS
+            slot = recorded_ms(record, now_ms) // DAY_MS
             if work.since is not None:
                 work.since.add(event, partition, record.offset, slot)
                 continue

@@ -7,7 +7,7 @@ from typing import Any
 
 from store.records import Event, SourcedEvent
 from store.settings import Settings
-from streams.commit_batch import judged_at_ms
+from streams.commit_batch import judged_at_ms, recorded_ms
 from streams.decode.decoder import make_decoder
 
 
@@ -22,7 +22,7 @@ class RecordReader:
     def events(self, records: Sequence[Any], now_ms: int) -> Iterator[SourcedEvent]:
         """Yield the events of the tenants, in order."""
         for event, record in self.pairs(records, now_ms):
-            yield SourcedEvent(event, record.offset, record.timestamp)
+            yield SourcedEvent(event, record.offset, recorded_ms(record, now_ms))
 
     def pairs(self, records: Sequence[Any], now_ms: int) -> Iterator[tuple[Event, Any]]:
         """Yield each event of the tenants with its record. For the hot path: cheap tuples.
