@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from store.offsets import Gap
+from store.records import SourcedEvent
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatch, CommitBatchBuilder, split_evenly
 from streams.dead_letters.record import DeadLetterSink
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Tenants whose watermark one idle commit moves: thousands at once would delay events of others.
 IDLE_TENANTS_MAX: Final = 200
+#: Commits at once, of all partitions. Redis runs one script at a time, so more would only wait
+#: there, each with a connection of its own.
+COMMITS_MAX: Final = 32
 
 
 class Pipeline:
@@ -58,6 +62,7 @@ class Pipeline:
         self._idle_commit_s = idle_commit_s
         self._on_lost = on_lost
         self._on_failure = on_failure
+        self._commits = asyncio.Semaphore(COMMITS_MAX)
         self._queues: dict[int, PartitionQueue] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.positions: dict[int, int] = {}
@@ -175,7 +180,7 @@ class Pipeline:
             await retry("kafka", self._dead_letters.send, batch.rejected)
         await asyncio.gather(
             *(
-                self._committer.commit(tenant, partition, events, batch.next_offset)
+                self._commit_tenant(tenant, partition, events, batch.next_offset)
                 for tenant, events in batch.events.items()
             )
         )
@@ -186,6 +191,12 @@ class Pipeline:
         await self._history.put(
             partition, HistoryBatch(events, batch.next_offset, acknowledge, batch.size, gaps)
         )
+
+    async def _commit_tenant(
+        self, tenant: str, partition: int, events: Sequence[SourcedEvent], next_offset: int
+    ) -> None:
+        async with self._commits:
+            await self._committer.commit(tenant, partition, events, next_offset)
 
 
 def _no_acknowledgement() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from store.counters import CounterStore, Generation, Position
 from store.logs import get_logger
@@ -19,6 +20,9 @@ from streams.completeness import HistoryView, complete
 from streams.retry import retry
 
 logger = get_logger("tenants")
+
+#: Tenants whose counters are read or created at once, each with a connection of its own.
+OPEN_MAX: Final = 16
 
 
 class RewindRequired(Exception):
@@ -162,7 +166,13 @@ class TenantStates:
         if not new:
             return set()
         refused = set(await retry("counters", self._store.refused, new, self.tenants_max))
-        await asyncio.gather(*(self.get(tenant) for tenant in new if tenant not in refused))
+        slots = asyncio.Semaphore(OPEN_MAX)
+
+        async def open_counters(tenant: str) -> None:
+            async with slots:
+                await self.get(tenant)
+
+        await asyncio.gather(*(open_counters(tenant) for tenant in new if tenant not in refused))
         return refused
 
     async def get(self, tenant: str) -> TenantState:

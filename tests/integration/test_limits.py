@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 from structlog.testing import capture_logs
@@ -236,3 +237,21 @@ async def test_a_rejected_record_is_rejected_again_after_a_crash(settings: Setti
             await connection.execute("SELECT count(*) FROM interaction_history")
         ).fetchone()
     assert rows == (1,), "history has an event that the counters do not have"
+
+
+async def test_many_tenants_in_one_batch_wait_for_a_connection(settings: Settings) -> None:
+    """A commit each, at once: more than the client has connections."""
+    tenants = 300
+    events = [
+        msgspec.structs.replace(event, tenant=f"t-{number}")
+        for number, event in enumerate(make_events(tenants))
+    ]
+    async with open_pipeline(settings, commit_batch_events=tenants) as fixture:
+        retries = metrics.RETRIES.labels("counters")._value.get()
+        fixture.submit(0, fresh(values_of(events), 0))
+
+        async def counted() -> bool:
+            return fixture.pipeline.positions[0] == tenants
+
+        await eventually_async(counted, timeout_s=60, message="all tenants are counted")
+        assert metrics.RETRIES.labels("counters")._value.get() == retries

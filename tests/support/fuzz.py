@@ -205,7 +205,8 @@ class FuzzRun:
         missing = len(identities - await self._identities())
         assert not missing, f"{missing} events are neither stored nor copies of stored ones"
         assert found.total() == self._sent, (found, self._sent)
-        assert await self._counted() == found["stored"], "the counters differ from history"
+        counted = await self._counted()
+        assert counted == found["stored"], f"counted {counted:,}, in history {found['stored']:,}"
         return found
 
     async def _rows(self) -> tuple[set[tuple[int, int]], set[str]]:

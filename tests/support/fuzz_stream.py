@@ -40,15 +40,21 @@ def records(seed: int, n: int, now_ms: int) -> Iterator[FuzzRecord]:
     """Yield `n` records."""
     chosen = random.Random(seed)
     for number in range(n):
-        value: bytes | None = _event(chosen, seed, number, now_ms)
+        timestamp = _timestamp(chosen, now_ms)
+        value: bytes | None = _event(chosen, seed, number, now_ms, timestamp in TIMESTAMPS)
         if number % HUGE_EVERY == HUGE_EVERY - 1:
             value = _huge(chosen)
         elif chosen.random() < MUTATED:
             value = chosen.choice(MUTATIONS)(value or b"", chosen)
-        yield FuzzRecord(_key(chosen), value, _headers(chosen), _timestamp(chosen, now_ms))
+        yield FuzzRecord(_key(chosen), value, _headers(chosen), timestamp)
 
 
-def _event(chosen: random.Random, seed: int, number: int, now_ms: int) -> bytes:
+def _event(
+    chosen: random.Random, seed: int, number: int, now_ms: int, has_odd_timestamp: bool
+) -> bytes:
+    # Some identities come again, some of them with another content. Not those with an odd
+    # timestamp: the counters would count a copy that arrived years before the other one.
+    same = number if chosen.random() < 0.98 else chosen.randrange(number + 1)
     offer = chosen.randrange(20)
     return encode(
         make_event(
@@ -59,8 +65,7 @@ def _event(chosen: random.Random, seed: int, number: int, now_ms: int) -> bytes:
             channel=chosen.choice((None, "ch_1", "ch_2")),
             outcome=chosen.choice(("impression", "impression", "click", "convert", "no_such_type")),
             occurred_ms=now_ms - chosen.randrange(40 * DAY_MS),
-            # Some again, some of them with another content.
-            identity=f"{seed}-{number if chosen.random() < 0.98 else chosen.randrange(number + 1)}",
+            identity=f"{seed}-odd-{number}" if has_odd_timestamp else f"{seed}-{same}",
         )
     )
 
