@@ -85,6 +85,8 @@ def described(result: RefillResult) -> str:
     ]
     if result.of_others:
         parts.append(f"{result.of_others:,} of other tenants")
+    if result.removed:
+        parts.append(f"{result.removed:,} removed with their tenant")
     if result.left:
         parts.append(f"{result.left:,} left to a worker")
     if result.identities:

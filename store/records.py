@@ -100,7 +100,7 @@ class Catalog(msgspec.Struct, frozen=True):
     timezone: str = "UTC"
     version: int = 0
     """Increases with every change of this tenant's catalog."""
-    registered: bool = True
+    registered: bool = False
     """Whether a catalog was ever imported for the tenant."""
     offers: Mapping[str, Offer] = {}
     creatives: Mapping[str, Creative] = {}

@@ -22,6 +22,13 @@ class HistoryView(Protocol):
         """
         ...
 
+    async def removed_through(self, tenant: str, topic_id: str) -> Mapping[int, int]:
+        """Return partition -> offset below which the tenant's events were removed with it.
+
+        They must not be counted or stored again.
+        """
+        ...
+
     async def positions(self, topic_id: str) -> Mapping[int, int]:
         """Return, by partition, the offset below which the topic is in history."""
         ...
@@ -88,6 +95,9 @@ async def _prove(
     starts = await store.first_watermarks(generation, topic_id)
     if not await history.covers(generation.tenant, topic_id, starts):
         return False
+    removed = await history.removed_through(generation.tenant, topic_id)
+    if any(starts.get(partition, 0) < end for partition, end in removed.items()):
+        return False  # it may have counted removed events
     lost = await store.last_lost(topic_id)
     if any(offset >= starts.get(partition, 0) for partition, offset in lost.items()):
         return False  # history may hold events of the lost offsets, which were never read

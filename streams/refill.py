@@ -62,6 +62,8 @@ class RefillResult:
     """Records of other event types."""
     of_others: int = 0
     """Events of other tenants than the one that was asked for."""
+    removed: int = 0
+    """Events that were removed with their tenant."""
     left: int = 0
     """Events beyond history's position: a worker took over while they were read."""
     identities: int = 0
@@ -179,7 +181,7 @@ class Refill:
     async def _store(self, part: ScanBatch) -> None:
         """Store what history lacks of the records of one partition."""
         partition = part.partition
-        events = await self._reader.read(part.records)
+        events = await self._reader.read(self._topic_id, part.partition, part.records)
         stored = 0
         if partition in self._moved:
             stored = await self._write(partition, part.next_offset, events)
@@ -256,14 +258,19 @@ class _EventReader:
         self._registered_only = settings.tenants_registered_only
         self._now_ms = now_ms
         self._decoder = make_decoder(settings)
+        self._history = HistoryWriter(pool)
+        self._removed: dict[str, Mapping[int, int]] = {}
+        """Tenant -> partition -> offset below which its events were removed with it."""
         self._catalogs = CatalogCache(
             lambda tenant: load_catalog(pool, tenant),
             refresh_s=settings.catalog_refresh_s,
             monotonic=time.monotonic,
         )
 
-    async def read(self, records: Sequence[Any]) -> list[SourcedEvent]:
-        """Return the events to store, in the order of their offsets."""
+    async def read(
+        self, topic_id: str, partition: int, records: Sequence[Any]
+    ) -> list[SourcedEvent]:
+        """Return the events of a partition to store, in the order of their offsets."""
         now_ms = self._now_ms()
         result = self.result
         result.scanned += len(records)
@@ -282,6 +289,11 @@ class _EventReader:
             if self._tenant is not None and tenant != self._tenant:
                 result.of_others += len(events)
                 continue
+            if tenant not in self._removed:
+                self._removed[tenant] = await self._history.removed_through(tenant, topic_id)
+            removed = self._removed[tenant].get(partition, 0)
+            result.removed += sum(event.offset < removed for event in events)
+            events = [event for event in events if event.offset >= removed]
             registered = await keep_registered(self._catalogs, tenant, events)
             if registered and not await self._accepts(tenant):
                 registered = []

@@ -8,7 +8,8 @@ The steps are in an order in which workers may go on, and the whole may be inter
    that within a second. A later event makes the tenant anew; one that is read again does not.
 4. What is left of the counters is deleted, and the reports on them.
 5. Once history has all that the counters had counted, its rows below these offsets are deleted:
-   rows that a worker had yet to store would come after the deletion.
+   rows that a worker had yet to store would come after the deletion. PostgreSQL notes the offsets,
+   so that nothing takes the removed events from the topic again: see `HistoryView.removed_through`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Final, NamedTuple
 from store.postgres.catalog import list_tenants
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool
-from store.postgres.removal import remove_catalog, remove_history
+from store.postgres.removal import note_removed, remove_catalog, remove_history
 from store.redis.counters import RedisCounters
 from store.redis.removals import Ended
 from streams.rebuild.lease import lease
@@ -108,6 +109,7 @@ class TenantRemoval:
         ends = {p: offset for (of, p), offset in ended.counted.items() if of == topic_id}
         if topic_id is not None:
             await self._wait_stored(topic_id, ends)
+        await note_removed(self._pool, ended.tenant, ended.counted)
         total = await self._history.rows(ended.tenant)
         done = 0
         async for rows in remove_history(self._pool, ended.tenant, topic_id=topic_id, ends=ends):

@@ -226,7 +226,9 @@ class TenantStates:
 
     async def _create(self, tenant: str, session: ReadSession) -> Generation:
         zone = await self._timezone_of(tenant)
+        removed: Mapping[int, int] = {}
         try:
+            removed = await self._history.removed_through(tenant, session.topic_id)
             complete = await self._history.covers(tenant, session.topic_id, {})
         except StoreUnavailable as error:
             logger.warning("completeness not known yet", tenant=tenant, error=str(error))
@@ -245,7 +247,7 @@ class TenantStates:
             complete=complete,
             # The tenant has nothing counted, so no event below what all tenants have counted.
             watermarks=[
-                Position(session.topic_id, partition, offset)
+                Position(session.topic_id, partition, max(offset, removed.get(partition, 0)))
                 for partition, offset in session.starts.items()
             ],
         )

@@ -17,6 +17,7 @@ from store.postgres.copyrows import COLUMNS, encode
 from store.postgres.gaps import HistoryGaps, note_gaps
 from store.postgres.migrate import make_room
 from store.postgres.pool import Connection, Pool, transaction
+from store.postgres.removal import removed_through
 from store.postgres.sql import load
 from store.records import GroupCounts, Grouping, Page, Question, SourcedEvent
 from store.windows import Calendar
@@ -191,6 +192,11 @@ class HistoryWriter(HistoryGaps):
             row = await (await connection.execute(statement, {"tenant": tenant})).fetchone()
         assert row is not None
         return int(row[0])
+
+    async def removed_through(self, tenant: str, topic_id: str) -> dict[int, int]:
+        """Return partition -> offset below which the tenant's events were removed with it."""
+        async with self._reading() as connection:
+            return await removed_through(connection, tenant, topic_id)
 
     async def tenants(self) -> list[str]:
         """Return the tenants that have a history, sorted."""

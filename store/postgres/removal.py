@@ -9,9 +9,12 @@ from uuid import UUID
 
 from psycopg import sql
 
-from store.postgres.pool import Pool, transaction
+from store.counters import Source
+from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.sql import load
 
+_NOTE_REMOVED: Final = load("note_removed")
+_REMOVED_THROUGH: Final = load("removed_through")
 _BOUND: Final = load("removal_bound")
 _REMOVE_ROWS: Final = load("remove_rows")
 _REMOVE_IDENTITIES: Final = load("remove_identities")
@@ -35,6 +38,27 @@ async def remove_catalog(pool: Pool, tenant: str) -> Mapping[str, int]:
             statement = sql.SQL("DELETE FROM {} WHERE tenant_id = %s").format(sql.Identifier(table))
             removed[table] = (await connection.execute(statement, (tenant,))).rowcount
     return removed
+
+
+async def note_removed(pool: Pool, tenant: str, ends: Mapping[Source, int]) -> None:
+    """Note that the tenant's events below these offsets are removed: nothing brings them back.
+
+    Raises StoreUnavailable.
+    """
+    parameters = {
+        "tenant": tenant,
+        "topic_ids": [UUID(topic_id) for topic_id, _ in ends],
+        "partitions": [partition for _, partition in ends],
+        "ends": list(ends.values()),
+    }
+    async with transaction(pool) as connection:
+        await connection.execute(_NOTE_REMOVED, parameters)
+
+
+async def removed_through(connection: Connection, tenant: str, topic_id: str) -> dict[int, int]:
+    """Return partition -> offset below which the tenant's events were removed."""
+    parameters = {"tenant": tenant, "topic_id": UUID(topic_id)}
+    return dict(await (await connection.execute(_REMOVED_THROUGH, parameters)).fetchall())
 
 
 async def remove_history(

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from store.logs import get_logger
+from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool
 from store.records import StoreUnavailable
 from store.redis.counters import RedisCounters
@@ -54,6 +55,18 @@ class Context:
     def slots_back(self) -> int:
         """Slots before and after its own in which a copy of an event is recognised."""
         return slots_of_horizon(self.settings.dedup_horizon_h)
+
+    async def of_tenant(self, tenant: str) -> Context:
+        """Return the context with the topic as the tenant has it: without its removed events.
+
+        Raises StoreUnavailable.
+        """
+        if self.topic is None:
+            return self
+        topic_id, earliest = self.topic
+        removed = await HistoryWriter(self.pool).removed_through(tenant, topic_id)
+        held = {p: max(offset, removed.get(p, 0)) for p, offset in earliest.items()}
+        return dataclasses.replace(self, topic=TopicView(topic_id, held))
 
     def meter(self, tenant: str) -> ProgressMeter:
         """Return a meter of the progress of `tenant`."""

@@ -45,7 +45,8 @@ class Preparer:
         catalog = await load_catalog(self._context.pool, tenant)
         active = await self._context.counters.generation(tenant)
         reach = await self._context.counters.reach(active) if active else {}
-        since = await since_rebuild(self._context, active, tenant, Calendar(catalog.timezone))
+        context = await self._context.of_tenant(tenant)
+        since = await since_rebuild(context, active, tenant, Calendar(catalog.timezone))
         notes = await self._drop_unfinished(tenant)
         since_ms = since.since_ms if since else None
         async with AsyncExitStack() as undo:
@@ -53,7 +54,7 @@ class Preparer:
             async with open_sums(self._context.pool, tenant, since_ms) as history:
                 plan = make_plan(
                     self._context.options.source,
-                    self._context.topic,
+                    context.topic,
                     HistoryView(history.positions, await HistoryGaps(self._context.pool).gaps()),
                     reach,
                 )
