@@ -17,6 +17,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from streams.kafka import lenient_records
 from streams.kafka.errors import kafka_errors
 from streams.kafka.topic_reader import stable_end
 
@@ -69,6 +70,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         )
 
     def _create_worker_consumer(self, transport: Any) -> Any:
+        lenient_records.install()
         consumer = super()._create_worker_consumer(transport)
         # Faust uses 1.5 s, without a setting. Kafka answers as soon as there are records, but some
         # compatible brokers check only at intervals. While a fetch of quiet partitions waits, no

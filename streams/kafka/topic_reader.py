@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from store.settings import Settings
+from streams.kafka import lenient_records
 from streams.kafka.errors import kafka_errors
 from streams.kafka.topic_id import TopicDescription
 
@@ -75,6 +76,7 @@ async def open_topic(settings: Settings, topic: str) -> AsyncIterator[TopicReade
 
 def make_consumer(settings: Settings, client_id: str, **options: Any) -> AIOKafkaConsumer:
     """Return a consumer outside of any group, which the caller starts and stops."""
+    lenient_records.install()
     return AIOKafkaConsumer(
         bootstrap_servers=settings.brokers,
         client_id=client_id,
