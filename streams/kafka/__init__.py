@@ -26,8 +26,8 @@ one major version where only public members are used (kafka-python 3):
 - aiokafka, `AIOKafkaConsumer`: sets `_fetch_max_wait_ms`, `_isolation_level`; replaces
   `_fetcher._proc_fetch_request`; reads `_subscription.subscription.assignment.state_value`; calls
   `_coordinator.request_rejoin`.
-- aiokafka: replaces `consumer.fetcher.MemoryRecords`; uses `_DefaultRecordBatchPy` with `_buffer` and
-  `_maybe_uncompress`.
+- aiokafka: replaces `consumer.fetcher.MemoryRecords`; uses `_DefaultRecordBatchPy` with its
+  `_buffer` and `_maybe_uncompress`.
 - aiokafka, `AIOKafkaProducer`: sets `_closed`; calls `_sender.close` and `client.close`; reads
   `_txn_manager.wait_for_transaction_end` and `_message_accumulator._batches`.
 - kafka-python, `KafkaAdminClient`: `describe_topics` must return `topic_id`, which needs 3.0.12. It

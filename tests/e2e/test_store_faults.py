@@ -222,6 +222,7 @@ def test_a_worker_that_counts_nothing_while_events_wait_exits(
     run(go())
 
 
+@pytest.mark.long
 def test_a_worker_that_fails_and_cannot_stop_ends_with_an_error(
     services: Services, settings: Settings
 ) -> None:
@@ -272,7 +273,7 @@ def test_a_worker_whose_consumer_is_silent_exits(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     async def go() -> None:
-        async with open_worker_fixture(settings, watchdog_s=15.0) as fixture:
+        async with open_worker_fixture(settings, watchdog_s=10.0) as fixture:
             await fixture.send(make_events(100))
             await fixture.wait_counted(100)
             fixture.worker.signal(signal.SIGALRM)
@@ -288,7 +289,7 @@ def test_a_worker_whose_consumer_is_silent_exits(
             assert fixture.worker.is_running()
             await eventually_async(ended, timeout_s=60, message="the worker exits")
             assert fixture.worker.exit_code() == 1
-            assert "was answered for 15 s, while the broker answers others" in (
+            assert "was answered for 10 s, while the broker answers others" in (
                 fixture.worker.log_tail(400)
             )
             fixture.worker.start()

@@ -127,6 +127,7 @@ def test_evictions_without_a_worker_are_noticed_by_readers(
     asyncio.run(go())
 
 
+@pytest.mark.long
 def test_a_full_redis_is_reported_and_read_while_counting_waits(
     settings: Settings, valkey: Valkey
 ) -> None:
