@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool
 
 from store.cancellation import cancellable
+from store.driver_errors import AMBIGUOUS, is_raised_in
 from store.records import StoreUnavailable
 from store.settings import Settings
 
@@ -121,6 +122,10 @@ def postgres_errors() -> Iterator[None]:
         psycopg.errors.ReadOnlySqlTransaction,  # connected to a standby during a failover
     ) as error:
         raise StoreUnavailable(f"Postgres: {_line(error)}") from error
+    except AMBIGUOUS as error:
+        if not is_raised_in(error, "psycopg", "psycopg_pool"):
+            raise
+        raise StoreUnavailable(f"Postgres: {type(error).__name__}: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from store.cancellation import cancellable
+from store.driver_errors import AMBIGUOUS, is_raised_in
 from store.records import StoreUnavailable
 from store.settings import Settings
 
@@ -81,7 +82,9 @@ async def redis_errors() -> AsyncIterator[None]:
     try:
         async with cancellable():
             yield
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, *AMBIGUOUS) as error:
+        if isinstance(error, AMBIGUOUS) and not is_raised_in(error, "redis"):
+            raise
         raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import aiokafka.errors
 import kafka.errors
 
+from store.driver_errors import AMBIGUOUS, is_raised_in
 from store.records import StoreUnavailable
 
 
@@ -46,6 +47,10 @@ def kafka_errors(*others: type[Exception], timeout_s: float | None = None) -> It
             raise unavailable(error) from error
         raise StoreUnavailable(f"Kafka: no answer within {timeout_s:g} s") from None
     except (aiokafka.errors.KafkaError, kafka.errors.KafkaError, OSError, *others) as error:
+        raise unavailable(error) from error
+    except AMBIGUOUS as error:
+        if not is_raised_in(error, "aiokafka", "kafka"):
+            raise
         raise unavailable(error) from error
 
 
