@@ -25,13 +25,15 @@ def migrate() -> None:
 
 
 async def migrate_all(settings: Settings) -> list[str]:
-    """Create or upgrade topics and tables; return one line about each.
+    """Create or upgrade topics and tables; return one line about each, and each weak setting.
 
     Raises StoreUnavailable, and RuntimeError for a database that this program must not change.
     """
     from store.postgres.migrate import migrate as migrate_tables
+    from streams.kafka.topic_settings import read_weaknesses
 
     lines = await asyncio.to_thread(migrate_topics, settings)
+    lines += [f"weak setting: {sentence}" for sentence in await read_weaknesses(settings)]
     applied = await migrate_tables(settings.database_url)
     lines += [f"tables: {name} applied" for name in applied]
     return lines if applied else [*lines, "tables: up to date"]

@@ -36,6 +36,7 @@ from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.decoder import make_decoder
 from streams.faust_app import create_app, run_app, tune_garbage_collector
 from streams.history_sink import HistorySink
+from streams.kafka.topic_settings import log_weaknesses
 from streams.log_changes import LogChanges
 from streams.lost_offsets import LostOffsets
 from streams.old_generations import OldGenerations
@@ -262,6 +263,7 @@ class Worker:
             every(TOPIC_CHECK_S, self._check_topic, on_error),
             every(PARTITIONS_EVERY_S, self.stores.make_partitions, on_error),
             every(DROP_EVERY_S, self.old_generations.drop_old, on_error),
+            log_weaknesses(self.settings),
             watch(self.settings, lambda: self.pipeline.positions, self.progress.ends),
             every(self.stores.audit.check_s, self.stores.audit.audit_next, on_error),
         ):

@@ -7,9 +7,10 @@ Modules:
 - `sender`: producer of many small events, for `load` and the benchmarks.
 - `topic_id`: topic id and number of partitions of a topic.
 - `topic_reader`: reads ranges of partitions and their ends outside of any consumer group.
+- `topic_settings`: settings of the topics that weaken a promise, and what they cost.
 - `topic_size`: how many records a topic holds, and how old the newest is.
 - `topic_scan`: reads all partitions of the interactions topic at once, for replays.
-- `lenient_records`: reads records whose header names are not UTF-8
+- `lenient_records`: reads records whose header names are not UTF-8.
 - `errors`: `kafka_errors()`, which turns the clients' exceptions into StoreUnavailable.
 
 Only this package (and `cli/migrate`, which creates topics) imports a Kafka client, because it
