@@ -85,6 +85,15 @@ def test_an_api_without_keys_binds_the_loopback_and_is_published_on_the_loopback
     assert SERVICES["door"]["ports"] == [f"127.0.0.1:8000:{inside[1]}"]
 
 
+def test_the_api_is_healthy_only_if_callers_reach_it() -> None:
+    """A proxy that restarts alone leaves the API in the network of its predecessor."""
+    listen = SERVICES["door"]["command"][0]
+    inside = re.match(r"TCP-LISTEN:(\d+),", listen)
+    assert inside is not None
+    assert f"http://127.0.0.1:{inside[1]}/healthz" in SERVICES["api"]["healthcheck"]["test"][-1]
+    assert SERVICES["api"]["depends_on"]["door"]["restart"] is True
+
+
 def test_ports_are_published_on_the_loopback_only() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
