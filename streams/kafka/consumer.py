@@ -87,22 +87,31 @@ class FetchThrottle:
 
     Each fetch costs milliseconds on both sides, for one event as for hundreds; records that arrive
     meanwhile come with the next fetch. The request is delayed, not its answer: the records in it
-    would be old before they are processed.
+    would be old before they are processed. `clock_s` and `sleep` are the time that it goes by.
     """
 
-    def __init__(self, send: Callable[..., Awaitable[bool]], interval_s: float) -> None:
+    def __init__(
+        self,
+        send: Callable[..., Awaitable[bool]],
+        interval_s: float,
+        *,
+        clock_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._send = send
         self._interval_s = interval_s
+        self._clock_s = clock_s
+        self._sleep = sleep
         self._sent_s: dict[int, float] = {}
 
     async def __call__(self, assignment: Any, node: int, request: Any) -> bool:
-        wait_s = self._sent_s.get(node, -math.inf) + self._interval_s - time.monotonic()
+        wait_s = self._sent_s.get(node, -math.inf) + self._interval_s - self._clock_s()
         if wait_s > 0:
             try:
-                await asyncio.sleep(wait_s)
+                await self._sleep(wait_s)
             except asyncio.CancelledError:
                 return False  # the caller no longer waits for it
-        self._sent_s[node] = time.monotonic()
+        self._sent_s[node] = self._clock_s()
         return await self._send(assignment, node, request)
 
 
