@@ -62,7 +62,7 @@ class Scene:
     def __init__(self, settings: Settings, services: Services, folder: Path) -> None:
         self.settings, self.services = settings, services
         self.retired = False
-        """Whether the next case needs another scene: this one failed, or has wrong events."""
+        """Whether the next case needs another scene: the last one failed, or left wrong events."""
         self.program = Program(settings, folder)
         self.worker: Process = self.program.worker()
         self.api = self.program.api()
@@ -79,7 +79,6 @@ class Scene:
     @contextmanager
     def case(self, section: str, **env: str) -> Iterator[Guide]:
         """Yield the guide of the section, while a reader asks. `env` is added to its settings."""
-        self.retired = True
         self._log_mark = len(self.worker.log())
         with following(section, self.program.env | env, self._folder) as guide:
             with self.reading():
