@@ -44,21 +44,11 @@ def migrate_topics(settings: Settings) -> list[str]:
 
     Raises StoreUnavailable.
     """
-    from kafka.admin import KafkaAdminClient
-
+    from streams.kafka.admin import open_admin
     from streams.kafka.errors import kafka_errors
 
-    with kafka_errors():
-        admin = KafkaAdminClient(
-            bootstrap_servers=settings.brokers,
-            client_id="interaction-summary-migrate",
-            request_timeout_ms=10_000,
-            bootstrap_timeout_ms=10_000,
-        )
-        try:
-            return [_topic(admin, settings, name) for name in _options(settings)]
-        finally:
-            admin.close()
+    with kafka_errors(), open_admin(settings, "interaction-summary-migrate") as admin:
+        return [_topic(admin, settings, name) for name in _options(settings)]
 
 
 def _topic(admin: Any, settings: Settings, name: str) -> str:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from store.settings import Settings
     from streams.removal import Holdings, Progress, Removed, TenantRemoval
 
-app = typer.Typer(help="List tenants, or remove one with all it has.", no_args_is_help=True)
+app = typer.Typer(
+    help="List tenants, or remove one with its counters, catalog and reports.", no_args_is_help=True
+)
 
 #: Table of the catalog -> its name in the output.
 _PARTS: Final = {
@@ -71,7 +73,7 @@ def remove(
     """Remove the counters and the catalog of a tenant, and print how much that was.
 
     Workers and API may keep running. The history stays without --history; it answers questions, and
-    `rebuild` makes counters from it again. An event that arrives later makes the tenant anew.
+    `rebuild` makes counters from it again. An event that arrives later makes the tenant again.
     Refused while a rebuild of the tenant runs. An interrupted removal can be repeated.
     """
     if not is_tenant(tenant):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 #: What a driver's own bug looks like. A redis-py cluster client, for instance, raises
 #: AttributeError when a slot moves to a node that it does not know yet.
-AMBIGUOUS = (AttributeError, TypeError, LookupError, AssertionError)
+AMBIGUOUS: Final = (AttributeError, TypeError, LookupError, AssertionError)
 
 
 def is_raised_in(error: BaseException, *packages: str) -> bool:

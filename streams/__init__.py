@@ -13,8 +13,7 @@ An event passes through these files, in this order:
 
 Around them: `worker` builds all parts, `faust_app` runs them; `assignment` finds where to start
 reading; `log_changes` handles a recreated or truncated topic; `rollover` is the daily roll;
-`progress`, `arrival_watermarks` and `freshness` report; `watchdog` notices stalls, on
-which `stall_check` ends the process; `redis_watch`
-looks at the settings of Redis, and marks counters that it may have evicted; `rebuild` builds
-counters from history; `audit` compares them with it.
+`progress`, `arrival_watermarks` and `freshness` report; `watchdog` notices stalls, on which
+`stall_check` ends the process; `redis_watch` looks at the settings of Redis, and marks counters
+that it may have evicted; `rebuild` builds counters from history; `audit` compares them with it.
 """

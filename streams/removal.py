@@ -5,7 +5,7 @@ The steps are in an order in which workers may go on, and the whole may be inter
 1. The lease of rebuilds is taken: none may run, as it would make the counters again.
 2. The catalog is deleted.
 3. The counters end in one script, which notes the offsets that they had counted. Workers notice
-   that within a second. A later event makes the tenant anew; one that is read again does not.
+   that within a second. A later event makes the tenant again; one that is read again does not.
 4. What is left of the counters is deleted, and the reports on them.
 5. Once history has all that the counters had counted, its rows below these offsets are deleted:
    rows that a worker had yet to store would come after the deletion. PostgreSQL notes the offsets,

@@ -140,7 +140,7 @@ class TenantStates:
     ) -> Mapping[str, int]:
         """Return tenant -> offset below which its events were counted before it was removed.
 
-        They must not make the tenant anew. Only tenants that were removed, and had no event since.
+        They must not make the tenant again. Only tenants that were removed, and had no event since.
         """
         new = [tenant for tenant in tenants if tenant not in self._states]
         if not new:

@@ -82,10 +82,16 @@ async def redis_errors() -> AsyncIterator[None]:
     try:
         async with cancellable():
             yield
-    except (RedisError, OSError, *AMBIGUOUS) as error:
-        if isinstance(error, AMBIGUOUS) and not is_raised_in(error, "redis"):
+    except (RedisError, OSError) as error:
+        raise _unavailable(error) from error
+    except AMBIGUOUS as error:
+        if not is_raised_in(error, "redis"):
             raise
-        raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(f"Redis: {type(error).__name__}: {error}")
 
 
 class Script:

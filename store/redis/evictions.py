@@ -17,9 +17,9 @@ from store.redis.health import NodeHealth, RedisHealth, health_of
 from store.redis.keys import Keys
 
 #: Tenants that are marked at the same time.
-TENANTS_PER_CALL: Final = 100
+TENANTS_AT_ONCE: Final = 100
 #: Highest numbers of a tenant's generations that are marked: those that are kept, or being built.
-NUMBERS_MAX: Final = 20
+MARKED_MAX: Final = 20
 
 
 class Seen(NamedTuple):
@@ -59,8 +59,8 @@ class RedisEvictions:
         Tenants with counters are listed again, as the list of tenants may be evicted too.
         """
         marked, names = 0, list(tenants)
-        for first in range(0, len(names), TENANTS_PER_CALL):
-            part = names[first : first + TENANTS_PER_CALL]
+        for first in range(0, len(names), TENANTS_AT_ONCE):
+            part = names[first : first + TENANTS_AT_ONCE]
             marked += sum(await asyncio.gather(*(self._mark_tenant(each, at_ms) for each in part)))
         return marked
 
@@ -83,11 +83,13 @@ class RedisEvictions:
 
     async def _mark_tenant(self, tenant: str, at_ms: int) -> int:
         async with redis_errors():
-            active = await self._client.get(self._keys.active(tenant))
-            last = int(await self._client.get(self._keys.last(tenant)) or 0)
+            active, last = await self._client.mget(
+                self._keys.active(tenant), self._keys.last(tenant)
+            )
             if active is not None:
                 await self._client.sadd(self._keys.tenants, tenant)
-        numbers = {*range(max(1, last - NUMBERS_MAX + 1), last + 1)}
+        last = int(last or 0)
+        numbers = {*range(max(1, last - MARKED_MAX + 1), last + 1)}
         if active is not None:
             numbers.add(int(active))
         marked = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from store.counters import Generation, GenerationState
@@ -84,16 +84,14 @@ class RedisOldGenerations(RedisCompleteness):
 
     async def drop(self, generation: Generation) -> None:
         """Delete a generation that is not active, in steps with pauses."""
-        more = True
-        while more:
-            more = await self.drop_some(generation)
-            await asyncio.sleep(DROP_PAUSE_S if more else 0)
+        active = self._keys.active(generation.tenant)
+        async for _ in drop_in_steps(self._drop, self._client, active, generation.number):
+            pass
 
     async def drop_some(self, generation: Generation) -> bool:
         """Delete up to DROP_KEYS keys of a generation; return whether any may be left."""
-        answer = await self._drop(
-            self._client, self._keys.active(generation.tenant), generation.number, DROP_KEYS
-        )
+        active = self._keys.active(generation.tenant)
+        answer = await self._drop(self._client, active, generation.number, DROP_KEYS)
         return bool(answer[0])
 
     async def dropped_previous(self, generation: Generation) -> int | None:
@@ -106,6 +104,21 @@ class RedisOldGenerations(RedisCompleteness):
     async def _numbers(self, tenant: str) -> Sequence[int]:
         last = int(await self._client.get(self._keys.last(tenant)) or 0)
         return range(max(1, last - NUMBERS_MAX + 1), last + 1)
+
+
+async def drop_in_steps(
+    drop: Script, client: Client, active_key: str, number: int
+) -> AsyncIterator[int]:
+    """Delete all keys of a generation; yield the number of groups that each step deleted.
+
+    A step deletes up to DROP_KEYS keys; pauses are between them. Raises StoreUnavailable.
+    """
+    more = True
+    while more:
+        left, groups = await drop(client, active_key, number, DROP_KEYS)
+        yield groups
+        more = bool(left)
+        await asyncio.sleep(DROP_PAUSE_S if more else 0)
 
 
 def generation_state(

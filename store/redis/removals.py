@@ -1,19 +1,18 @@
 """Removal of a tenant's counters, and what stays of it: the offsets that it had counted.
 
 The removed tenant's records are still in the topic, and a worker that rewinds reads some of them
-again. Without these offsets they would make the tenant anew, and count again.
+again. Without these offsets they would make the tenant again, and count again.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from store.counters import Source
 from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import Keys
-from store.redis.old_generations import DROP_KEYS, DROP_PAUSE_S, NUMBERS_MAX, TENANTS_PER_CALL
+from store.redis.old_generations import NUMBERS_MAX, TENANTS_PER_CALL, drop_in_steps
 
 
 class Ended(NamedTuple):
@@ -61,15 +60,12 @@ class RedisRemovals:
                     self._keys.meta(tenant, number), self._keys.dropped(tenant, number)
                 )
             generations += bool(found)
-            more = True  # also where meta was lost: it may have been evicted
-            while more:
-                left, deleted = await self._drop(
-                    self._client, self._keys.active(tenant), number, DROP_KEYS
-                )
+            # Also where meta was lost: it may have been evicted.
+            async for deleted in drop_in_steps(
+                self._drop, self._client, self._keys.active(tenant), number
+            ):
                 groups += deleted
                 progress(groups)
-                more = bool(left)
-                await asyncio.sleep(DROP_PAUSE_S if more else 0)
         await self._delete_reports(tenant)
         return generations, groups
 
@@ -85,7 +81,7 @@ class RedisRemovals:
             # removal is found by the list.
             pipeline.srem(keys.tenants, tenant)
             await pipeline.execute()
-            # A worker may have made the tenant anew meanwhile: it lists it before and after that.
+            # A worker may have made the tenant again meanwhile: it lists it before and after that.
             if await self._client.exists(keys.active(tenant)):
                 await self._client.sadd(keys.tenants, tenant)
 

@@ -10,10 +10,10 @@ import asyncio
 from typing import NamedTuple
 
 from aiokafka.client import AIOKafkaClient
-from kafka.admin import KafkaAdminClient
 
 from store.records import StoreUnavailable
 from store.settings import Settings
+from streams.kafka.admin import open_admin
 from streams.kafka.errors import kafka_errors
 
 
@@ -45,16 +45,8 @@ async def check_brokers(settings: Settings, *, timeout_s: float) -> None:
 
 
 def _describe_topic(settings: Settings, topic: str) -> TopicDescription:
-    admin = KafkaAdminClient(
-        bootstrap_servers=settings.brokers,
-        request_timeout_ms=10_000,
-        bootstrap_timeout_ms=10_000,
-        client_id="interaction-summary-topic-id",
-    )
-    try:
+    with open_admin(settings, "interaction-summary-topic-id") as admin:
         (found,) = admin.describe_topics([topic])
-    finally:
-        admin.close()
     if found["error_code"] != 0 or not found["partitions"]:
         raise StoreUnavailable(f"Kafka: topic {topic!r} does not exist (run `migrate` first)")
     return TopicDescription(str(found["topic_id"]), len(found["partitions"]))

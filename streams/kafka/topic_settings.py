@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
 from store.logs import get_logger
 from store.records import StoreUnavailable
 from store.settings import Settings
+from streams.kafka.admin import open_admin
 from streams.kafka.errors import kafka_errors
 
 logger = get_logger("topics")
@@ -93,13 +94,7 @@ async def log_weaknesses(settings: Settings) -> None:
 
 def _read_weaknesses(settings: Settings) -> list[str]:
     names = (settings.interactions_topic, settings.dead_letter_topic)
-    admin = KafkaAdminClient(
-        bootstrap_servers=settings.brokers,
-        client_id="interaction-summary-topics",
-        request_timeout_ms=10_000,
-        bootstrap_timeout_ms=10_000,
-    )
-    try:
+    with open_admin(settings, "interaction-summary-topics") as admin:
         described = {each["name"]: each for each in admin.describe_topics(list(names))}
         try:
             answer = admin.describe_configs(
@@ -111,8 +106,6 @@ def _read_weaknesses(settings: Settings) -> list[str]:
             )
         except (KafkaError, AssertionError, LookupError):
             return []  # some compatible brokers have no such request
-    finally:
-        admin.close()
     configs = answer.get("topic", {})
     events, dead_letters = (_settings_of(described[n], configs.get(n, {})) for n in names)
     return weaknesses(events, dead_letters, settings)

@@ -209,11 +209,7 @@ def test_a_worker_that_counts_nothing_while_events_wait_exits(
             services.redis.pause()
             await fixture.send(make_events(100))
 
-            async def ended() -> bool:
-                return fixture.worker.exit_code() is not None
-
-            await eventually_async(ended, timeout_s=60, message="the worker exits")
-            assert fixture.worker.exit_code() not in (0, None)
+            assert await fixture.wait_ended() != 0
             assert "nothing counted for 5 s while events wait" in fixture.worker.log_tail(400)
             services.redis.resume()
             fixture.worker.start()
@@ -238,14 +234,10 @@ def test_a_worker_that_fails_and_cannot_stop_ends_with_an_error(
             async def failed() -> bool:
                 return "nothing counted for 5 s" in fixture.worker.log_tail(400)
 
-            async def ended() -> bool:
-                return fixture.worker.exit_code() is not None
-
             try:
                 await eventually_async(failed, timeout_s=60, message="the worker fails")
                 services.kafka.pause()
-                await eventually_async(ended, timeout_s=60, message="the worker ends")
-                assert fixture.worker.exit_code() == 1
+                assert await fixture.wait_ended() == 1
             finally:
                 services.kafka.resume()
                 services.redis.resume()
@@ -282,13 +274,9 @@ def test_a_worker_whose_consumer_is_silent_exits(
             async def unknown() -> bool:
                 return await fixture.counters.reports.lag(now_ms()) is None
 
-            async def ended() -> bool:
-                return fixture.worker.exit_code() is not None
-
             await eventually_async(unknown, timeout_s=30, message="an unknown lag")
             assert fixture.worker.is_running()
-            await eventually_async(ended, timeout_s=60, message="the worker exits")
-            assert fixture.worker.exit_code() == 1
+            assert await fixture.wait_ended() == 1
             assert "was answered for 10 s, while the broker answers others" in (
                 fixture.worker.log_tail(400)
             )

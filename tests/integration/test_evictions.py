@@ -64,6 +64,11 @@ async def evict(scene: WorkerAndApi) -> None:
     await eventually_async(evicted, timeout_s=30, message="keys evicted")
 
 
+async def stop_evicting(client: Any) -> None:
+    await client.config_set("maxmemory-policy", "noeviction")
+    await client.config_set("maxmemory", "0")
+
+
 def test_history_answers_while_redis_may_evict_and_until_a_rebuild(
     settings: Settings, valkey: Valkey
 ) -> None:
@@ -85,8 +90,7 @@ def test_history_answers_while_redis_may_evict_and_until_a_rebuild(
 
             await evict(scene)
             await wait_source(scene, "history")
-            await worker.client.config_set("maxmemory-policy", "noeviction")
-            await worker.client.config_set("maxmemory", "0")
+            await stop_evicting(worker.client)
             await worker.wait_logged("Redis may have evicted counters")
             assert worker.worker.log_tail(400).count("Redis may have evicted counters") <= 2
             assert (await scene.answer())[0] == "history"
@@ -118,8 +122,7 @@ def test_evictions_without_a_worker_are_noticed_by_readers(
             await scene.wait_counters(200)
             worker.worker.stop()
             await evict(scene)
-            await worker.client.config_set("maxmemory-policy", "noeviction")
-            await worker.client.config_set("maxmemory", "0")
+            await stop_evicting(worker.client)
             await wait_source(scene, "history")
             async with open_api(settings) as restarted:
                 assert (await WorkerAndApi(worker, restarted).answer())[0] == "history"

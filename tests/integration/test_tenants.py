@@ -131,7 +131,7 @@ async def scene(settings: Settings) -> AsyncIterator[Scene]:
 
 @pytest.mark.parametrize("history", [False, True])
 async def test_a_removed_tenant_leaves_nothing_but_its_offsets(scene: Scene, history: bool) -> None:
-    """With `history` also no row and no identity. Another tenant keeps all it has."""
+    """With `history` also no row and no identity. Another tenant keeps its own."""
     day = Calendar("UTC").day_of(now_ms())
     await scene.counters.build("acme", day=day, timezone="UTC", token="t", watermarks=[])
     await scene.counters.reports.note_activation("acme")
@@ -178,7 +178,7 @@ async def test_counters_that_redis_lost_are_not_taken_for_removed(scene: Scene) 
     assert [entry["event"] for entry in logged] == ["rewinding to read again what a store lacks"]
 
 
-async def test_records_that_are_read_again_do_not_make_a_removed_tenant_anew(scene: Scene) -> None:
+async def test_records_that_are_read_again_do_not_make_a_removed_tenant_again(scene: Scene) -> None:
     """A rewind or a restart reads them: another tenant may need them."""
     again = values("acme", "other")
     await scene.worker.process(1, again)
@@ -191,7 +191,7 @@ async def test_records_that_are_read_again_do_not_make_a_removed_tenant_anew(sce
 
 @pytest.mark.parametrize("history", [False, True])
 @pytest.mark.parametrize("noticed", [False, True], ids=["cached", "forgotten"])
-async def test_a_later_event_makes_a_removed_tenant_anew(
+async def test_a_later_event_makes_a_removed_tenant_again(
     scene: Scene, history: bool, noticed: bool
 ) -> None:
     """It counts what came after the removal. It is complete if history has nothing else."""
@@ -214,7 +214,7 @@ async def test_a_later_event_makes_a_removed_tenant_anew(
         assert sum(group.total for group in answer.page.groups) == N // 2
 
 
-async def test_an_idle_commit_does_not_make_a_removed_tenant_anew(scene: Scene) -> None:
+async def test_an_idle_commit_does_not_make_a_removed_tenant_again(scene: Scene) -> None:
     """The worker has yet to notice the removal when it moves the watermarks of idle tenants."""
     await scene.worker.process(1, values("other"))
     await scene.removal.remove("acme", history=True)
@@ -226,7 +226,7 @@ async def test_an_idle_commit_does_not_make_a_removed_tenant_anew(scene: Scene) 
 async def test_events_that_a_worker_could_not_count_at_the_removal_are_counted_after_it(
     scene: Scene,
 ) -> None:
-    """Another worker makes the tenant anew when the first has counted the events of the others."""
+    """Another worker makes the tenant again when the first has counted the events of the others."""
     topic_id, committer = scene.worker.topic_id, scene.worker.committer
     other = CounterCommitter(
         scene.counters, scene.history, now_ms=now_ms, timezone_of=scene.worker._utc

@@ -119,6 +119,17 @@ class WorkerFixture:
 
         await eventually_async(all_counted, timeout_s=timeout_s, message=f"{n} events counted")
 
+    async def wait_ended(self) -> int:
+        """Wait until the worker has ended by itself; return its exit code."""
+
+        async def ended() -> bool:
+            return self.worker.exit_code() is not None
+
+        await eventually_async(ended, timeout_s=60, message="the worker ends")
+        code = self.worker.exit_code()
+        assert code is not None
+        return code
+
     async def wait_logged(self, text: str, timeout_s: float = 30.0) -> None:
         async def logged() -> bool:
             return text in self.worker.log_tail(400)
