@@ -257,6 +257,7 @@ signal.signal(signal.SIGALRM, silence)
 """
 
 
+@pytest.mark.long
 def test_a_worker_whose_consumer_is_silent_exits(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ async def stop_evicting(client: Any) -> None:
     await client.config_set("maxmemory", "0")
 
 
+@pytest.mark.long
 def test_history_answers_while_redis_may_evict_and_until_a_rebuild(
     settings: Settings, valkey: Valkey
 ) -> None:

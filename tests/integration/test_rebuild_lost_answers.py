@@ -111,7 +111,9 @@ async def _with_losses(
         return proxy
 
 
-@pytest.mark.parametrize("source", ["topic", "history", "auto"])
+@pytest.mark.parametrize(
+    "source", ["topic", "history", pytest.param("auto", marks=pytest.mark.long)]
+)
 def test_the_answer_of_any_one_script_call_may_be_lost(settings: Settings, source: From) -> None:
     async def check() -> None:
         async with (
