@@ -18,6 +18,7 @@ from streams.dead_letters.record import DeadLetterSink
 from streams.history_sink import HistoryBatch, HistorySink
 from streams.partition_queue import PartitionQueue
 from streams.retry import retry
+from streams.slices import SliceSize, slices
 
 if TYPE_CHECKING:
     from streams.kafka.consumer import Batch
@@ -64,6 +65,7 @@ class Pipeline:
         self._on_failure = on_failure
         self._commits = asyncio.Semaphore(COMMITS_MAX)
         self._queues: dict[int, PartitionQueue] = {}
+        self._slice_sizes: dict[int, SliceSize] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.positions: dict[int, int] = {}
         """Partition -> offset below which everything is counted."""
@@ -73,6 +75,7 @@ class Pipeline:
         """Begin with these partitions, each at its offset, and with no others."""
         await self.abandon()
         self.positions = dict(starts)
+        self._slice_sizes = {p: SliceSize(self._commit_events_max) for p in starts}
         for partition in starts:
             self._queues[partition] = PartitionQueue(
                 batch_bytes=self._queue_bytes, batches=self._queue_batches
@@ -148,8 +151,10 @@ class Pipeline:
             await self._on_lost(gaps[0])
         committing: asyncio.Task[None] | None = None
         try:
-            for records in split_evenly(batch.records, self._commit_events_max):
+            slice_size = self._slice_sizes[partition]
+            for records in slices(batch.records, slice_size):
                 commit_batch = await self._builder.build(partition, records)
+                slice_size.note([len(events) for events in commit_batch.events.values()])
                 if committing is not None:
                     await committing
                 is_last = commit_batch.next_offset == batch.next_offset
@@ -195,8 +200,12 @@ class Pipeline:
     async def _commit_tenant(
         self, tenant: str, partition: int, events: Sequence[SourcedEvent], next_offset: int
     ) -> None:
-        async with self._commits:
-            await self._committer.commit(tenant, partition, events, next_offset)
+        """Commit the tenant's events of a slice: usually at once."""
+        parts = list(split_evenly(events, self._commit_events_max))
+        for part in parts:
+            end = next_offset if part is parts[-1] else part[-1].offset + 1
+            async with self._commits:
+                await self._committer.commit(tenant, partition, part, end)
 
 
 def _no_acknowledgement() -> None:

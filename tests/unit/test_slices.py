@@ -1,0 +1,60 @@
+"""Slices of a fetched batch: few tenants get small ones, many tenants get large ones."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.slices import COMMITS_PER_SLICE_MAX, SliceSize, slices
+
+
+def test_one_tenant_has_one_commit_per_slice() -> None:
+    size = SliceSize(200)
+    size.note([200])
+    assert size.records == 200
+
+
+def test_a_tenant_with_nearly_all_events_keeps_slices_small() -> None:
+    """Else its events of a slice would be many commits, one after another."""
+    size = SliceSize(200)
+    size.note([190, *[1] * 10])
+    assert size.records == 200
+
+
+def test_ten_tenants_alike_have_nearly_full_commits() -> None:
+    size = SliceSize(200)
+    size.note([20] * 10)
+    assert size.records == 1_500
+    size.note([150] * 10)
+    assert size.records == 1_500, "it stays there"
+
+
+def test_a_slice_has_a_limit() -> None:
+    size = SliceSize(200)
+    size.note([1] * 5_000)
+    assert size.records == 200 * COMMITS_PER_SLICE_MAX
+
+
+def test_a_slice_without_events_changes_nothing() -> None:
+    size = SliceSize(200)
+    size.note([1] * 100)
+    before = size.records
+    size.note([])
+    assert size.records == before
+
+
+@given(
+    records=st.integers(0, 3_000),
+    events_max=st.integers(1, 300),
+    tenants=st.lists(st.lists(st.integers(1, 50), max_size=20), min_size=1, max_size=8),
+)
+def test_all_records_are_in_one_slice_each_in_order(
+    records: int, events_max: int, tenants: list[list[int]]
+) -> None:
+    size = SliceSize(events_max)
+    seen: list[int] = []
+    for number, part in enumerate(slices(range(records), size)):
+        assert 0 < len(part) <= size.records
+        seen += part
+        size.note(tenants[number % len(tenants)])
+    assert seen == list(range(records))
