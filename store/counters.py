@@ -7,7 +7,7 @@ the store's is refused and gets the stored values; an identity counts once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from store.offsets import Gap
@@ -186,6 +186,16 @@ class Visible(NamedTuple):
     max_ms: int
 
 
+class Counted(NamedTuple):
+    """What a generation has counted of one topic."""
+
+    generation: Generation
+    watermarks: Mapping[int, int]
+    """Partition -> next offset to count."""
+    first_watermarks: Mapping[int, int]
+    """Partition -> the watermark that the generation was created with."""
+
+
 class PartitionProgress(NamedTuple):
     """A worker's report on one partition."""
 
@@ -306,12 +316,24 @@ class CounterStore(CounterReader, Protocol):
         """Delete a generation that is not active, in bounded steps."""
         ...
 
+    async def mark_evicted(self, generation: Generation, at_ms: int) -> bool:
+        """Record that the generation may lack keys; return whether it was not recorded before."""
+        ...
+
     async def mark_complete(self, generation: Generation) -> None:
         """Record that a generation that started empty has all of history now."""
         ...
 
     async def watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:
         """Return partition -> next offset to count."""
+        ...
+
+    def active_counted(self, tenants: Sequence[str], topic_id: str) -> AsyncIterator[Counted]:
+        """Yield what each tenant's active generation, if it has one, has counted of the topic."""
+        ...
+
+    async def reported(self, topic_id: str) -> Mapping[int, PartitionProgress]:
+        """Return the workers' last report on each partition."""
         ...
 
     async def first_watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:

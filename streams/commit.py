@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from store import metrics
 from store.counters import (
     Committed,
+    Counted,
     CounterStore,
     Deltas,
     Duplicates,
@@ -59,6 +60,7 @@ class CounterCommitter:
         self.unread: Mapping[int, Sequence[Generation]] = {}
         """Partition -> generations without a watermark of it, where retention took its beginning;
         as of the last call of `counted`."""
+        self._found: list[Counted] = []
         self.tenants = TenantStates(
             store, history, now_ms=now_ms, timezone_of=timezone_of, tenants_max=tenants_max
         )
@@ -73,15 +75,18 @@ class CounterCommitter:
         """
         lowest: dict[int, int] = {}
         unread: dict[int, list[Generation]] = {}
-        for tenant in await self._store.tenants():
-            generation = await self._store.generation(tenant)
-            if generation is not None:
-                watermarks = await self._store.watermarks(generation, topic_id)
-                for partition, earliest in earliest_offsets.items():
-                    watermark = watermarks.get(partition, earliest)
-                    lowest[partition] = min(watermark, lowest.get(partition, watermark))
-                    if earliest and partition not in watermarks:
-                        unread.setdefault(partition, []).append(generation)
+        self._found = []
+        tenants = await self._store.tenants()
+        async for counted in self._store.active_counted(tenants, topic_id):
+            self._found.append(counted)
+            generation, watermarks, _ = counted
+            if self.tenants.known.were_recreated(counted, topic_id):
+                await mark_recreated(self._store, generation, self._now_ms())
+            for partition, earliest in earliest_offsets.items():
+                watermark = watermarks.get(partition, earliest)
+                lowest[partition] = min(watermark, lowest.get(partition, watermark))
+                if earliest and partition not in watermarks:
+                    unread.setdefault(partition, []).append(generation)
         self.unread = unread
         return {
             partition: lowest.get(partition, earliest)
@@ -94,14 +99,15 @@ class CounterCommitter:
         starts: Mapping[int, int],
         earliest_offsets: Mapping[int, int] | None = None,
     ) -> None:
-        """Start a read session; forget all tenant states.
+        """Start a read session; forget all tenant states but those that `counted` has just read.
 
         `starts`: what `counted` returned; reading begins there or before. `earliest_offsets`: as in
         `counted`.
         """
         self.tenants.start_session(
-            ReadSession(topic_id, dict(starts), dict(earliest_offsets or {}), {})
+            ReadSession(topic_id, dict(starts), dict(earliest_offsets or {}), {}), self._found
         )
+        self._found = []
         self._overflowed.clear()
         self.freshness.begin(self._now_ms())
 
@@ -208,20 +214,12 @@ class CounterCommitter:
         """Lower every tenant's watermark of the partition to `offset`, where it is higher.
 
         For a partition that was truncated at `end`: its records from `offset` on are read again.
-        Counters that had yet to reach more than `end` (see `Generation.complete`) lack what was
-        there: the records that take its place are others.
         """
         session = self.tenants.session
         position = Position(session.topic_id, partition, offset)
         for tenant in await self._store.tenants():
             # Those that are not active first: a swap or a rollback may activate them at any time.
-            for each in await self._store.generations(tenant):
-                generation = Generation(tenant, each.number, 0, each.timezone, each.complete)
-                for source, watermark, target in each.missing.behind:
-                    if source == (session.topic_id, partition) and target > end:
-                        gap = Gap(*source, max(watermark, end), target)
-                        await self._store.note_gap(generation, gap)
-                await self._store.lower_watermark(tenant, each.number, position)
+            await lower_others(self._store, tenant, position, end)
             state = await self.tenants.load(tenant, session)
             while (expected_offset := state.watermarks.get(partition, 0)) > offset:
                 answer = await self._store.commit(
@@ -235,3 +233,27 @@ class CounterCommitter:
                 if isinstance(answer, Committed):
                     break
                 state = await self.tenants.load(tenant, session)
+
+
+async def lower_others(store: CounterStore, tenant: str, position: Position, end: int) -> None:
+    """Lower a watermark of the tenant's generations that are not active, where it is higher.
+
+    Those that had yet to reach more than `end`, where the partition was truncated, lack what was
+    there (see `Generation.complete`): the records that take its place are others.
+    """
+    for each in await store.generations(tenant):
+        generation = Generation(tenant, each.number, 0, each.timezone, each.complete)
+        for source, watermark, target in each.missing.behind:
+            if source == (position.topic_id, position.partition) and target > end:
+                await store.note_gap(generation, Gap(*source, max(watermark, end), target))
+        await store.lower_watermark(tenant, each.number, position)
+
+
+async def mark_recreated(store: CounterStore, generation: Generation, at_ms: int) -> None:
+    """Let history answer for counters that took the place of lost ones."""
+    logger.error(
+        "Redis lost the counters of a tenant, and a worker created others; history answers until "
+        "they are rebuilt",
+        tenant=generation.tenant,
+    )
+    await store.mark_evicted(generation, at_ms)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
-#: Records of the largest slice, in multiples of the events of one commit. Decoding it takes some 40 ms,
-#: in which nothing else runs.
+#: Records of the largest slice, in multiples of the events of one commit. Decoding it takes some
+#: 40 ms, in which nothing else runs.
 COMMITS_PER_SLICE_MAX: Final = 40
 
 

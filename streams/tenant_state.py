@@ -11,12 +11,14 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from store.counters import CounterStore, Generation, Position
+from store.counters import Counted, CounterStore, Generation
 from store.logs import get_logger
 from store.offsets import Gap
 from store.records import StoreUnavailable
 from store.windows import Calendar
 from streams.completeness import HistoryView, complete
+from streams.known_counters import KnownCounters
+from streams.new_tenants import NewTenants
 from streams.retry import retry
 
 logger = get_logger("tenants")
@@ -109,15 +111,19 @@ class TenantStates:
         self.session = ReadSession("", {}, {}, {})
         self._store = store
         self._history = history
-        self._now_ms = now_ms
-        self._timezone_of = timezone_of
+        self._new = NewTenants(store, history, now_ms=now_ms, timezone_of=timezone_of)
         self._states: dict[str, TenantState] = {}
         self._opening: dict[str, asyncio.Lock] = {}
+        self._calendars: dict[str, Calendar] = {}
+        self.known = KnownCounters()
 
-    def start_session(self, session: ReadSession) -> None:
-        """Forget every state: they belong to the session before."""
+    def start_session(self, session: ReadSession, found: Iterable[Counted] = ()) -> None:
+        """Forget every state: they belong to the session before.
+
+        `found`: what was read for this session: a tenant of it needs no reading of its own.
+        """
         self.session = session
-        self._states.clear()
+        self._states = {counted.generation.tenant: self._state(counted) for counted in found}
 
     @property
     def names(self) -> Sequence[str]:
@@ -134,6 +140,7 @@ class TenantStates:
     def forget(self, tenant: str) -> None:
         """Forget a tenant that was removed."""
         self._states.pop(tenant, None)
+        self.known.forget(tenant)
 
     async def counted_before_removal(
         self, tenants: Iterable[str], partition: int
@@ -180,18 +187,17 @@ class TenantStates:
 
         Raises RewindRequired where the store holds less than this session has committed.
         """
-        state = self._states.get(tenant)
-        if state is not None:
-            return state
+        known = self._states.get(tenant)
+        if known is not None:
+            return known
         async with self._opening.setdefault(tenant, asyncio.Lock()):
             while tenant not in self._states:
                 session = self.session
-                known = await retry("counters", self._store.generation, tenant)
-                state = await retry("counters", self.load, tenant, session)
+                state, is_new = await retry("counters", self._load, tenant, session)
                 if session is self.session:  # else it belongs to a session that is over
                     for partition in session.starts:
                         session.check_not_behind(state, partition)
-                    if known is not None:
+                    if not is_new:
                         session.check_gaps_noted(state)
                     self._states[tenant] = state
             return self._states[tenant]
@@ -218,39 +224,26 @@ class TenantStates:
 
     async def load(self, tenant: str, session: ReadSession) -> TenantState:
         """Return the tenant's state from the store, uncached; create a generation if needed."""
-        generation = await self._store.generation(tenant)
-        if generation is None:
-            generation = await self._create(tenant, session)
-        watermarks = await self._store.watermarks(generation, session.topic_id)
-        return TenantState(generation, Calendar(generation.timezone), dict(watermarks))
+        return (await self._load(tenant, session))[0]
 
-    async def _create(self, tenant: str, session: ReadSession) -> Generation:
-        zone = await self._timezone_of(tenant)
-        removed: Mapping[int, int] = {}
-        try:
-            removed = await self._history.removed_through(tenant, session.topic_id)
-            complete = await self._history.covers(tenant, session.topic_id, {})
-        except StoreUnavailable as error:
-            logger.warning("completeness not known yet", tenant=tenant, error=str(error))
-            complete = False
-        if not complete:
-            logger.warning(
-                "counters start empty though the tenant has history; history answers until the "
-                "counters hold all of it",
-                tenant=tenant,
-                starts=session.starts,
-            )
-        return await self._store.create(
-            tenant,
-            day=Calendar(zone).day_of(self._now_ms()),
-            timezone=zone,
-            complete=complete,
-            # The tenant has nothing counted, so no event below what all tenants have counted.
-            watermarks=[
-                Position(session.topic_id, partition, max(offset, removed.get(partition, 0)))
-                for partition, offset in session.starts.items()
-            ],
+    async def _load(self, tenant: str, session: ReadSession) -> tuple[TenantState, bool]:
+        """Return the tenant's state from the store, and whether it was not there before."""
+        async for counted in self._store.active_counted([tenant], session.topic_id):
+            return self._state(counted), False
+        await self._new.create(
+            tenant, session.topic_id, session.starts, was_known=tenant in self.known
         )
+        async for counted in self._store.active_counted([tenant], session.topic_id):
+            return self._state(counted), True
+        raise StoreUnavailable(f"the counters of tenant {tenant} were removed at once")
+
+    def _state(self, counted: Counted) -> TenantState:
+        generation, watermarks, _ = counted
+        self.known.note(counted, self.session.topic_id)
+        calendar = self._calendars.get(generation.timezone)
+        if calendar is None:
+            calendar = self._calendars[generation.timezone] = Calendar(generation.timezone)
+        return TenantState(generation, calendar, dict(watermarks))
 
     async def try_mark_complete(self, tenant: str) -> bool:
         """Mark the tenant's generation complete if it now holds everything that history has.

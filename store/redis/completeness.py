@@ -20,6 +20,7 @@ class RedisCompleteness(RedisWatermarks):
         self._close_gaps = Script("close_gaps")
         self._lower = Script("lower")
         self._doubt = Script("doubt")
+        self._evicted = Script("evicted")
 
     async def missing(self, generation: Generation) -> Missing:
         """Return what keeps the generation from being complete."""
@@ -56,6 +57,11 @@ class RedisCompleteness(RedisWatermarks):
             building.build_token,
         )
         return bool(answer[0] == b"ok")
+
+    async def mark_evicted(self, generation: Generation, at_ms: int) -> bool:
+        """Record that the generation may lack keys; return whether it was not recorded before."""
+        active = self._keys.active(generation.tenant)
+        return bool((await self._evicted(self._client, active, generation.number, at_ms))[0])
 
     async def lower_watermark(self, tenant: str, number: int, position: Position) -> None:
         """Lower a watermark of a generation that is not active, where it is higher."""

@@ -13,15 +13,17 @@ import msgspec
 
 from store.counters import (
     Committed,
+    Counted,
     Deltas,
     Duplicates,
     Generation,
+    PartitionProgress,
     Refused,
     Rolled,
     TenantOverview,
 )
 from store.records import CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
-from store.redis.active import active_generations
+from store.redis.active import active_counted, active_generations
 from store.redis.audit import AuditedCounters
 from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
@@ -204,6 +206,15 @@ class RedisCounters(RedisGenerations):
     def active_generations(self, tenants: Sequence[str]) -> AsyncIterator[Generation]:
         """Yield the active generation of each tenant that has one. Raises StoreUnavailable."""
         return active_generations(self._client, self._keys, tenants)
+
+    def active_counted(self, tenants: Sequence[str], topic_id: str) -> AsyncIterator[Counted]:
+        """Yield what each active generation has counted. Raises StoreUnavailable."""
+        return active_counted(self._client, self._keys, tenants, topic_id)
+
+    async def reported(self, topic_id: str) -> Mapping[int, PartitionProgress]:
+        """Return the workers' last report on each partition."""
+        progress = await self.reports.progress()
+        return {each.partition: each for each in progress if each.topic_id == topic_id}
 
     async def overview(self) -> list[TenantOverview]:
         """Return the state of every tenant's generation. Raises StoreUnavailable."""

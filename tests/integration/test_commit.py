@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
+from store.counters import Generation, PartitionProgress
 from store.records import CounterPage, Event
 from store.settings import Settings
 from store.windows import DAY_MS
@@ -86,6 +87,94 @@ def test_a_generation_behind_in_one_partition_is_noticed_in_another(
         await committer.commit("acme", 0, sourced(more[0], first=10), 11)
         await committer.commit("acme", 1, sourced(*one[20:], more[1], first=20), 31)
         await assert_counts(stores.counters, [*zero, *one, *more], TODAY)
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_a_new_tenant_sends_no_worker_back(redis_url: str, database_url: str) -> None:
+    """Its watermarks begin where the workers are now, not where its creator's session began."""
+
+    async def go(stores: Stores) -> None:
+        earliest = {0: 0, 1: 0}
+        creator, other = committer_of(stores), committer_of(stores)
+        for committer in (creator, other):
+            committer.start_session(LOG, earliest)
+        before = some_events(3_000)
+        await creator.commit("acme", 0, sourced(*before[:10]), 10)
+        await other.commit("acme", 1, sourced(*before[10:]), 2_990)
+        await stores.counters.reports.report_progress(
+            [PartitionProgress(LOG, 0, 10, 11, NOW_MS), PartitionProgress(LOG, 1, 2_990, 2_990, 0)]
+        )
+        await start_session(other, earliest)
+        first, second = (make_event(tenant="new", customer=f"C-{n}") for n in range(2))
+        await creator.commit("new", 0, sourced(first, first=10), 11)
+        new = await active(stores, "new")
+        assert await stores.counters.watermarks(new, LOG) == {0: 11, 1: 2_990}
+        await other.commit("new", 1, sourced(second, first=2_990), 2_991)
+        assert await total_of(stores, "new") == 2
+
+    with_stores(redis_url, database_url, go)
+
+
+@pytest.mark.parametrize("by_creator", [False, True])
+def test_a_tenant_whose_creation_was_lost_is_not_complete(
+    redis_url: str, database_url: str, by_creator: bool
+) -> None:
+    """A failover loses the last second of one node, and a worker creates the tenant again."""
+
+    async def go(stores: Stores) -> None:
+        earliest = {0: 0, 1: 0}
+        workers = [committer_of(stores), committer_of(stores)]
+        for committer in workers:
+            committer.start_session(LOG, earliest)
+        await workers[0].commit("acme", 0, [], 11)
+        await workers[1].commit("acme", 1, [], 11)
+        await workers[0].commit("new", 0, sourced(make_event(tenant="new")), 11)
+        assert (await active(stores, "new")).complete
+        await stores.counters.reports.report_progress(
+            [PartitionProgress(LOG, p, 11, 11, NOW_MS) for p in (0, 1)]
+        )
+        keys = await stores.client.keys("is:{new/0}:*")
+        await stores.client.delete(*keys)
+        first = 0 if by_creator else 1
+        for partition in (first, 1 - first):
+            committer = workers[partition]
+            await start_session(committer, earliest)
+            again = make_event(tenant="new", customer=f"C-{partition}")
+            await committer.commit("new", partition, sourced(again, first=11), 12)
+        assert not (await active(stores, "new")).complete
+
+    with_stores(redis_url, database_url, go)
+
+
+async def active(stores: Stores, tenant: str) -> Generation:
+    generation = await stores.counters.generation(tenant)
+    assert generation is not None
+    return generation
+
+
+def test_a_new_tenant_begins_where_a_partition_was_truncated(
+    redis_url: str, database_url: str
+) -> None:
+    """Its creator reads another partition, and its session began before the truncation."""
+
+    async def go(stores: Stores) -> None:
+        earliest = {0: 0, 1: 0}
+        creator, other = committer_of(stores), committer_of(stores)
+        other.start_session(LOG, earliest)
+        await other.commit("acme", 0, sourced(*some_events(20)), 20)
+        await other.commit("acme", 1, [], 5)
+        await start_session(creator, earliest)
+        await other.reset(0, 5, 10)
+        await stores.counters.reports.report_progress([PartitionProgress(LOG, 0, 5, 10, NOW_MS)])
+        event = sourced(make_event(tenant="new"), first=5)
+        with pytest.raises(RewindRequired):
+            await creator.commit("new", 1, event, 6)
+        await start_session(creator, earliest)
+        await creator.commit("new", 1, event, 6)
+        await start_session(other, earliest)
+        await other.commit("new", 0, sourced(make_event(tenant="new"), first=5), 6)
+        assert await total_of(stores, "new") == 2
 
     with_stores(redis_url, database_url, go)
 
