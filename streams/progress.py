@@ -13,6 +13,7 @@ from streams.arrival_watermarks import ArrivalWatermarks
 from streams.assignment import Consumer, CurrentTopic
 from streams.commit import CounterCommitter
 from streams.pipeline import Pipeline
+from streams.tenant_names import TenantNames
 from streams.tenant_state import RewindRequired
 
 #: Time over which the rate of counting is averaged.
@@ -62,6 +63,7 @@ class ProgressReporter:
         on_behind: Callable[[RewindRequired], None],
     ) -> None:
         """`on_behind` is called when Redis lacks what this worker has committed."""
+        self._names = TenantNames(counters, now_ms=now_ms)
         self._topic = topic
         self._consumer = consumer
         self._counters = counters
@@ -130,7 +132,8 @@ class ProgressReporter:
             for p in await self._counters.reports.progress()
             if p.topic_id == self._topic.topic_id
         }
-        gone = set(self._committer.tenants.names) - set(await self._counters.tenants())
+        known = self._committer.tenants.names
+        gone = known - await self._names.get() and known - await self._names.read()
         lost = any(progress.get(p, -1) < offset for p, offset in self._reported.items())
         if gone:  # removed by an operator, or lost
             removed = await self._counters.removals.counted_before(

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
 
 from store import metrics
 from store.counters import Generation, Rolled
@@ -17,6 +17,7 @@ from store.redis.old_generations import TENANTS_PER_CALL
 from store.windows import Calendar, date_of
 from streams.assignment import CurrentTopic
 from streams.commit import CounterCommitter
+from streams.tenant_names import TenantNames
 
 logger = get_logger("rollover")
 
@@ -26,13 +27,6 @@ ROLL_RECORDS: Final = 40
 LOOK_S: Final = 1.0
 #: Window days that are moved at the same time: enough to hide the round trips.
 MOVES_MAX: Final = 16
-
-
-class RolledTo(NamedTuple):
-    """A tenant that needs no roll before the day after `day` begins."""
-
-    calendar: Calendar
-    day: int
 
 
 class Rollover:
@@ -53,19 +47,21 @@ class Rollover:
         worker: str = "",
     ) -> None:
         """`worker` names this worker: each one handles the tenants in another order."""
+        self._names = TenantNames(counters, now_ms=now_ms)
         self._counters = counters
         self._committer = committer
         self._topic = topic
         self._now_ms = now_ms
         self._worker = worker
-        self._rolled: dict[str, RolledTo] = {}
+        self._rolled: dict[str, int] = {}
+        """Tenant -> time in ms before which it needs no roll: its next midnight."""
         self._calendars: dict[str, Calendar] = {}
         self._turns: deque[Generation] = deque()
         """Generations with records to roll; the next turn is that of the first one."""
 
     async def roll_tenants(self) -> None:
         """Roll the tenants whose midnight has passed; then complete those that can be."""
-        incomplete: dict[str, RolledTo | None] = {}
+        incomplete: dict[str, int | None] = {}
         self._turns.clear()
         arrived_ms = await self._move_days(incomplete)
         look_s = time.monotonic() + LOOK_S
@@ -77,11 +73,11 @@ class Rollover:
                 arrived_ms = await self._move_days(incomplete)
                 look_s = time.monotonic() + LOOK_S
         # After all rolls: this asks Postgres, which may be away, or take long to count rows.
-        for tenant, rolled in incomplete.items():
+        for tenant, until_ms in incomplete.items():
             # Where only a rebuild helps, `forget_rolled` and the announcement of a swap are enough.
             may_become_complete = await self._committer.tenants.try_mark_complete(tenant)
-            if not may_become_complete and rolled is not None:
-                self._rolled[tenant] = rolled
+            if not may_become_complete and until_ms is not None:
+                self._rolled[tenant] = until_ms
 
     async def forget_rolled(self) -> None:
         """Look at every tenant with the next call: its generation may be another one."""
@@ -91,13 +87,15 @@ class Rollover:
         """Look at the tenant with the next call: its generation is another one."""
         self._rolled.pop(tenant, None)
 
-    async def _move_days(self, incomplete: dict[str, RolledTo | None]) -> int:
+    async def _move_days(self, incomplete: dict[str, int | None]) -> int:
         """Move the window days of all tenants to today; queue those that have records to roll.
 
         Add those whose counters are not complete to `incomplete`. Return the arrival watermark, ms.
         """
         rolling = {generation.tenant for generation in self._turns}
-        due = [t for t in await self._counters.tenants() if t not in rolling and self._is_due(t)]
+        now_ms, until_ms = self._now_ms(), self._rolled.get
+        names = await self._names.get()
+        due = [t for t in names if until_ms(t, 0) <= now_ms and t not in rolling]
         due = turn_order(due, self._worker)
         arrived_ms = await self._arrival_watermark_ms() if due or rolling else 0
         found: list[Generation] = []
@@ -108,11 +106,11 @@ class Rollover:
             await self._move(generations, arrived_ms)
             found += generations
         for generation in found:
-            rolled = self._rolled_to(generation)
+            rolled_until_ms = self._rolled_until_ms(generation)
             if not generation.complete and self._topic.topic_id != "":
-                incomplete[generation.tenant] = rolled
-            elif rolled is not None and not self._is_behind(generation):
-                self._rolled[generation.tenant] = rolled
+                incomplete[generation.tenant] = rolled_until_ms
+            elif rolled_until_ms is not None and not self._is_behind(generation):
+                self._rolled[generation.tenant] = rolled_until_ms
         for generation in found:  # at the end: one that is behind ends this call
             await self._committer.tenants.adopt_generation(generation)
         return arrived_ms
@@ -141,13 +139,11 @@ class Rollover:
         """Return whether the generation was not rolled to the end of a day that has begun."""
         return max(self._today(generation), generation.day) > (generation.rolled or 0)
 
-    def _rolled_to(self, generation: Generation) -> RolledTo | None:
+    def _rolled_until_ms(self, generation: Generation) -> int | None:
         today = self._today(generation)
-        return RolledTo(self._calendar(generation), today) if generation.day >= today else None
-
-    def _is_due(self, tenant: str) -> bool:
-        rolled = self._rolled.get(tenant)
-        return rolled is None or rolled.calendar.day_of(self._now_ms()) > rolled.day
+        if generation.day < today:
+            return None
+        return self._calendar(generation).midnight_ms(today + 1)
 
     def _today(self, generation: Generation) -> int:
         return self._calendar(generation).day_of(self._now_ms())

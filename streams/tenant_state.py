@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from typing import Final
 
 from store.counters import Counted, CounterStore, Generation
@@ -126,9 +126,9 @@ class TenantStates:
         self._states = {counted.generation.tenant: self._state(counted) for counted in found}
 
     @property
-    def names(self) -> Sequence[str]:
+    def names(self) -> Set[str]:
         """The tenants met in this session."""
-        return list(self._states)
+        return self._states.keys()
 
     def behind(self, partition: int, offset: int) -> list[str]:
         """Return the tenants whose watermark of the partition is below `offset`, lowest first."""

@@ -58,12 +58,6 @@ class RedisGenerations(RedisOldGenerations):
             rolled=int(meta[3]),
         )
 
-    async def tenants(self) -> Sequence[str]:
-        """Return the tenants that have a generation, sorted."""
-        async with redis_errors():
-            names = await self._client.smembers(self._keys.tenants)
-        return sorted(name.decode() for name in names)
-
     async def refused(self, tenants: Sequence[str], tenants_max: int) -> Sequence[str]:
         """Return the new tenants beyond `tenants_max`; reserve a slot for the others."""
         answer = await self._admit(self._client, self._keys.tenants, tenants_max, *tenants)

@@ -1,4 +1,4 @@
-"""All generations of a tenant in Redis, and the deletion of those that are not needed any more."""
+"""All tenants and their generations in Redis, and the deletion of what is not needed any more."""
 
 from __future__ import annotations
 
@@ -22,12 +22,23 @@ TENANTS_PER_CALL: Final = 500
 
 
 class RedisOldGenerations(RedisCompleteness):
-    """Generations beside the active one. Every method raises StoreUnavailable."""
+    """Tenants, and generations beside the active one. Every method raises StoreUnavailable."""
 
     def __init__(self, client: Client, prefix: str) -> None:
         super().__init__(client, prefix)
         self._drop = Script("drop")
         self._expire = Script("expire")
+
+    async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have a generation, sorted."""
+        async with redis_errors():
+            names = await self._client.smembers(self._keys.tenants)
+        return sorted(name.decode() for name in names)
+
+    async def tenant_count(self) -> int:
+        """Return the number of tenants that have a generation."""
+        async with redis_errors():
+            return int(await self._client.scard(self._keys.tenants))
 
     async def generations(self, tenant: str) -> list[GenerationState]:
         """Return the tenant's generations, the active one among them, in order of number."""
