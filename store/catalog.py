@@ -75,11 +75,6 @@ class CatalogCache:
             return entry.catalog
         return await self._renewed(tenant, entry, at_least_version, MAX_WAIT_S)
 
-    def cached(self, tenant: str) -> Catalog | None:
-        """Return the tenant's catalog as it was loaded last, or None if it is not cached."""
-        entry = self._entries.get(tenant)
-        return entry and entry.catalog
-
     async def fresh(self, tenant: str) -> Catalog:
         """Return the tenant's current catalog, loaded again at most once per RETRY_S.
 
@@ -101,17 +96,6 @@ class CatalogCache:
         while len(self._forced_s) > self._tenants_max:
             self._forced_s.popitem(last=False)
         return await self._renewed(tenant, entry, math.inf, None)
-
-    async def confirmed(self, tenant: str) -> Catalog:
-        """Return the tenant's catalog as the source had it at most RETRY_S ago.
-
-        Unlike the other methods it raises StoreUnavailable while the source is unavailable, also
-        for a cached tenant.
-        """
-        entry = self._entries.get(tenant)
-        if entry is None or entry.stale or self._monotonic() - entry.checked_s >= RETRY_S:
-            return await self._loaded(tenant, math.inf)
-        return entry.catalog
 
     def _is_due(self, entry: _Entry, version: int) -> bool:
         age_s = self._monotonic() - entry.checked_s

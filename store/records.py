@@ -110,6 +110,22 @@ class Catalog(msgspec.Struct, frozen=True):
     """Channel id -> number of its treatments in the catalog, without archived ones."""
 
 
+class CountingRules(msgspec.Struct, frozen=True):
+    """What counting needs of a tenant's catalog."""
+
+    tenant: str
+    timezone: str
+    outcome_types: frozenset[str]
+    """Keys of all types that count, those of the system among them."""
+    stamp: str = ""
+    """Another one after each change, also after a removal and a new import; empty = no catalog."""
+
+    @property
+    def registered(self) -> bool:
+        """Whether a catalog was ever imported for the tenant."""
+        return self.stamp != ""
+
+
 class Question(NamedTuple):
     """A reader's question, with the tenant's calendar applied."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from store import metrics
-from store.catalog import CatalogCache
 from store.logs import get_logger
-from store.records import Catalog, Event, SourcedEvent
+from store.records import CountingRules, Event, SourcedEvent
 from store.windows import DAY_MS
+from streams.counting_catalogs import CountingCatalogs
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
@@ -51,7 +51,7 @@ class CommitBatchBuilder:
         self,
         *,
         decoder: Decoder,
-        catalogs: CatalogCache,
+        catalogs: CountingCatalogs,
         tenants: TenantStates,
         alarm: RatioAlarm,
         now_ms: Callable[[], int],
@@ -74,20 +74,21 @@ class CommitBatchBuilder:
         """Decode the records of one partition; reject tenants and types that are not registered."""
         by_tenant, rejected = self._decode(partition, records)
         by_offset = {record.offset: record for record in records}
-        for tenant in list(by_tenant) if self._registered_only else ():
-            if not await is_registered(self._catalogs, tenant):
+        if self._registered_only:
+            for tenant in await unregistered(self._catalogs, by_tenant):
                 rejected += [
                     RejectedRecord(partition, by_offset[e.offset], unregistered_tenant(e.event))
                     for e in by_tenant.pop(tenant)
                 ]
+        rules = await rules_for(self._catalogs, by_tenant)
         for tenant, events in list(by_tenant.items()):
-            registered = await keep_registered(self._catalogs, tenant, events)
+            types = rules[tenant].outcome_types
+            registered = [e for e in events if e.event.outcome in types]
             if len(registered) < len(events):
-                kept = {e.offset for e in registered}
                 rejected += [
                     RejectedRecord(partition, by_offset[e.offset], unregistered_type(e.event))
                     for e in events
-                    if e.offset not in kept
+                    if e.event.outcome not in types
                 ]
                 by_tenant[tenant] = registered
                 if not registered:
@@ -103,7 +104,8 @@ class CommitBatchBuilder:
                 for e in by_tenant.pop(tenant)
             ]
         for tenant in by_tenant:
-            await self._check_timezone(tenant)
+            await self._check_timezone(tenant, rules[tenant].timezone)
+        await self._catalogs.keep_copies(by_tenant)
         rejected.sort(key=lambda each: each.record.offset)
         self._report(len(records), rejected)
         size = sum(len(record.value or b"") for record in records)
@@ -142,11 +144,10 @@ class CommitBatchBuilder:
                 by_tenant[tenant] = newer
         return taken
 
-    async def _check_timezone(self, tenant: str) -> None:
+    async def _check_timezone(self, tenant: str, timezone: str) -> None:
         """Warn, once, if the counters were created before the catalog gave the tenant its zone."""
-        catalog = self._catalogs.cached(tenant)
         counted_in = (await self._tenants.get(tenant)).generation.timezone
-        if catalog is None or catalog.timezone == counted_in:
+        if timezone == counted_in:
             self._warned.discard(tenant)
         elif tenant not in self._warned:
             self._warned.add(tenant)
@@ -155,7 +156,7 @@ class CommitBatchBuilder:
                 "`interaction-summary rebuild`",
                 tenant=tenant,
                 counters=counted_in,
-                catalog=catalog.timezone,
+                catalog=timezone,
             )
 
     def _report(self, events: int, rejected: Sequence[RejectedRecord]) -> None:
@@ -172,26 +173,34 @@ class CommitBatchBuilder:
                 logger.info("dead-letter ratio back to normal", **counts)
 
 
-async def is_registered(catalogs: CatalogCache, tenant: str) -> bool:
-    """Return whether the tenant has a catalog. Waits while that cannot be asked."""
-    if (await retry("catalog", catalogs.get, tenant)).registered:
-        return True
-    # It may have been registered since it was looked up, and then its events must count.
-    return (await retry("catalog", catalogs.confirmed, tenant)).registered
+async def unregistered(catalogs: CountingCatalogs, tenants: Collection[str]) -> list[str]:
+    """Return those of the tenants that have no catalog. Waits while that cannot be asked."""
+    rules = await retry("catalog", catalogs.rules, tenants)
+    doubtful = [tenant for tenant in tenants if not rules[tenant].registered]
+    if not doubtful:
+        return []
+    # They may have been registered since they were looked up, and then their events must count.
+    rules = await retry("catalog", catalogs.confirmed_rules, doubtful)
+    return [tenant for tenant in doubtful if not rules[tenant].registered]
 
 
-async def keep_registered(
-    catalogs: CatalogCache, tenant: str, events: list[SourcedEvent]
-) -> list[SourcedEvent]:
-    """Return the events whose outcome type the tenant has registered."""
-    catalog: Catalog = await retry("catalog", catalogs.get, tenant)
-    outcomes = {e.event.outcome for e in events}
-    if not outcomes <= catalog.outcome_types.keys():
-        # The type may have been registered a moment ago: ask for the newest catalog once.
-        catalog = await retry("catalog", catalogs.fresh, tenant)
-        if not outcomes <= catalog.outcome_types.keys():
-            return [e for e in events if e.event.outcome in catalog.outcome_types]
-    return events
+async def rules_for(
+    catalogs: CountingCatalogs, by_tenant: Mapping[str, Sequence[SourcedEvent]]
+) -> dict[str, CountingRules]:
+    """Return the rules for the events of each tenant. Waits for those that are not known.
+
+    A type that a tenant's rules lack may have been registered a moment ago, so they are asked for
+    once more.
+    """
+    rules = await retry("catalog", catalogs.rules, by_tenant.keys())
+    lacking = [
+        tenant
+        for tenant, events in by_tenant.items()
+        if not {e.event.outcome for e in events} <= rules[tenant].outcome_types
+    ]
+    if lacking:
+        rules |= await retry("catalog", catalogs.fresh_rules, lacking)
+    return rules
 
 
 def split_evenly(records: Sequence[Any], max_records: int) -> Iterator[Sequence[Any]]:

@@ -12,22 +12,21 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from store.catalog import CatalogCache
 from store.clock import system_clock_ms
 from store.offsets import Gap
-from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryRefused, HistoryWriter
 from store.postgres.pool import Pool
 from store.postgres.refill import HistoryFiller
 from store.records import Event, SourcedEvent
 from store.settings import Settings
 from streams.commit_batch import (
-    is_registered,
     judged_at_ms,
-    keep_registered,
     recorded_ms,
+    rules_for,
     split_evenly,
+    unregistered,
 )
+from streams.counting_catalogs import CountingCatalogs, NoCopies, PostgresCatalogs
 from streams.decode.decoder import make_decoder
 from streams.decode.rejection import Skipped
 from streams.kafka.topic_scan import OffsetsGone, ScanBatch, TopicScan, open_scan
@@ -261,10 +260,8 @@ class _EventReader:
         self._history = HistoryWriter(pool)
         self._removed: dict[str, Mapping[int, int]] = {}
         """Tenant -> partition -> offset below which its events were removed with it."""
-        self._catalogs = CatalogCache(
-            lambda tenant: load_catalog(pool, tenant),
-            refresh_s=settings.catalog_refresh_s,
-            monotonic=time.monotonic,
+        self._catalogs = CountingCatalogs(
+            PostgresCatalogs(pool), NoCopies(), monotonic=time.monotonic
         )
 
     async def read(
@@ -294,7 +291,8 @@ class _EventReader:
             removed = self._removed[tenant].get(partition, 0)
             result.removed += sum(event.offset < removed for event in events)
             events = [event for event in events if event.offset >= removed]
-            registered = await keep_registered(self._catalogs, tenant, events)
+            rules = (await rules_for(self._catalogs, {tenant: events}))[tenant]
+            registered = [event for event in events if event.event.outcome in rules.outcome_types]
             if registered and not await self._accepts(tenant):
                 registered = []
             result.rejected += len(events) - len(registered)
@@ -304,7 +302,7 @@ class _EventReader:
 
     async def _accepts(self, tenant: str) -> bool:
         """Return whether a worker counts the tenant: it is known, or there is room for one more."""
-        if self._registered_only and not await is_registered(self._catalogs, tenant):
+        if self._registered_only and await unregistered(self._catalogs, [tenant]):
             return False
         if tenant not in self._tenants:
             if len(self._tenants) >= self._tenants_max:

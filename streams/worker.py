@@ -10,14 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from store import logs
-from store.catalog import CatalogCache
 from store.clock import system_clock_ms
 from store.offsets import Gap
-from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryWriter
 from store.postgres.migrate import ensure_partitions
 from store.postgres.pool import make_pool
 from store.records import StoreUnavailable
+from store.redis.catalog_copies import RedisCatalogCopies
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.redis.evictions import RedisEvictions
@@ -30,6 +29,7 @@ from streams.assignment import Consumer, CurrentTopic, IdleRejoin, Rewinder, Sta
 from streams.audit.periodic import make_periodic_audit
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatchBuilder
+from streams.counting_catalogs import CountingCatalogs, PostgresCatalogs
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import DeadLetterSink
 from streams.dead_letters.sink import KafkaDeadLetterSink
@@ -78,10 +78,11 @@ class Stores:
             groups_max=settings.keys_per_grouping_max,
         )
         self.writer = HistoryWriter(self.pool)
-        self.catalogs = CatalogCache(
-            lambda tenant: load_catalog(self.pool, tenant),
-            refresh_s=settings.catalog_refresh_s,
+        self.catalogs = CountingCatalogs(
+            PostgresCatalogs(self.pool),
+            RedisCatalogCopies(self.client, settings.redis_prefix),
             monotonic=time.monotonic,
+            tenants_max=2 * settings.tenants_max,
         )
         self.owners = PartitionOwners(self.client, settings.redis_prefix)
         self.redis_watch = RedisWatch(
@@ -95,7 +96,7 @@ class Stores:
 
     async def timezone_of(self, tenant: str) -> str:
         """Return the IANA name of the tenant's time zone."""
-        return (await self.catalogs.get(tenant)).timezone
+        return (await self.catalogs.rules([tenant]))[tenant].timezone
 
     async def make_partitions(self) -> None:
         """Create the month partitions of history that are missing; log why that is not possible."""
@@ -258,6 +259,7 @@ class Worker:
             every(FORGET_ROLLED_S, self.rollover.forget_rolled, on_error),
             every(TICK_S, self.progress.report, on_error),
             every(REBUILD_REPORT_S, self.progress.report_rebuilds, on_error),
+            every(self.settings.catalog_refresh_s, self.stores.catalogs.refresh, on_error),
             every(TICK_S, self.activations.check_activations, on_error),
             every(REDIS_CHECK_S, self.stores.redis_watch.check, on_error),
             every(TOPIC_CHECK_S, self._check_topic, on_error),
@@ -299,7 +301,7 @@ class Worker:
 
 def make_pipeline(
     settings: Settings,
-    catalogs: CatalogCache,
+    catalogs: CountingCatalogs,
     committer: CounterCommitter,
     history: HistorySink,
     dead_letters: DeadLetterSink,

@@ -1,4 +1,4 @@
-"""The catalog in PostgreSQL: loaded whole, imported in one transaction, exported.
+"""The catalog in PostgreSQL: loaded whole or for counting, imported in one transaction, exported.
 
 The four tables have the same shape, so their statements are generated from `store.records`: a
 column has the name of the record's field.
@@ -7,7 +7,8 @@ column has the name of the record's field.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -24,7 +25,15 @@ from store.catalog_document import (
     check_document,
 )
 from store.postgres.pool import Connection, Pool, bounded, transaction
-from store.records import SYSTEM_OUTCOME_TYPES, Catalog, Channel, Creative, Offer, OutcomeType
+from store.records import (
+    SYSTEM_OUTCOME_TYPES,
+    Catalog,
+    Channel,
+    CountingRules,
+    Creative,
+    Offer,
+    OutcomeType,
+)
 
 #: Tenant of the system outcome types. Not a legal tenant id.
 SYSTEM_TENANT: Final = "*"
@@ -87,6 +96,51 @@ async def _load(pool: Pool, tenant: str) -> Catalog:
                 if creative.channel_id is not None and creative.status != "archived"
             ),
         )
+
+
+async def load_rules(pool: Pool, tenants: Sequence[str]) -> dict[str, CountingRules]:
+    """Return tenant -> what counting needs, from one snapshot. Raises StoreUnavailable.
+
+    A tenant that never registered anything has the default rules. Takes two queries.
+    """
+    async with transaction(pool, read_only=True, snapshot=True) as connection:
+        cursor = await connection.execute(
+            "SELECT tenant_id, timezone, version, created_at FROM tenants"
+            " WHERE tenant_id = ANY(%s)",
+            (list(tenants),),
+        )
+        registered = {
+            tenant: (timezone, _stamp(version, created_at))
+            for tenant, timezone, version, created_at in await cursor.fetchall()
+        }
+        cursor = await connection.execute(
+            "SELECT tenant_id, key FROM outcome_types WHERE tenant_id = ANY(%s)",
+            ([*tenants, SYSTEM_TENANT],),
+        )
+        types: dict[str, set[str]] = {}
+        for tenant, key in await cursor.fetchall():
+            types.setdefault(tenant, set()).add(key)
+    system = frozenset(types.get(SYSTEM_TENANT, ()))
+    found = {}
+    for tenant in tenants:
+        timezone, stamp = registered.get(tenant, (DEFAULT_TIMEZONE, ""))
+        own = types.get(tenant)
+        found[tenant] = CountingRules(tenant, timezone, system | own if own else system, stamp)
+    return found
+
+
+async def load_stamps(pool: Pool, tenants: Sequence[str]) -> dict[str, str]:
+    """Return tenant -> stamp, of those that have a catalog. Raises StoreUnavailable."""
+    async with transaction(pool, read_only=True) as connection:
+        cursor = await connection.execute(
+            "SELECT tenant_id, version, created_at FROM tenants WHERE tenant_id = ANY(%s)",
+            (list(tenants),),
+        )
+        return {tenant: _stamp(version, at) for tenant, version, at in await cursor.fetchall()}
+
+
+def _stamp(version: int, created_at: datetime) -> str:
+    return f"{version} {created_at.timestamp():.6f}"
 
 
 async def import_catalog(

@@ -80,6 +80,7 @@ class RedisCounters(RedisGenerations):
         self._commit = Script("commit")
         self._roll = Script("roll", include=["windows"])
         self._read = Script("read", read_only=True)
+        self._announce_catalog = Script("announce_catalog")
 
     async def ping(self) -> None:
         """Return when Redis answers. Raises StoreUnavailable."""
@@ -125,10 +126,10 @@ class RedisCounters(RedisGenerations):
     async def announce_catalog(self, tenant: str, version: int) -> None:
         """Publish the tenant's catalog version: each reader gets it with its next read.
 
-        Raises StoreUnavailable.
+        A lower version than the published one is ignored: of two imports, the earlier one may
+        announce last. Raises StoreUnavailable.
         """
-        async with redis_errors():
-            await self._client.set(self._keys.catalog(tenant), version)
+        await self._announce_catalog(self._client, self._keys.active(tenant), "", version)
 
     async def commit(
         self,

@@ -52,6 +52,10 @@ class Keys(NamedTuple):
         """Return the key of the catalog version that an import announced last."""
         return self._base(tenant) + "catalog"
 
+    def rules(self, tenant: str) -> str:
+        """Return the key of a copy of the tenant's `CountingRules`, as MessagePack."""
+        return self._base(tenant) + "rules"
+
     def meta(self, tenant: str, generation: int) -> str:
         """Return the key of a generation's hash.
 

@@ -72,7 +72,7 @@ class RedisRemovals:
     async def _delete_reports(self, tenant: str) -> None:
         keys = self._keys
         async with redis_errors():
-            await self._client.unlink(keys.catalog(tenant))
+            await self._client.unlink(keys.catalog(tenant), keys.rules(tenant))
             pipeline = self._client.pipeline(transaction=False)
             for reports in (keys.audits, keys.rebuilds, keys.rebuilding):
                 pipeline.hdel(reports, tenant)

@@ -164,9 +164,9 @@ def test_counting_continues_without_postgres_up_to_the_buffer_and_history_catche
 def test_counting_restarts_without_postgres_and_history_catches_up(
     services: Services, settings: Settings
 ) -> None:
-    """Reading restarts while Postgres is down, because Redis went back to an older state.
+    """A worker starts while Postgres is down, and rewinds, because Redis went back in time.
 
-    Counting does not wait for the watermarks of history, and history misses no event.
+    Counting does not wait for catalogs, nor for the watermarks of history, and history misses no event.
     """
 
     async def go() -> None:
@@ -176,6 +176,8 @@ def test_counting_restarts_without_postgres_and_history_catches_up(
             await fixture.wait_stored(1_000)
             older = {key: await fixture.client.dump(key) for key in await fixture.client.keys("*")}
             services.postgres.stop()
+            fixture.worker.kill()
+            fixture.worker.start()
             await fixture.send(make_events(1_000))
             await fixture.wait_counted(2_000)
             fixture.worker.mark_log()

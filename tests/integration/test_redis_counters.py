@@ -336,3 +336,17 @@ def test_the_overview_has_all_generations_of_all_tenants(redis_url: str) -> None
             await client.aclose()
 
     asyncio.run(go())
+
+
+def test_of_two_imports_the_earlier_one_may_announce_last(redis_url: str) -> None:
+    async def go() -> None:
+        client: Any = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
+        try:
+            counters = RedisCounters(client, "is")
+            for version in (9, 10, 9):
+                await counters.announce_catalog("acme", version)
+            assert await client.get("is:{acme/0}:catalog") == b"10"
+        finally:
+            await client.aclose()
+
+    asyncio.run(go())

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from store.catalog import RETRY_S
 from store.catalog_document import CatalogDocument
 from store.postgres.catalog import import_catalog
 from store.settings import Settings
+from streams.counting_catalogs import RETRY_S
 from tests.support.events import make_event
 from tests.support.pipeline_fixture import PipelineFixture, open_pipeline, values_of
 from tests.support.waiting import eventually_async

@@ -192,7 +192,7 @@ async def test_a_worker_warns_once_that_the_counters_have_another_zone(settings:
         await fixture.process(0, batch)
         document = CatalogDocument(tenant="late", timezone=BEFORE)
         await import_catalog(fixture.pool, document)
-        await fixture.builder._catalogs.fresh("late")
+        await fixture.builder._catalogs.fresh_rules(["late"])
         with capture_logs() as logged:
             for number in (1, 2):
                 await fixture.process(number, fresh(batch, number))

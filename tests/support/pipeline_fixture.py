@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from store.catalog import CatalogCache
-from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool, make_pool
 from store.records import Event
+from store.redis.catalog_copies import RedisCatalogCopies
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from streams.commit import CounterCommitter
 from streams.commit_batch import LOG_APPEND_TIME, CommitBatchBuilder
+from streams.counting_catalogs import CountingCatalogs, PostgresCatalogs
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
@@ -83,9 +83,9 @@ class PipelineFixture:
         )
         self.builder = CommitBatchBuilder(
             decoder=Decoder(future_tolerance_s=300, event_bytes_max=1_048_576),
-            catalogs=CatalogCache(
-                lambda tenant: load_catalog(pool, tenant),
-                refresh_s=60,
+            catalogs=CountingCatalogs(
+                PostgresCatalogs(pool),
+                RedisCatalogCopies(client, settings.redis_prefix),
                 monotonic=lambda: self.catalog_clock_s,
             ),
             tenants=self.committer.tenants,

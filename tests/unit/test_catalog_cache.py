@@ -70,26 +70,6 @@ def test_a_catalog_is_loaded_once_until_it_is_old() -> None:
     check(body)
 
 
-def test_a_confirmed_catalog_is_never_an_old_one() -> None:
-    """A tenant that is not registered in it may be by now, so it must not be judged by it."""
-
-    async def body(source: Source, cache: CatalogCache) -> None:
-        await cache.get("a")
-        source.version = 2
-        assert (await cache.confirmed("a")).version == 1, "loaded a moment ago"
-        source.now_s += RETRY_S
-        source.away = True
-        with pytest.raises(StoreUnavailable):
-            await cache.confirmed("a")
-        with pytest.raises(StoreUnavailable):
-            await cache.confirmed("a")
-        assert (await cache.get("a")).version == 1
-        source.away = False
-        assert (await cache.confirmed("a")).version == 2
-
-    check(body)
-
-
 def test_many_askers_share_one_load() -> None:
     async def body(source: Source, cache: CatalogCache) -> None:
         source.held = asyncio.Event()
