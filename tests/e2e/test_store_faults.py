@@ -166,7 +166,8 @@ def test_counting_restarts_without_postgres_and_history_catches_up(
 ) -> None:
     """A worker starts while Postgres is down, and rewinds, because Redis went back in time.
 
-    Counting does not wait for catalogs, nor for the watermarks of history, and history misses no event.
+    Counting does not wait for catalogs, nor for the watermarks of history, and history misses no
+    event.
     """
 
     async def go() -> None:
