@@ -40,13 +40,13 @@ test-all: $(INSTALLED)
 test-long: $(INSTALLED)
 	$(PYTEST) -m long $(TESTS)
 
-# Random faults, chosen by a seed; see tests/support/chaos.py. SEEDS=10 runs ten seeds, from SEED on.
+# Random faults, chosen by a seed; see tests/chaos.py. SEEDS=10 runs ten seeds, from SEED on.
 SEED ?= 1
 SEEDS ?= 1
 EVENTS ?= 300000
 STORM_SERVICES ?= real
 chaos: $(INSTALLED)
-	$(BIN)/python -m tests.support.chaos --seed $(SEED) --seeds $(SEEDS) --events $(EVENTS) \
+	$(BIN)/python -m tests.chaos --seed $(SEED) --seeds $(SEEDS) --events $(EVENTS) \
 		--services $(STORM_SERVICES) $(CHAOS_ARGS)
 
 lint: $(INSTALLED)

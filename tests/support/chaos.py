@@ -3,17 +3,14 @@
 Workers are killed and frozen, and servers restarted. At the end the counters, history and a plain
 count must be equal.
 
-`python -m tests.support.chaos --seed 7` (or `make chaos SEED=7`) runs a seed on its own servers.
+`python -m tests.chaos --seed 7` (or `make chaos SEED=7`) runs a seed on its own servers.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import collections
-import dataclasses
 import json
-import logging
 import random
 import shutil
 import signal
@@ -22,20 +19,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from store.catalog_document import parse_document
 from store.postgres.catalog import import_catalog
-from store.postgres.migrate import migrate
 from store.postgres.pool import open_pool
 from store.settings import Settings
 from tests.support.chaos_check import ChaosCheck
 from tests.support.chaos_stream import OWN_TYPE, ZONES, Plan, Stream
-from tests.support.resources import make_settings, make_topics
 from tests.support.services.base import Services, revive
-from tests.support.services.start import start_services
 from tests.support.worker_process import WorkerProcess
 
 
@@ -180,45 +173,3 @@ class ChaosRun:
         await asyncio.to_thread(service.stop)
         await asyncio.to_thread(service.start)
         self.faults[f"restart {name}"] += 1
-
-
-def main() -> None:
-    """Run the seeds of the command line on servers of this process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from --seed on")
-    parser.add_argument("--events", type=int, default=300_000)
-    parser.add_argument("--rate", type=float, default=4_000)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--services", default="real", choices=("wheels", "docker", "real"))
-    options = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(
-        logging.CRITICAL
-    )  # thousands of lines while the broker is unavailable
-    with start_services(options.services) as services:
-        for seed in range(options.seed, options.seed + options.seeds):
-            plan = Plan(seed, events=options.events, rate=options.rate, kills=options.kills)
-            if options.services == "wheels":
-                plan = dataclasses.replace(plan, restart=("redis", "postgres"))
-            started_s = time.monotonic()
-            asyncio.run(ChaosRun(plan, services, _settings_of(services, seed), _say).run())
-            _say(f"seed {seed}: exact, in {time.monotonic() - started_s:.0f} s")
-
-
-def _settings_of(services: Services, seed: int) -> Settings:
-    """Create a database and topics for this seed, and return settings with them."""
-    name = f"chaos_{seed}"
-    with psycopg.connect(services.postgres.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    head, _, _ = services.postgres.url.rpartition("/")
-    asyncio.run(migrate(f"{head}/{name}"))
-    topics = make_topics(services.kafka.bootstrap)
-    return make_settings(services.kafka.bootstrap, services.redis.url, f"{head}/{name}", topics)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-if __name__ == "__main__":
-    main()
