@@ -24,17 +24,14 @@ from aiokafka import AIOKafkaProducer
 from store.clock import system_clock_ms
 from store.postgres.migrate import migrate
 from store.postgres.pool import open_pool
-from store.records import Event
 from store.redis.counters import open_counters
 from store.settings import Settings
-from streams.dead_letters import headers as dead_letters
-from streams.decode.decoder import make_decoder
-from streams.decode.rejection import Skipped
+from tests.support.accounting import account
 from tests.support.fuzz_stream import COMPRESSIONS, FuzzRecord, records
 from tests.support.resources import make_settings, make_topics
 from tests.support.services.base import Services
 from tests.support.services.start import start_services
-from tests.support.topics import read_ends, read_records
+from tests.support.topics import read_ends
 from tests.support.waiting import eventually_async
 from tests.support.worker_process import WorkerProcess
 
@@ -68,7 +65,8 @@ class FuzzRun:
             await self._send(n, worker)
             self.say(f"sent {self._sent:,}, refused by the broker {self._refused:,}")
             await self._wait_until_read(worker)
-            found = await self._account()
+            found: Counter[str] = Counter((await account(self.settings)).values())
+            assert found.total() == self._sent, (found, self._sent)
             assert worker.stop() == 0, worker.log_tail()
         except BaseException:
             self.say(worker.log_tail(40))
@@ -155,8 +153,6 @@ class FuzzRun:
         self._refused += refused
         self._sent += len(group) - refused
 
-    # ---- accounting
-
     async def _wait_until_read(self, worker: WorkerProcess) -> None:
         ends = await read_ends(self.settings, self.settings.interactions_topic)
         began_s = time.monotonic()
@@ -177,65 +173,6 @@ class FuzzRun:
 
             await eventually_async(is_read, timeout_s=CATCH_UP_S, message="all offsets are read")
         self.say(f"all read {time.monotonic() - began_s:.1f} s after the last record was sent")
-
-    async def _account(self) -> Counter[str]:
-        decode = make_decoder(self.settings).decode
-        stored, types = await self._rows()
-        dead = Counter(
-            (info.partition, info.offset)
-            for of_partition in (
-                await read_records(self.settings, self.settings.dead_letter_topic)
-            ).values()
-            for record in of_partition
-            if (info := dead_letters.parse(record.headers)) is not None
-        )
-        repeated = [place for place, times in dead.items() if times > 1]
-        assert not repeated, f"dead letters sent more than once: {repeated[:5]}"
-        found: Counter[str] = Counter()
-        identities = set()
-        sent = await read_records(self.settings, self.settings.interactions_topic)
-        for partition, of_partition in sent.items():
-            for record in of_partition:
-                place = partition, record.offset
-                known = {"stored": stored, "dead letter": dead}
-                places = [name for name, offsets in known.items() if place in offsets]
-                event = decode(record.value, system_clock_ms())
-                if not places and isinstance(event, Skipped):
-                    places = ["skipped"]
-                elif not places and isinstance(event, Event) and event.outcome in types:
-                    identities.add(event.event_id)
-                    places = ["copy"]
-                assert len(places) == 1, f"{place}: {places or 'nowhere'}: {record}"
-                found[places[0]] += 1
-        missing = len(identities - await self._identities())
-        assert not missing, f"{missing} events are neither stored nor copies of stored ones"
-        assert found.total() == self._sent, (found, self._sent)
-        counted = await self._counted()
-        assert counted == found["stored"], f"counted {counted:,}, in history {found['stored']:,}"
-        return found
-
-    async def _rows(self) -> tuple[set[tuple[int, int]], set[str]]:
-        async with open_pool(self.settings, max_size=1) as pool, pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT source_partition, source_offset FROM interaction_history"
-            )
-            stored = {(int(p), int(offset)) for p, offset in await cursor.fetchall()}
-            cursor = await connection.execute("SELECT key FROM outcome_types")
-            return stored, {key for (key,) in await cursor.fetchall()}
-
-    async def _identities(self) -> set[bytes]:
-        async with open_pool(self.settings, max_size=1) as pool, pool.connection() as connection:
-            cursor = await connection.execute("SELECT event_id FROM interaction_history")
-            return {row[0].bytes for row in await cursor.fetchall()}
-
-    async def _counted(self) -> int:
-        total = 0
-        async with open_counters(self.settings, timeout_s=30) as counters:
-            for tenant in await counters.tenants():
-                generation = await counters.generation(tenant)
-                assert generation is not None and generation.complete, tenant
-                total += await counters.events(generation) or 0
-        return total
 
 
 def main() -> None:
