@@ -12,7 +12,16 @@ from tests.support.chaos_stream import Plan
 from tests.support.services.base import Services
 
 SEED = 20261124
-SMALL = Plan(SEED, events=10_000, rate=2_000, kills=2, freezes=1, restart=("redis", "postgres"))
+SMALL = Plan(
+    SEED,
+    events=10_000,
+    rate=2_000,
+    kills=2,
+    freezes=1,
+    restart=("redis", "postgres"),
+    poison=60,
+    new_tenants=(20, 40),
+)
 #: The embedded broker keeps nothing on disk, so it is not restarted; and its groups take long to
 #: notice a dead member, so there are fewer kills.
 ON_WHEELS = Plan(SEED, events=40_000, rate=2_000, kills=5, freezes=1, restart=("redis", "postgres"))

@@ -7,16 +7,8 @@ from kafka import KafkaProducer
 from store.settings import Settings
 from tests.support.events import encode, make_event
 from tests.support.program import Program, read_topic
+from tests.support.raw_producer import RawName
 from tests.support.worker_fixture import now_ms
-
-
-class RawName(str):
-    """Name of a header that is sent as bytes that are not UTF-8."""
-
-    __slots__ = ()
-
-    def encode(self, *_: str) -> bytes:
-        return b"trace-\xff\xfe"
 
 
 def produce(settings: Settings, *values: bytes, compression: str | None) -> None:

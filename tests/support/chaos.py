@@ -1,7 +1,8 @@
 """Chaos run: random faults, chosen by a seed, while several workers count a stream of events.
 
-Workers are killed and frozen, and servers restarted. At the end the counters, history and a plain
-count must be equal.
+Workers are killed and frozen, and servers restarted. Meanwhile poison records arrive, and hundreds
+of new tenants within seconds. At the end the counters, history and a plain count must be equal, and
+each record must have ended in one place.
 
 `python -m tests.chaos --seed 7` (or `make chaos SEED=7`) runs a seed on its own servers.
 """
@@ -23,10 +24,14 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from store.catalog_document import parse_document
-from store.postgres.catalog import import_catalog
+from store.postgres.catalog import DEFAULT_TIMEZONE, import_catalog
 from store.postgres.pool import open_pool
+from store.records import StoreUnavailable
 from store.settings import Settings
+from tests.support.accounting import account
 from tests.support.chaos_check import ChaosCheck
+from tests.support.chaos_poison import poison_records
+from tests.support.chaos_poison_producer import PoisonProducer
 from tests.support.chaos_stream import OWN_TYPE, ZONES, Plan, Stream
 from tests.support.services.base import Services, revive
 from tests.support.worker_process import WorkerProcess
@@ -45,32 +50,37 @@ class ChaosRun:
             WorkerProcess(f"worker-{i}", settings, self.folder, plan.session_timeout_s)
             for i in range(plan.workers)
         ]
+        self._poison = poison_records(plan.seed, plan.poison, self.stream.now_ms)
+        self._poison_producer = PoisonProducer(settings, plan.seed, say)
         self._draw = random.Random(plan.seed + 1)
         self._produced = 0
+        self._progress = asyncio.Condition()
         self.faults: collections.Counter[str] = collections.Counter()
 
     async def run(self) -> None:
         """Raise AssertionError unless the result is exactly what was produced."""
-        async with open_pool(self.settings, max_size=1) as pool:
-            for tenant, zone in ZONES.items():
-                own = {
-                    "key": OWN_TYPE,
-                    "name": "Saved",
-                    "classification": "positive",
-                    "category": "response",
-                }
-                document = {"tenant": tenant, "timezone": zone, "outcomeTypes": [own]}
-                await import_catalog(pool, parse_document(json.dumps(document)))
+        for tenant, zone in ZONES.items():
+            await self._import_catalog(tenant, zone)
         for worker in self.workers:
             worker.start()
         try:
-            producing = asyncio.create_task(self._produce())
+            producing = asyncio.gather(
+                self._produce(),
+                self._import_catalogs(),
+                self._poison_producer.send(self._poison, self._wait_for_poison),
+            )
             await self._inject_faults(producing)
             await producing
-            self.say(f"produced {len(self.stream.records)}; faults {dict(self.faults)}")
+            self.say(
+                f"produced {len(self.stream.records)}, {len(self.stream.new_tenants)} new tenants; "
+                f"faults {dict(self.faults)}"
+            )
             check = ChaosCheck(self.settings, self.stream, self.say)
             await check.wait_until_counted(self._supervise, timeout_s=self.plan.catch_up_s)
             await check.compare()
+            outcomes = await account(self.settings)
+            self._poison_producer.check(outcomes)
+            self.say(f"all accounted for: {dict(collections.Counter(outcomes.values()))}")
             codes = [worker.stop() for worker in self.workers]
             # A worker that was killed at the very end may not handle SIGTERM yet.
             assert set(codes) <= {0, -signal.SIGTERM}, f"workers ended with {codes}"
@@ -104,7 +114,9 @@ class ChaosRun:
             for i in range(0, len(self.stream.records), step):
                 part = self.stream.records[i : i + step]
                 await asyncio.gather(*[await self._send(producer, k, v) for k, v in part])
-                self._produced = i + len(part)
+                async with self._progress:
+                    self._produced = i + len(part)
+                    self._progress.notify_all()
                 ahead_s = self._produced / self.plan.rate - (loop.time() - start_s)
                 if ahead_s > 0:
                     await asyncio.sleep(
@@ -126,9 +138,41 @@ class ChaosRun:
                 self.say(f"producer: {error!r}")
                 await asyncio.sleep(0.5)
 
+    async def _wait_for_poison(self, index: int) -> None:
+        await self._wait_until_produced(len(self.stream.records) * index // len(self._poison))
+
+    async def _wait_until_produced(self, n: int) -> None:
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._produced >= n)
+
+    # ---- catalogs
+
+    async def _import_catalogs(self) -> None:
+        """Import catalogs of new tenants while their first events arrive."""
+        await self._wait_until_produced(self.stream.burst.start)
+        for tenant in self.stream.imported:
+            while True:
+                try:
+                    await self._import_catalog(tenant, DEFAULT_TIMEZONE)
+                    break
+                except StoreUnavailable as error:  # the server restarts
+                    self.say(f"import: {error!r}")
+                    await asyncio.sleep(0.2)
+
+    async def _import_catalog(self, tenant: str, zone: str) -> None:
+        own = {
+            "key": OWN_TYPE,
+            "name": "Saved",
+            "classification": "positive",
+            "category": "response",
+        }
+        document = {"tenant": tenant, "timezone": zone, "outcomeTypes": [own]}
+        async with open_pool(self.settings, max_size=1) as pool:
+            await import_catalog(pool, parse_document(json.dumps(document)))
+
     # ---- faults
 
-    async def _inject_faults(self, producing: asyncio.Task[None]) -> None:
+    async def _inject_faults(self, producing: asyncio.Future[tuple[None, None, None]]) -> None:
         plan, draw = self.plan, self._draw
         faults: list[Callable[[], object]] = [self._kill] * plan.kills
         faults += [self._freeze] * plan.freezes
@@ -136,7 +180,9 @@ class ChaosRun:
         draw.shuffle(faults)
         total = len(self.stream.records)
         # Each fault has a position in the stream, not a time: a slow machine gets the same faults.
-        moments = sorted(draw.randrange(int(total * 0.03), int(total * 0.97)) for _ in faults)
+        moments = [draw.randrange(int(total * 0.03), int(total * 0.97)) for _ in faults[1:]]
+        # One fault at least happens while the new tenants appear.
+        moments = sorted([*moments, draw.choice(self.stream.burst)])
         for moment, fault in zip(moments, faults, strict=True):
             while self._produced < moment and not producing.done():
                 self._supervise()
