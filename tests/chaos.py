@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import time
+from typing import Final
 
 import psycopg
 
@@ -20,6 +21,10 @@ from tests.support.chaos_stream import Plan
 from tests.support.resources import make_settings, make_topics
 from tests.support.services.base import Services
 from tests.support.services.start import start_services
+
+#: Settings of a topic that takes µs and ns as timestamps, as brokers before 3.6 do. By default a
+#: broker refuses what is more than an hour ahead.
+ANY_TIMESTAMP: Final = {"message.timestamp.after.max.ms": str(2**63 - 1)}
 
 
 def main() -> None:
@@ -52,7 +57,7 @@ def _settings_of(services: Services, seed: int) -> Settings:
         connection.execute(f"CREATE DATABASE {name}".encode())
     head, _, _ = services.postgres.url.rpartition("/")
     asyncio.run(migrate(f"{head}/{name}"))
-    topics = make_topics(services.kafka.bootstrap)
+    topics = make_topics(services.kafka.bootstrap, ANY_TIMESTAMP)
     return make_settings(services.kafka.bootstrap, services.redis.url, f"{head}/{name}", topics)
 
 

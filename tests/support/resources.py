@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from store.settings import Settings
@@ -19,11 +20,14 @@ class Topics(NamedTuple):
     partitions: int = PARTITIONS
 
 
-def make_topics(kafka: str) -> Topics:
-    """Create a topic of interactions and one of dead letters, under names that are unique."""
+def make_topics(kafka: str, configs: Mapping[str, str] | None = None) -> Topics:
+    """Create a topic of interactions and one of dead letters, under names that are unique.
+
+    `configs` are settings of both, by Kafka's names.
+    """
     unique = uuid.uuid4().hex[:12]
     names = Topics(f"interactions-{unique}", f"interactions-{unique}.dlq")
-    base.create_topics(kafka, {names.interactions: PARTITIONS, names.dlq: 1})
+    base.create_topics(kafka, {names.interactions: PARTITIONS, names.dlq: 1}, configs)
     return names
 
 

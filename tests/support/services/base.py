@@ -93,13 +93,19 @@ def revive(service: Service) -> None:
         service.start()
 
 
-def create_topics(bootstrap: str, partitions: Mapping[str, int]) -> None:
+def create_topics(
+    bootstrap: str, partitions: Mapping[str, int], configs: Mapping[str, str] | None = None
+) -> None:
     """Create topics (name -> partitions) and return when all partitions have a leader."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         admin.create_topics(
             {
-                name: {"num_partitions": count, "replication_factor": 1}
+                name: {
+                    "num_partitions": count,
+                    "replication_factor": 1,
+                    "configs": dict(configs or {}),
+                }
                 for name, count in partitions.items()
             },
             wait_for_metadata=True,
