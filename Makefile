@@ -40,14 +40,14 @@ test-all: $(INSTALLED)
 test-long: $(INSTALLED)
 	$(PYTEST) -m long $(TESTS)
 
-# Random faults, chosen by a seed; see tests/chaos.py. SEEDS=10 runs ten seeds, from SEED on.
+# Random faults and loads, chosen by a seed; see tests/chaos.py. SEEDS=10 runs ten seeds, from SEED on.
 SEED ?= 1
 SEEDS ?= 1
 EVENTS ?= 300000
-STORM_SERVICES ?= real
+CHAOS_SERVICES ?= real
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seeds $(SEEDS) --events $(EVENTS) \
-		--services $(STORM_SERVICES) $(CHAOS_ARGS)
+		--services $(CHAOS_SERVICES) $(CHAOS_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

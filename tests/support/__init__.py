@@ -9,5 +9,6 @@ Data: `events` makes events, `zones` lists time zones. `expected` and `oracle` c
 Python, once over JSON payloads and once over decoded events; `answers` compares responses with it.
 
 Shared tests: `contract` is the test suite that every store of counters has to pass,
-`state_machine` its model-based part, `chaos` a run with seeded faults. `waiting` polls a condition.
+`state_machine` its model-based part. `chaos` is a run with seeded faults, `fuzz` one with mutated
+records; `accounting` finds where each record of a topic has ended. `waiting` polls a condition.
 """
