@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
+from store.counters import PartitionProgress
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool, make_pool
 from store.records import Event
@@ -63,12 +64,19 @@ class PipelineFixture:
         client: Any,
         *,
         idle_commit_s: float,
+        topic_id: str = "",
+        partition: int = 0,
+        partitions: int = 1,
     ) -> None:
+        """`partition` of `partitions` is read; another pipeline may read the same topic."""
+        self.topic_id = topic_id or str(uuid.uuid4())
+        self.partition = partition
+        self.earliest = dict.fromkeys(range(partitions), 0)
         self.pool = pool
         self.dead_letters = FakeDeadLetterSink()
         self.acknowledged = 0
         self.catalog_clock_s = 0.0
-        writer = HistoryWriter(pool)
+        self.writer = writer = HistoryWriter(pool)
         self.counters = counters = RedisCounters(client, settings.redis_prefix)
         self.history = HistorySink(
             writer,
@@ -107,16 +115,34 @@ class PipelineFixture:
         )
 
     async def open(self) -> None:
-        self.topic_id = str(uuid.uuid4())
-        self.committer.start_session(self.topic_id, {0: 0})
-        await self.history.start_session(self.topic_id, {0: None})
-        await self.pipeline.assign({0: 0})
+        self.committer.start_session(self.topic_id, self.earliest)
+        await self.history.start_session(self.topic_id, {self.partition: None})
+        await self.pipeline.assign({self.partition: 0})
+
+    async def restart(self) -> int:
+        """Start a session as after a rewind; return the offset that it reads from."""
+        await self.history.drain()
+        await self.pipeline.abandon()
+        counted = await self.committer.counted(self.topic_id, self.earliest)
+        self.committer.start_session(self.topic_id, counted, self.earliest)
+        stored = await self.writer.positions(self.topic_id)
+        positions = {self.partition: stored.get(self.partition)}
+        await self.history.start_session(self.topic_id, positions)
+        start = min(counted[self.partition], positions[self.partition] or 0)
+        await self.pipeline.assign({self.partition: start})
+        return start
+
+    async def report(self) -> None:
+        """Report how far the partition is counted."""
+        position = self.pipeline.positions[self.partition]
+        progress = PartitionProgress(self.topic_id, self.partition, position, position, now_ms())
+        await self.counters.reports.report_progress([progress])
 
     def submit(self, number: int, values: Sequence[bytes]) -> None:
         """Submit `values` as batch `number` of batches of this length."""
         first = number * len(values)
         records = [Record(first + i, value, now_ms()) for i, value in enumerate(values)]
-        self.pipeline.submit(Batch(0, first, records, None, 0), self._acknowledge)
+        self.pipeline.submit(Batch(self.partition, first, records, None, 0), self._acknowledge)
 
     async def process(self, number: int, values: Sequence[bytes]) -> None:
         """Submit the batch and wait until it is counted and stored."""
@@ -128,6 +154,15 @@ class PipelineFixture:
 
         await eventually_async(stored, message="a batch stored")
 
+    async def count(self, number: int, values: Sequence[bytes]) -> None:
+        """Submit the batch and wait until it is counted; history may not have it."""
+        self.submit(number, values)
+
+        async def counted() -> bool:
+            return self.pipeline.positions[self.partition] == (number + 1) * len(values)
+
+        await eventually_async(counted, message="a batch counted")
+
     def _acknowledge(self) -> None:
         self.acknowledged += 1
 
@@ -137,13 +172,27 @@ class PipelineFixture:
 
 @asynccontextmanager
 async def open_pipeline(
-    settings: Settings, *, idle_commit_s: float = 3_600.0, **changes: Any
+    settings: Settings,
+    *,
+    idle_commit_s: float = 3_600.0,
+    topic_id: str = "",
+    partition: int = 0,
+    partitions: int = 1,
+    **changes: Any,
 ) -> AsyncIterator[PipelineFixture]:
     """Yield a pipeline whose history sink is running; `changes` are settings."""
     settings = settings.model_copy(update=changes)
     client: Any = make_client(settings, timeout_s=5, retries=0)
     async with make_pool(settings, max_size=3) as pool:
-        fixture = PipelineFixture(settings, pool, client, idle_commit_s=idle_commit_s)
+        fixture = PipelineFixture(
+            settings,
+            pool,
+            client,
+            idle_commit_s=idle_commit_s,
+            topic_id=topic_id,
+            partition=partition,
+            partitions=partitions,
+        )
         await fixture.open()
         writing = asyncio.create_task(fixture.history.run())
         try:
