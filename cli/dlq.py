@@ -16,14 +16,24 @@ from cli.console import (
     run_async,
     stderr,
 )
-from cli.dlq_output import as_document, print_dead_letter, print_listing
+from cli.dlq_output import (
+    as_document,
+    print_dead_letter,
+    print_listing,
+    print_quarantined,
+    print_quarantined_record,
+)
 from store.clock import system_clock_ms
 
 if TYPE_CHECKING:
+    from store.postgres.quarantine import QuarantinedRecord, QuarantineSummary
     from store.settings import Settings
     from streams.dead_letters.reader import DeadLetterTopic, Listing
     from streams.dead_letters.record import DeadLetter
     from streams.dead_letters.redrive import RedriveReport
+
+    #: The newest rows, and the numbers of all.
+    Quarantined = tuple[Sequence[QuarantinedRecord], QuarantineSummary]
 
 app = typer.Typer(
     help="List, show and redrive dead letters: events that could not be counted.",
@@ -50,29 +60,43 @@ def list_(
     """Show the newest dead letters, each once, and the number of dead letters per reason.
 
     Around a crash two workers may send the same record to the topic; it is listed once.
+    Quarantined records, which the topic does not take, follow in a table of their own.
     """
     _check_reason(reason)
     settings = load_settings()
-    listing = run_async(_list(settings, limit, reason))
+    listing, quarantined = run_async(_list(settings, limit, reason))
     if json:
         import msgspec
 
-        document = msgspec.json.encode(as_document(settings, listing))
+        document = msgspec.json.encode(as_document(settings, listing, quarantined))
         print_result(msgspec.json.format(document).decode())
     else:
         print_listing(settings, listing)
+        if quarantined is not None:
+            print_quarantined(quarantined)
 
 
 @app.command("show")
 def show(
     partition: Annotated[int, typer.Argument(min=0, help="Partition of the dead-letter topic.")],
     offset: Annotated[int, typer.Argument(min=0, help="Offset in that partition.")],
+    quarantined: Annotated[
+        bool,
+        typer.Option(
+            "--quarantined",
+            help="Show a quarantined record; partition and offset are those of the source topic.",
+        ),
+    ] = False,
 ) -> None:
     """Show one dead letter completely: its reason, source, headers, key and value.
 
     Bytes that are not printable text are escaped.
     """
     settings = load_settings()
+    if quarantined:
+        for record in run_async(_quarantined_at(settings, partition, offset)):
+            print_quarantined_record(record)
+        return
     dead_letter, redriven = run_async(_find(settings, partition, offset))
     print_dead_letter(settings, dead_letter, redriven)
 
@@ -100,7 +124,9 @@ def redrive(
     _check_reason(reason)
     wanted = [_position(text) for text in positions or ()]
     settings = load_settings()
-    report = run_async(_redrive(settings, wanted, reason=reason, tenant=tenant, dry_run=dry_run))
+    report, quarantined = run_async(
+        _redrive(settings, wanted, reason=reason, tenant=tenant, dry_run=dry_run)
+    )
     sent = "would be sent" if dry_run else "sent"
     print_result(
         f"{report.sent} {sent}, {report.already_counted} counted already, "
@@ -110,23 +136,50 @@ def redrive(
         print_result(f"  {left.dead_letter.position} would be rejected again: {left.reason}")
     if len(report.not_sent) > _NOT_SENT_SHOWN:
         print_result(f"  and {len(report.not_sent) - _NOT_SENT_SHOWN} more")
+    if quarantined:
+        print_result(
+            f"{quarantined} quarantined records cannot be sent: only their first bytes are kept; "
+            "send them again from their source (`dlq list` shows them)"
+        )
 
 
 # --- calls
 
 
-async def _list(settings: Settings, limit: int, reason: str | None) -> Listing:
-    from cli.catalog import with_pool
+async def _list(
+    settings: Settings, limit: int, reason: str | None
+) -> tuple[Listing, Quarantined | None]:
+    """Return the dead letters and the quarantined records; None while PostgreSQL is unavailable."""
+    from store.postgres.pool import open_pool
+    from store.postgres.quarantine import Quarantine
     from store.records import StoreUnavailable
     from streams.dead_letters.reader import list_dead_letters, open_dead_letters, with_marks
 
     async with open_dead_letters(settings) as topic:
         listing = await list_dead_letters(topic.read_all(), limit=limit, reason=reason)
     try:
-        return await with_pool(settings, lambda pool: with_marks(listing, pool))
+        async with open_pool(settings, max_size=1) as pool:
+            listing = await with_marks(listing, pool)
+            quarantine = Quarantine(pool)
+            newest = await quarantine.newest(limit, reason=reason)
+            return listing, (newest, await quarantine.summary())
     except StoreUnavailable as error:
-        print_note(f"note: what was redriven is not known ({error})")
-        return listing
+        print_note(f"note: what was redriven or quarantined is not known ({error})")
+        return listing, None
+
+
+async def _quarantined_at(
+    settings: Settings, partition: int, offset: int
+) -> list[QuarantinedRecord]:
+    from cli.catalog import with_pool
+    from store.postgres.quarantine import Quarantine
+
+    found = await with_pool(settings, lambda pool: Quarantine(pool).at(partition, offset))
+    if not found:
+        raise CliError(
+            f"no quarantined record at {partition}:{offset} of {settings.interactions_topic}"
+        )
+    return found
 
 
 async def _find(settings: Settings, partition: int, offset: int) -> tuple[DeadLetter, str]:
@@ -162,10 +215,13 @@ async def _redrive(
     reason: str | None,
     tenant: str | None,
     dry_run: bool,
-) -> RedriveReport:
+) -> tuple[RedriveReport, int]:
+    """Return what was redriven, and the number of quarantined records, which cannot be."""
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     from cli.catalog import with_pool
+    from store.postgres.quarantine import Quarantine
+    from store.records import StoreUnavailable
     from streams.dead_letters.reader import open_dead_letters
     from streams.dead_letters.redrive import Redrive
 
@@ -180,12 +236,19 @@ async def _redrive(
             def show_progress(report: RedriveReport) -> None:
                 bar.update(task, description=f"{report.sent} sent, {len(report.not_sent)} left")
 
-            async def work(pool: Any) -> RedriveReport:
+            async def work(pool: Any) -> tuple[RedriveReport, int]:
                 redrive = Redrive(settings, pool, now_ms=system_clock_ms, dry_run=dry_run)
                 dead_letters = _each(named) if positions else topic.read_all()
-                return await redrive.run(
+                report = await redrive.run(
                     dead_letters, reason=reason, tenant=tenant, progress=show_progress
                 )
+                if positions:
+                    return report, 0
+                try:
+                    return report, (await Quarantine(pool).summary()).total
+                except StoreUnavailable as error:
+                    print_note(f"note: what was quarantined is not known ({error})")
+                    return report, 0
 
             return await with_pool(settings, work)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cli.console import print_result, stdout
 
 if TYPE_CHECKING:
+    from store.postgres.quarantine import QuarantinedRecord, QuarantineSummary
     from store.settings import Settings
     from streams.dead_letters.reader import Listing
     from streams.dead_letters.record import DeadLetter
@@ -61,7 +63,59 @@ def print_listing(settings: Settings, listing: Listing) -> None:
         print_result(f"{listing.repeats:,} repeats of them are in the topic, and not shown")
 
 
-def as_document(settings: Settings, listing: Listing) -> dict[str, Any]:
+def print_quarantined(found: tuple[Sequence[QuarantinedRecord], QuarantineSummary]) -> None:
+    """Print the table of quarantined records and their number per reason, if there are any."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    newest, summary = found
+    if newest:
+        table = Table(title="quarantined records, in PostgreSQL only, newest first")
+        for column in ("source", "found", "reason", "tenant", "bytes", "error"):
+            table.add_column(column, overflow="fold")
+        for row in newest:
+            last = row.next_offset - 1
+            table.add_row(
+                row.position + ("" if last == row.offset else f" to {last}"),
+                f"{row.recorded_at:%Y-%m-%dT%H:%M:%SZ}",
+                row.reason,
+                row.tenant or "",
+                f"{row.size:,}",
+                escape(row.error),
+            )
+        stdout.print(table)
+    if summary.total:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in summary.by_reason.items())
+        print_result(f"{summary.total:,} quarantined records: {reasons}")
+
+
+def print_quarantined_record(row: QuarantinedRecord) -> None:
+    """Print all that is kept of a quarantined record."""
+    last = row.next_offset - 1
+    offsets = f"offset {row.offset}" if last == row.offset else f"offsets {row.offset} to {last}"
+    lines = {
+        "source": f"{row.topic} partition {row.partition} {offsets}",
+        "log": row.topic_id,
+        "reason": row.reason,
+        "error": row.error,
+        "tenant": row.tenant or "(not known)",
+        "found": f"{row.recorded_at:%Y-%m-%dT%H:%M:%SZ}",
+        "stamp": "(not known)" if row.timestamp_ms is None else str(row.timestamp_ms),
+        "key": printable(row.key),
+        "sha256": row.sha256.hex(),
+    }
+    for name, text in lines.items():
+        print_result(f"{name:<9}{text}")
+    kept = len(row.value or b"")
+    print_result(f"value    {row.size} bytes, of which the first {kept} are kept")
+    print_result(printable(row.value))
+
+
+def as_document(
+    settings: Settings,
+    listing: Listing,
+    quarantined: tuple[Sequence[QuarantinedRecord], QuarantineSummary] | None,
+) -> dict[str, Any]:
     """Return the JSON document of `dlq list --json`; its names are public."""
     from streams.decode.timestamps import format_ms
 
@@ -88,6 +142,36 @@ def as_document(settings: Settings, listing: Listing) -> dict[str, Any]:
                 "redriven": None if redriven is None else f"{redriven:%Y-%m-%dT%H:%M:%SZ}",
             }
             for dead_letter, repeats, redriven in listing.newest
+        ],
+        "quarantined": None if quarantined is None else _quarantined_document(*quarantined),
+    }
+
+
+def _quarantined_document(
+    newest: Sequence[QuarantinedRecord], summary: QuarantineSummary
+) -> dict[str, Any]:
+    return {
+        "total": summary.total,
+        "byReason": summary.by_reason,
+        "records": [
+            {
+                "source": {
+                    "topic": row.topic,
+                    "log": row.topic_id,
+                    "partition": row.partition,
+                    "offset": row.offset,
+                    "nextOffset": row.next_offset,
+                },
+                "reason": row.reason,
+                "error": row.error,
+                "tenant": row.tenant,
+                "found": f"{row.recorded_at:%Y-%m-%dT%H:%M:%SZ}",
+                "timestampMs": row.timestamp_ms,
+                "key": None if row.key is None else printable(row.key),
+                "bytes": row.size,
+                "sha256": row.sha256.hex(),
+            }
+            for row in newest
         ],
     }
 

@@ -258,3 +258,7 @@ class Status(Struct, rename="camel"):
     transaction markers included."""
     newest_dead_letter_at: str | None = None
     """Arrival of the newest dead letter. None = there is none, or unknown."""
+    quarantined: int | None = None
+    """Number of quarantined records. None = unknown."""
+    newest_quarantined_at: str | None = None
+    """When the newest of them was stored. None = there is none, or unknown."""

@@ -286,6 +286,7 @@ def _stores(report: Status) -> Iterator[RenderableType]:
     yield Text(
         f"dead letters: {number(report.dead_letters)}"
         + ("" if newest is None else f", the newest {ago(report.at, newest)}")
+        + (f"; quarantined records: {report.quarantined:,}" if report.quarantined else "")
     )
     changes = [
         f"{'truncated' if change.kind == 'cut' else change.kind} at {change.at[:16]}Z "

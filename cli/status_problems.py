@@ -354,3 +354,10 @@ def _incidents(report: Status) -> Iterator[Problem]:
             f"dead letters: {number(report.dead_letters)}, the newest {ago(report.at, newest)}",
             f"`{RUN} dlq list`, then `{RUN} dlq redrive` once the cause is gone",
         )
+    stored = report.newest_quarantined_at
+    if report.quarantined and stored is not None and _is_recent(report, stored):
+        yield Problem(
+            f"quarantined records: {number(report.quarantined)}, the newest "
+            f"{ago(report.at, stored)}: they are neither counted nor in the dead-letter topic",
+            f"`{RUN} dlq list` says why; send them again from their source",
+        )

@@ -31,6 +31,7 @@ from store.postgres.catalog import timezones
 from store.postgres.gaps import HistoryGaps
 from store.postgres.history import HistoryWriter, history_bytes
 from store.postgres.pool import Pool, open_pool
+from store.postgres.quarantine import Quarantine, QuarantineSummary
 from store.records import StoreUnavailable
 from store.redis.client import Client, open_client
 from store.redis.counters import RedisCounters, open_counters
@@ -95,12 +96,13 @@ async def _gather(
         answers.of("redis", builds.results()),
         answers.of("redis", builds.running(now_ms())),
     )
-    incidents, health, timezone_of, history_size, history_gaps = await asyncio.gather(
+    incidents, health, timezone_of, history_size, history_gaps, quarantined = await asyncio.gather(
         answers.of("redis", reports.incidents()),
         answers.of("redis", health_of(client)),
         answers.of("postgres", timezones(pool)),
         answers.of("postgres", history_bytes(pool, timeout_s=STORE_TIMEOUT_S)),
         answers.of("postgres", HistoryGaps(pool, timeout_s=STORE_TIMEOUT_S).gaps()),
+        answers.of("postgres", Quarantine(pool, timeout_s=STORE_TIMEOUT_S).summary()),
     )
     partitions: Sequence[PartitionStatus] = ()
     if topic is not None:
@@ -156,6 +158,8 @@ async def _gather(
         history_gap_offsets=None if history_gaps is None else offsets_in(history_gaps),
         dead_letters=dead_letters.offsets if dead_letters else None,
         newest_dead_letter_at=None if newest is None else format_ms(newest),
+        quarantined=quarantined.total if quarantined else None,
+        newest_quarantined_at=quarantined_at(quarantined),
     )
     report.attention = problems_of(report)
     return report
@@ -164,6 +168,13 @@ async def _gather(
 async def _dead_letters(settings: Settings) -> TopicSize:
     await check_brokers(settings, timeout_s=BROKER_TIMEOUT_S)
     return await topic_size(settings, settings.dead_letter_topic)
+
+
+def quarantined_at(summary: QuarantineSummary | None) -> str | None:
+    """Return when the newest quarantined record was stored; None if there is none, or unknown."""
+    if summary is None or summary.newest_at is None:
+        return None
+    return format_ms(int(summary.newest_at.timestamp() * 1_000))
 
 
 async def lag_of(settings: Settings) -> int | None:

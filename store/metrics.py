@@ -166,8 +166,15 @@ DUPLICATES: Final = _counter(
 )
 DEAD_LETTERS: Final = _counter(
     "interaction_summary_dead_letters_total",
-    "Events sent to the dead-letter topic, by reason.",
+    "Events sent to the dead-letter topic, or quarantined, by reason.",
     "`interaction-summary dlq list` shows them; fix the producer or the catalog, then redrive.",
+    ("reason",),
+)
+QUARANTINED: Final = _counter(
+    "interaction_summary_quarantined_total",
+    "Records that were quarantined in PostgreSQL, by reason: the dead-letter topic does not take "
+    "them, not even as stubs.",
+    "Any: `interaction-summary dlq list` shows them, and why they were not sent.",
     ("reason",),
 )
 DEAD_LETTER_ALARM: Final = _gauge(

@@ -77,7 +77,9 @@ class CommitBatchBuilder:
         if self._registered_only:
             for tenant in await unregistered(self._catalogs, by_tenant):
                 rejected += [
-                    RejectedRecord(partition, by_offset[e.offset], unregistered_tenant(e.event))
+                    RejectedRecord(
+                        partition, by_offset[e.offset], unregistered_tenant(e.event), tenant
+                    )
                     for e in by_tenant.pop(tenant)
                 ]
         rules = await rules_for(self._catalogs, by_tenant)
@@ -86,7 +88,9 @@ class CommitBatchBuilder:
             registered = [e for e in events if e.event.outcome in types]
             if len(registered) < len(events):
                 rejected += [
-                    RejectedRecord(partition, by_offset[e.offset], unregistered_type(e.event))
+                    RejectedRecord(
+                        partition, by_offset[e.offset], unregistered_type(e.event), tenant
+                    )
                     for e in events
                     if e.event.outcome not in types
                 ]
@@ -100,6 +104,7 @@ class CommitBatchBuilder:
                     partition,
                     by_offset[e.offset],
                     too_many_tenants(e.event, self._tenants.tenants_max),
+                    tenant,
                 )
                 for e in by_tenant.pop(tenant)
             ]

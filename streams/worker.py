@@ -15,6 +15,7 @@ from store.offsets import Gap
 from store.postgres.history import HistoryWriter
 from store.postgres.migrate import ensure_partitions
 from store.postgres.pool import make_pool
+from store.postgres.quarantine import Quarantine
 from store.records import StoreUnavailable
 from store.redis.catalog_copies import RedisCatalogCopies
 from store.redis.client import make_client
@@ -84,6 +85,7 @@ class Stores:
             monotonic=time.monotonic,
             tenants_max=2 * settings.tenants_max,
         )
+        self.quarantine = Quarantine(self.pool)
         self.owners = PartitionOwners(self.client, settings.redis_prefix)
         self.redis_watch = RedisWatch(
             RedisEvictions(self.client, settings.redis_prefix),
@@ -152,7 +154,9 @@ class Worker:
             buffer_bytes=settings.history_buffer_bytes,
             on_behind=self.rewinder.on_error,
         )
-        self.dead_letters = KafkaDeadLetterSink(settings, self.stores.owners, now_ms=self._now_ms)
+        self.dead_letters = KafkaDeadLetterSink(
+            settings, self.stores.owners, self.stores.quarantine, now_ms=self._now_ms
+        )
         self.log_changes = LogChanges(
             settings,
             topic=self.topic,

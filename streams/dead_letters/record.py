@@ -15,13 +15,15 @@ class RejectedRecord(NamedTuple):
     record: Any
     """aiokafka's ConsumerRecord."""
     rejection: Rejected
+    tenant: str | None = None
+    """Tenant of the event, where it was decoded."""
 
 
 class DeadLetterSink(Protocol):
     """Destination of rejected records."""
 
     async def send(self, rejected_records: Sequence[RejectedRecord]) -> None:
-        """Return when Kafka has acknowledged all. Raises StoreUnavailable."""
+        """Return when all are durable: in Kafka, or quarantined. Raises StoreUnavailable."""
         ...
 
 

@@ -13,7 +13,9 @@ reads the topic before it sends the first dead letter of a partition:
   aborts whatever an earlier worker has in flight: a frozen worker that wakes up sends nothing.
 
 A dead letter that can never be sent whole (too large for the topic, or not to be encoded) is sent
-as a stub, with its place, size and hash, and as much of its value as the topic takes.
+as a stub, with its place, size and hash, and as much of its value as the topic takes. Where the
+topic refuses the stub without any value too, the record is quarantined: it gets a row in
+PostgreSQL.
 
 On brokers without transactions, a worker asks right before it sends whether it still owns the
 partition (see `store.redis.owners`). The remaining gap is a worker that is frozen between that
@@ -25,13 +27,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from store.logs import get_logger
+from store.postgres.quarantine import Quarantine
 from store.records import StoreUnavailable
 from store.redis.owners import PartitionOwners, new_owner
 from store.settings import Settings
 from streams.dead_letters import headers
+from streams.dead_letters.quarantine import row_of, store_row
 from streams.dead_letters.record import DeadLetterInfo, RejectedRecord
 from streams.decode.rejection import Reason
 from streams.kafka.errors import RecordRefused
@@ -90,10 +94,16 @@ class KafkaDeadLetterSink:
     """Implementation of `DeadLetterSink` on Kafka. For one event loop."""
 
     def __init__(
-        self, settings: Settings, owners: PartitionOwners, *, now_ms: Callable[[], int]
+        self,
+        settings: Settings,
+        owners: PartitionOwners,
+        quarantine: Quarantine,
+        *,
+        now_ms: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._owners = owners
+        self._quarantine = quarantine
         self._now_ms = now_ms
         self._topic_id = ""
         self._token = ""
@@ -112,7 +122,8 @@ class KafkaDeadLetterSink:
     async def send(self, rejected_records: Sequence[RejectedRecord]) -> None:
         """Return when Kafka has all; those it had before are left out.
 
-        Raises StoreUnavailable. Sending the same records again is safe.
+        Those that Kafka can never take are quarantined instead. Raises StoreUnavailable. Sending
+        the same records again is safe.
         """
         by_partition: dict[int, list[RejectedRecord]] = {}
         for rejected_record in rejected_records:
@@ -175,10 +186,14 @@ class KafkaDeadLetterSink:
         offset = rejected_records[0].record.offset
         sizes = [n for n in STUB_VALUE_BYTES if part_bytes is None or n < part_bytes]
         if not sizes:
-            raise StoreUnavailable(
-                f"Kafka: topic {self._settings.dead_letter_topic} does not take the dead letter of "
-                f"partition {partition}, offset {offset}, without its value either: {why}"
+            row = row_of(
+                rejected_records[0],
+                topic=self._settings.interactions_topic,
+                topic_id=self._topic_id,
+                why=f"not sent: {why}",
             )
+            await store_row(self._quarantine, row)
+            return
         logger.warning(
             "dead letter cannot be sent whole", partition=partition, offset=offset, error=why
         )
@@ -190,34 +205,19 @@ class KafkaDeadLetterSink:
         return _PartitionSender(producer or await open_producer(self._settings))
 
     def _outgoing(
-        self,
-        rejected_record: RejectedRecord,
-        dead_letter_partition: int,
-        part_bytes: int | None,
+        self, rejected: RejectedRecord, dead_letter_partition: int, part_bytes: int | None
     ) -> OutgoingRecord:
-        partition, record, rejection = rejected_record
-        is_stub = part_bytes is not None
+        rejection, is_stub = rejected.rejection, part_bytes is not None
         info = DeadLetterInfo(
             reason=Reason.UNSENDABLE if is_stub else rejection.reason,
             detail=f"{rejection.reason}: {rejection.detail}" if is_stub else rejection.detail,
             topic=self._settings.interactions_topic,
             topic_id=self._topic_id,
-            partition=partition,
-            offset=record.offset,
+            partition=rejected.partition,
+            offset=rejected.record.offset,
             time_ms=self._now_ms(),
         )
-        key, value = record.key, record.value
-        if value is None and key is None:
-            key = b""  # the client sends no record without both
-        if part_bytes is None:
-            written = headers.write(info, record.headers)
-        else:
-            value = value or b""
-            written = headers.stub(info, value)
-            key, value = (key or b"")[:STUB_KEY_BYTES], value[:part_bytes]
-        return OutgoingRecord(
-            key=key, value=value, headers=written, partition=dead_letter_partition
-        )
+        return _dead_letter(rejected.record, info, dead_letter_partition, part_bytes)
 
     async def _read_back(self, partition: int, dead_letter_partition: int) -> SentOffsets:
         """Return which dead letters of the source partition are in the topic.
@@ -278,6 +278,22 @@ class KafkaDeadLetterSink:
         self._stopping.clear()
         senders, self._senders = self._senders, {}
         await asyncio.gather(*(_discard(sender.producer) for sender in senders.values()))
+
+
+def _dead_letter(
+    record: Any, info: DeadLetterInfo, partition: int, part_bytes: int | None
+) -> OutgoingRecord:
+    """Return the dead letter; a stub with up to `part_bytes` of the value, unless None."""
+    key, value = record.key, record.value
+    if value is None and key is None:
+        key = b""  # the client sends no record without both
+    if part_bytes is None:
+        written = headers.write(info, record.headers)
+    else:
+        value = value or b""
+        written = headers.stub(info, value)
+        key, value = (key or b"")[:STUB_KEY_BYTES], value[:part_bytes]
+    return OutgoingRecord(key=key, value=value, headers=written, partition=partition)
 
 
 async def _discard(producer: Producer) -> None:

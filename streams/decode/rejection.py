@@ -42,10 +42,15 @@ class Rejected(NamedTuple):
 
 def reject(reason: Reason, detail: str) -> Rejected:
     """Return a Rejected whose detail is safe to show: printable, at most 300 characters."""
-    clean = "".join(c if c.isprintable() else "?" for c in detail[: DETAIL_CHARS_MAX + 1])
+    return Rejected(reason, printable(detail))
+
+
+def printable(text: str) -> str:
+    """Return the text without characters that are not printable, at most 300 characters of it."""
+    clean = "".join(c if c.isprintable() else "?" for c in text[: DETAIL_CHARS_MAX + 1])
     if len(clean) > DETAIL_CHARS_MAX:
         clean = clean[: DETAIL_CHARS_MAX - 1] + "…"
-    return Rejected(reason, clean)
+    return clean
 
 
 def unregistered_type(event: Event) -> Rejected:

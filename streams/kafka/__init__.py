@@ -29,6 +29,7 @@ one major version where only public members are used (kafka-python 3):
   `_coordinator.request_rejoin`.
 - aiokafka: replaces `consumer.fetcher.MemoryRecords`; uses `_DefaultRecordBatchPy` with its
   `_buffer` and `_maybe_uncompress`.
+- aiokafka: adds an error to `errors.kafka_errors`.
 - aiokafka, `AIOKafkaProducer`: sets `_closed`; calls `_sender.close` and `client.close`; reads
   `_txn_manager.wait_for_transaction_end` and `_message_accumulator._batches`.
 - kafka-python, `KafkaAdminClient`: `describe_topics` must return `topic_id`, which needs 3.0.12. It

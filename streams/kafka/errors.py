@@ -17,11 +17,26 @@ class RecordRefused(Exception):
     """A record can never be sent as it is, however often that is tried; the message says why."""
 
 
+class InvalidRecordError(aiokafka.errors.BrokerResponseError):  # type: ignore[misc]
+    """The broker's answer INVALID_RECORD, for which the client has no error of its own.
+
+    A compacted topic gives it for a record without a key.
+    """
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "The broker does not take a record of this kind."
+
+
+aiokafka.errors.kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+
 #: Errors of the broker that are about the records, not about the connection.
 _REFUSALS: Final = (
     aiokafka.errors.MessageSizeTooLargeError,
     aiokafka.errors.RecordListTooLargeError,
     aiokafka.errors.CorruptRecordException,
+    aiokafka.errors.InvalidTimestampError,
+    InvalidRecordError,
     aiokafka.errors.UnsupportedForMessageFormatError,
 )
 #: Errors of the client that cannot encode a record.

@@ -17,7 +17,15 @@ import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from kafka.admin import ConfigResource, ConfigResourceType
 
+from store import metrics
+from store.postgres.pool import open_pool
+from store.postgres.quarantine import (
+    Quarantine,
+    QuarantinedRecord,
+    QuarantineSummary,
+)
 from store.records import StoreUnavailable
 from store.redis.client import make_client
 from store.redis.owners import PartitionOwners
@@ -27,6 +35,8 @@ from streams.dead_letters import headers as dead_letter_headers
 from streams.dead_letters.record import DeadLetterInfo, RejectedRecord
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.rejection import Reason, reject
+from streams.kafka import producers
+from streams.kafka.admin import open_admin
 from streams.kafka.producers import OutgoingRecord, open_transactional_producer
 from streams.retry import retry
 from tests.support.events import encode, make_event
@@ -47,6 +57,7 @@ class Record(NamedTuple):
     value: bytes | None
     key: bytes | None = None
     headers: Sequence[tuple[str, bytes]] = ()
+    timestamp: int = 0
 
 
 def rejected_records(*offsets: int, partition: int = 0) -> list[RejectedRecord]:
@@ -69,14 +80,18 @@ def sources_in_topic(settings: Settings) -> list[tuple[str, int, int]]:
 async def open_sink(settings: Settings) -> AsyncIterator[KafkaDeadLetterSink]:
     """Open the sink of one worker."""
     client: Any = make_client(settings, timeout_s=5, retries=0)
-    sink = KafkaDeadLetterSink(
-        settings, PartitionOwners(client, settings.redis_prefix), now_ms=lambda: 1_795_521_600_000
-    )
-    try:
-        yield sink
-    finally:
-        await sink.close()
-        await client.aclose()
+    async with open_pool(settings, max_size=1) as pool:
+        sink = KafkaDeadLetterSink(
+            settings,
+            PartitionOwners(client, settings.redis_prefix),
+            Quarantine(pool),
+            now_ms=lambda: 1_795_521_600_000,
+        )
+        try:
+            yield sink
+        finally:
+            await sink.close()
+            await client.aclose()
 
 
 @pytest.fixture
@@ -167,6 +182,77 @@ async def test_what_cannot_be_sent_whole_is_sent_as_a_stub(
         assert record.value == value[: len(record.value)]
         assert 16_384 <= len(record.value) < MEBIBYTE
     assert found[3][2].value is None
+
+
+async def test_what_cannot_be_sent_as_a_stub_is_quarantined(
+    settings: Settings, services: Services, topic_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic takes 100 bytes. The embedded broker has no limit: there the client has it."""
+    if isinstance(services.kafka, WheelBroker):
+        options = producers._options(settings)
+        monkeypatch.setattr(producers, "_options", lambda _: {**options, "max_request_size": 100})
+    else:
+        limit_topic(settings, {"max.message.bytes": "100"})
+    why = reject(Reason.UNREGISTERED_TYPE, "of a test")
+    value = b"x" * 10_000
+    record = Record(7, value, b"k" * 500, timestamp=2**60)
+    before = metrics.QUARANTINED.labels("unregistered_type")._value.get()
+    async with open_sink(settings) as sink, open_pool(settings, max_size=1) as pool:
+        await sink.assign(topic_id, [3])
+        for _ in range(2):  # it is read again
+            await sink.send([RejectedRecord(3, record, why, "acme")])
+        await sink.send([RejectedRecord(3, Record(8, None), why)])
+        quarantine = Quarantine(pool)
+        found = {row.offset: row for row in await quarantine.newest(10)}
+        assert await quarantine.at(3, 7) == [found[7]]
+        assert await quarantine.at(3, 9) == []
+        summary = await quarantine.summary()
+    assert sorted(found) == [7, 8]
+    row = found[7]
+    assert row.recorded_at == summary.newest_at or found[8].recorded_at == summary.newest_at
+    assert summary.by_reason == {"unregistered_type": 2}
+    assert row.error.startswith("of a test; not sent: MessageSizeTooLargeError: ")
+    assert row._replace(recorded_at=None, error="") == QuarantinedRecord(
+        topic_id=topic_id,
+        topic=settings.interactions_topic,
+        partition=3,
+        offset=7,
+        next_offset=8,
+        tenant="acme",
+        reason="unregistered_type",
+        error="",
+        size=10_000,
+        sha256=hashlib.sha256(value).digest(),
+        value=value[:4_096],
+        key=b"k" * 256,
+        timestamp_ms=2**60,
+    )
+    assert (found[8].tenant, found[8].value, found[8].key, found[8].size) == (None, None, None, 0)
+    assert metrics.QUARANTINED.labels("unregistered_type")._value.get() == before + 2
+    assert await asyncio.to_thread(sources_in_topic, settings) == []
+
+
+async def test_a_record_without_a_key_is_a_stub_on_a_compacted_topic(
+    settings: Settings, services: Services, topic_id: str
+) -> None:
+    if isinstance(services.kafka, WheelBroker):
+        pytest.skip("the embedded broker takes records without keys on compacted topics")
+    limit_topic(settings, {"cleanup.policy": "compact"})
+    async with open_sink(settings) as sink:
+        await sink.assign(topic_id, [0])
+        await sink.send(rejected_records(1))
+    (record,) = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
+    info = dead_letter_headers.parse(record.headers)
+    assert info is not None
+    assert (info.reason, record.key, record.value) == ("unsendable", b"", b"p0-o1")
+
+
+def limit_topic(settings: Settings, configs: dict[str, str]) -> None:
+    """Change settings of the dead-letter topic."""
+    with open_admin(settings, "test") as admin:
+        admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, settings.dead_letter_topic, configs)]
+        )
 
 
 async def test_a_worker_that_was_replaced_while_frozen_sends_nothing(
@@ -444,10 +530,62 @@ async def test_dead_letters_are_shown_in_full_and_repeats_once(
     ]
 
 
+async def test_quarantined_records_are_listed_shown_and_not_redriven(
+    settings: Settings, program: Program
+) -> None:
+    row = QuarantinedRecord(
+        topic_id="8f2c1de0-1111-4222-8333-444455556666",
+        topic=settings.interactions_topic,
+        partition=2,
+        offset=17,
+        next_offset=18,
+        tenant="acme",
+        reason="unregistered_type",
+        error="of a [red]test",
+        size=9_999,
+        sha256=bytes(32),
+        value=b"\xff{",
+        key=None,
+        timestamp_ms=None,
+    )
+    async with open_pool(settings, max_size=1) as pool:
+        batch = row._replace(offset=20, next_offset=25, reason="malformed", tenant=None)
+        assert await Quarantine(pool).add([row, batch, row]) == 2
+        assert await Quarantine(pool).add([row, batch]) == 0
+        async with pool.connection() as connection:
+            await connection.execute(
+                "UPDATE quarantined_records SET recorded_at = now() - interval '91 days' "
+                'WHERE "offset" = 20'
+            )
+        assert [r.offset for r in await Quarantine(pool).at(2, 24)] == [20]
+        assert await Quarantine(pool).add([row._replace(offset=30, next_offset=31)]) == 1
+        assert await Quarantine(pool).summary() == QuarantineSummary(
+            {"unregistered_type": 2}, (await Quarantine(pool).newest(1))[0].recorded_at
+        )
+    table = program.run("dlq", "list")
+    assert "0 dead letters\n" in table
+    assert "2 quarantined records: 2 unregistered_type" in table
+    assert "of a [red]test" in table
+    listed = json.loads(program.run("dlq", "list", "--json"))["quarantined"]
+    assert (listed["total"], listed["byReason"]) == (2, {"unregistered_type": 2})
+    assert [record["source"]["offset"] for record in listed["records"]] == [30, 17]
+    only = json.loads(program.run("dlq", "list", "--json", "--reason", "malformed"))["quarantined"]
+    assert only["records"] == []
+    shown = program.run("dlq", "show", "2", "17", "--quarantined")
+    assert "tenant   acme\n" in shown
+    assert shown.endswith("value    9999 bytes, of which the first 2 are kept\n\\xff{\n")
+    assert failed(program, "dlq", "show", "2", "18", "--quarantined").endswith(
+        f"no quarantined record at 2:18 of {settings.interactions_topic}"
+    )
+    assert "2 quarantined records cannot be sent: " in program.run("dlq", "redrive")
+
+
 def test_dead_letters_are_listed_while_postgres_is_unavailable(program: Program) -> None:
     done = command(program, "dlq", "list", DATABASE_URL="postgresql://127.0.0.1:1/none")
     assert (done.returncode, done.stdout.decode()) == (0, "0 dead letters\n")
-    assert done.stderr.startswith(b"note: what was redriven is not known (Postgres: ")
+    assert done.stderr.startswith(
+        b"note: what was redriven or quarantined is not known (Postgres: "
+    )
     done = command(program, "dlq", "redrive", DATABASE_URL="postgresql://127.0.0.1:1/none")
     assert (done.returncode, done.stdout) == (
         0,

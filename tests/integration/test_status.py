@@ -15,6 +15,7 @@ from store.counters import PartitionProgress, Position
 from store.offsets import Gap
 from store.postgres.gaps import note_gaps
 from store.postgres.pool import Pool, open_pool, transaction
+from store.postgres.quarantine import Quarantine
 from store.records import StoreUnavailable
 from store.redis.client import open_client
 from store.redis.counters import RedisCounters
@@ -124,7 +125,9 @@ async def test_a_worker_is_named_with_its_rate(fixture: StatusFixture) -> None:
 async def test_the_owner_is_the_process_that_was_assigned_the_partition(
     fixture: StatusFixture,
 ) -> None:
-    sink = KafkaDeadLetterSink(fixture.settings, fixture.owners, now_ms=now_ms)
+    sink = KafkaDeadLetterSink(
+        fixture.settings, fixture.owners, Quarantine(fixture.pool), now_ms=now_ms
+    )
     await sink.assign(fixture.topic.topic_id, [1, 3])
     await fixture.owners.claim("another topic", [0], new_owner())
     me = worker_of(new_owner())

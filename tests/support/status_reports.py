@@ -57,6 +57,7 @@ def report_of(**fields: Any) -> Status:
         "history_gaps": [],
         "history_gap_offsets": 0,
         "dead_letters": 0,
+        "quarantined": 0,
     }
     report = Status(**(healthy | fields))
     report.attention = problems_of(report)

@@ -186,6 +186,13 @@ def test_what_needs_no_attention_of_a_tenant(fields: dict[str, Any]) -> None:
             id="dead letters",
         ),
         pytest.param(
+            {"quarantined": 2, "newest_quarantined_at": "2026-11-26T11:58:00Z"},
+            "quarantined records: 2, the newest 2 min ago: they are neither counted nor in the "
+            "dead-letter topic",
+            f"`{RUN} dlq list` says why; send them again from their source",
+            id="quarantined records",
+        ),
+        pytest.param(
             {"log_changes": [LogChangeStatus("cut", "x", "2026-11-26T11:00:00Z")]},
             "the topic was truncated 60 min ago",
             f"when the lag is 0: `{RUN} audit`; send again what was not counted by then",
@@ -244,13 +251,15 @@ def test_old_incidents_need_no_attention_and_are_shown() -> None:
     report = report_of(
         dead_letters=12,
         newest_dead_letter_at="2026-11-24T11:00:00Z",
+        quarantined=3,
+        newest_quarantined_at="2026-11-24T11:00:00Z",
         log_changes=[LogChangeStatus("recreated", "an-id", "2026-11-24T11:00:00Z")],
         failed_rebuilds={"acme": failed_rebuild("2026-11-24T11:00:00Z")},
         lost_offsets=5,
     )
     assert report.attention == []
     text = text_of(report)
-    assert "dead letters: 12, the newest 2 days ago" in text
+    assert "dead letters: 12, the newest 2 days ago; quarantined records: 3\n" in text
     assert "the topic was recreated at 2026-11-24T11:00Z (topic id an-id)" in text
     assert "counters lack 0, history lacks 0; 5 were gone before counting" in text
 

@@ -1,0 +1,1 @@
+DELETE FROM quarantined_records WHERE recorded_at < now() - interval '90 days'
