@@ -110,13 +110,14 @@ def run_app(
 
     `on_start` is awaited before Faust starts, `on_stop` before it stops: what is finished then is
     still acknowledged and committed by Faust. A stop that takes too long ends the process; its
-    exit code is 1 after a failure, also one that `has_failed` tells of.
+    exit code is 0 only if a signal asked for the stop, and 1 also after a failure that `has_failed`
+    tells of.
     """
 
     class Process(FaustWorker):  # type: ignore[misc]
         async def on_first_start(self) -> None:
+            await super().on_first_start()  # installs the handlers of signals
             await on_start()
-            await super().on_first_start()
 
         async def stop(self) -> None:
             # To leave a group that is just forming can take the broker longer than a stop may. The
@@ -128,7 +129,8 @@ def run_app(
             await super().stop()
 
         def _end(self) -> None:
-            os._exit(1 if self.crashed or has_failed() else 0)
+            was_asked = self._signal_stop_time is not None
+            os._exit(0 if was_asked and not self.crashed and not has_failed() else 1)
 
     process = Process(
         app,

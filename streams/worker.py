@@ -37,6 +37,7 @@ from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.decoder import make_decoder
 from streams.faust_app import create_app, run_app, tune_garbage_collector
 from streams.history_sink import HistorySink
+from streams.kafka.topic_id import check_brokers
 from streams.kafka.topic_settings import log_weaknesses
 from streams.log_changes import LogChanges
 from streams.lost_offsets import LostOffsets
@@ -45,6 +46,7 @@ from streams.pipeline import Pipeline
 from streams.progress import ProgressReporter
 from streams.redis_watch import RedisWatch
 from streams.replaced_topics import note_uncounted
+from streams.retry import retry
 from streams.rollover import Rollover
 from streams.stall_check import watch
 
@@ -59,6 +61,7 @@ IDLE_COMMIT_S: Final = 5.0
 TOPIC_CHECK_S: Final = 5.0
 FORGET_ROLLED_S: Final = 30.0
 REBUILD_REPORT_S: Final = 5.0
+BROKER_WAIT_S: Final = 5.0
 STOP_S: Final = 7.0  # for the batches in hand
 PARTITIONS_EVERY_S: Final = 3_600.0
 DROP_EVERY_S: Final = 300.0
@@ -276,6 +279,7 @@ class Worker:
             task = asyncio.create_task(work)
             self.rewinder.watch(task)
             self._tasks.append(task)
+        await self._wait_for_broker()
 
     async def close(self) -> None:
         """Finish the batches in hand, for at most STOP_S. A second call does nothing."""
@@ -293,6 +297,13 @@ class Worker:
         with contextlib.suppress(Exception):
             await self.dead_letters.close()
         await self.stores.close()
+
+    async def _wait_for_broker(self) -> None:
+        """Return once a broker answers: Faust's consumer ends the process if none does."""
+        check = partial(check_brokers, self.settings, timeout_s=BROKER_WAIT_S)
+        waiting = asyncio.create_task(retry("kafka", check))
+        self._tasks.append(waiting)  # a stop cancels it
+        await waiting
 
     async def _check_topic(self) -> None:
         await self.log_changes.check_topic_id()

@@ -79,6 +79,42 @@ def test_a_worker_continues_after_the_broker_was_killed(
     asyncio.run(go())
 
 
+def test_a_worker_that_starts_before_the_broker_waits_for_it(
+    services: Services, settings: Settings
+) -> None:
+    """It can be stopped while it waits, and counts once the broker is there."""
+
+    async def go() -> None:
+        async with open_worker_fixture(settings) as fixture:
+            await fixture.send(make_events(500))
+            await fixture.wait_counted(500)
+            for stops_early in (True, False):
+                assert fixture.worker.stop() == 0
+                services.kafka.stop()
+                fixture.worker.mark_log()
+                fixture.worker.start()
+
+                async def waits() -> bool:
+                    log = fixture.worker.log_since_mark()
+                    assert fixture.worker.exit_code() is None, log
+                    return log.count('"store unavailable, retrying"') >= 3
+
+                try:
+                    await eventually_async(waits, timeout_s=60, message="several attempts")
+                    if stops_early:
+                        assert fixture.worker.stop() == 0
+                finally:
+                    services.kafka.start()
+                if stops_early:
+                    fixture.worker.start()
+                await fixture.send(make_events(500))
+                await fixture.wait_counted(len(fixture.sent))
+
+    if services.kind == "wheels":
+        pytest.skip("the embedded broker keeps no data; CI tests Apache Kafka")
+    asyncio.run(go())
+
+
 def test_repeated_rebalances_lose_and_double_nothing(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:
