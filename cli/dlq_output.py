@@ -80,7 +80,7 @@ def print_quarantined(found: tuple[Sequence[QuarantinedRecord], QuarantineSummar
                 f"{row.recorded_at:%Y-%m-%dT%H:%M:%SZ}",
                 row.reason,
                 row.tenant or "",
-                f"{row.size:,}",
+                "" if row.size is None else f"{row.size:,}",
                 escape(row.error),
             )
         stdout.print(table)
@@ -102,10 +102,13 @@ def print_quarantined_record(row: QuarantinedRecord) -> None:
         "found": f"{row.recorded_at:%Y-%m-%dT%H:%M:%SZ}",
         "stamp": "(not known)" if row.timestamp_ms is None else str(row.timestamp_ms),
         "key": printable(row.key),
-        "sha256": row.sha256.hex(),
+        "sha256": "(not known)" if row.sha256 is None else row.sha256.hex(),
     }
     for name, text in lines.items():
         print_result(f"{name:<9}{text}")
+    if row.size is None:
+        print_result("value    (not kept; the source topic may still have it)")
+        return
     kept = len(row.value or b"")
     print_result(f"value    {row.size} bytes, of which the first {kept} are kept")
     print_result(printable(row.value))
@@ -169,7 +172,7 @@ def _quarantined_document(
                 "timestampMs": row.timestamp_ms,
                 "key": None if row.key is None else printable(row.key),
                 "bytes": row.size,
-                "sha256": row.sha256.hex(),
+                "sha256": None if row.sha256 is None else row.sha256.hex(),
             }
             for row in newest
         ],

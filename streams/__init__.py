@@ -9,12 +9,13 @@ An event passes through these files, in this order:
 - `commit_batch`, `decode`: turn records into events, and reject what must not be counted
 - `dead_letters`: sends rejected records to the dead-letter topic
 - `aggregate`: sums the events of one tenant
-- `commit`, `tenant_state`: commit the sums to the counters, in one fenced script
-- `history_sink`: writes the events to Postgres, then acknowledges them to Kafka
+- `tenant_commits`, `commit`, `tenant_state`: commit the sums to the counters, in one fenced script
+- `history_sink`, `history_session`: write the events to Postgres, then acknowledge them to Kafka
 
 Around them: `worker` builds all parts, `faust_app` runs them; `assignment` finds where to start
 reading; `log_changes` handles a recreated or truncated topic; `rollover` is the daily roll;
 `progress`, `arrival_watermarks` and `freshness` report; `watchdog` notices stalls, on which
 `stall_check` ends the process; `redis_watch` looks at the settings of Redis, and marks counters
-that it may have evicted; `rebuild` builds counters from history; `audit` compares them with it.
+that it may have evicted; `isolation` finds the record on which the program fails; `rebuild` builds
+counters from history; `audit` compares them with it.
 """

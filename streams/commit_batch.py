@@ -19,6 +19,7 @@ from streams.decode.rejection import (
     unregistered_tenant,
     unregistered_type,
 )
+from streams.isolation import Isolation
 from streams.retry import retry
 from streams.tenant_state import TenantStates
 
@@ -54,11 +55,13 @@ class CommitBatchBuilder:
         catalogs: CountingCatalogs,
         tenants: TenantStates,
         alarm: RatioAlarm,
+        isolation: Isolation,
         now_ms: Callable[[], int],
         registered_only: bool = False,
     ) -> None:
         """Create a builder. `alarm` is told how many events of each batch were rejected.
 
+        `isolation` bounds the records on which decoding fails, which are rejected.
         With `registered_only`, events of tenants without a catalog are rejected.
         """
         self._registered_only = registered_only
@@ -66,6 +69,7 @@ class CommitBatchBuilder:
         self._catalogs = catalogs
         self._tenants = tenants
         self._alarm = alarm
+        self._isolation = isolation
         self._now_ms = now_ms
         self._warned: set[str] = set()
         """Tenants whose counters have another time zone than their catalog."""
@@ -123,6 +127,7 @@ class CommitBatchBuilder:
         decode = self._decoder.decode
         by_tenant: dict[str, list[SourcedEvent]] = {}
         rejected: list[RejectedRecord] = []
+        self._isolation.note_records(len(records))
         for record in records:
             decoded = decode(record.value, judged_at_ms(record, now_ms))
             if isinstance(decoded, Event):
@@ -133,6 +138,10 @@ class CommitBatchBuilder:
             elif isinstance(decoded, Skipped):
                 metrics.SKIPPED.inc()
             else:
+                if decoded.error is not None:
+                    self._isolation.note_failure(
+                        decoded.error, partition=partition, offset=record.offset
+                    )
                 rejected.append(RejectedRecord(partition, record, decoded))
         return by_tenant, rejected
 

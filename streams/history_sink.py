@@ -9,40 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from store import metrics
-from store.logs import get_logger
-from store.offsets import Gap, after, offsets_in
-from store.postgres.history import HistoryRefused, HistoryWriter
-from store.records import SourcedEvent
-from streams.retry import retry
+from store.offsets import Gap
+from store.postgres.history import HistoryWriter
+from streams.history_session import HistoryBatch, HistorySession
+from streams.isolation import Isolation
 from streams.tenant_state import RewindRequired
-
-logger = get_logger("history")
 
 #: Maximum bytes of records in one transaction; a single batch that has more is written alone.
 BATCH_BYTES_MAX: Final = 16 * 1_048_576
 #: Seconds between the starts of two write rounds, unless a transaction is full before. Each
 #: transaction has a fixed cost, which the counters would pay where processors are busy.
 GATHER_S: Final = 0.5
-
-
-@dataclasses.dataclass
-class HistoryBatch:
-    """Events of one commit batch, counted but not yet in history."""
-
-    events: Sequence[SourcedEvent]
-    next_offset: int
-    acknowledge: Callable[[], None]
-    """Called when the batch is in history."""
-    size: int = 0
-    """Bytes of the records that the events came in."""
-    gaps: Sequence[Gap] = ()
-    """Offsets before the events that retention took."""
 
 
 class HistorySink:
@@ -56,6 +38,7 @@ class HistorySink:
         buffer_events: int,
         batch_events: int,
         buffer_bytes: int,
+        isolation: Isolation,
         on_behind: Callable[[RewindRequired], None],
     ) -> None:
         """Create an empty sink.
@@ -68,10 +51,9 @@ class HistorySink:
         self._buffer_events = buffer_events
         self._batch_events = batch_events
         self._buffer_bytes = buffer_bytes
+        self._isolation = isolation
         self._on_behind = on_behind
-        self._topic_id = ""
-        self._positions: dict[int, int | None] = {}
-        self._gaps_before_start: Sequence[Gap] = ()
+        self._session = self._new_session("", {}, ())
         self._batches: dict[int, deque[HistoryBatch]] = {}
         self._buffered = 0
         self._bytes = 0
@@ -93,11 +75,23 @@ class HistorySink:
         """
         async with self._changed:
             self._epoch += 1
-            self._topic_id, self._positions = topic_id, dict(positions)
-            self._gaps_before_start = gaps
+            self._session.ended = True
+            self._session = self._new_session(topic_id, positions, gaps)
             self._batches = {partition: deque() for partition in positions}
             self._buffered = self._bytes = 0
             self._changed.notify_all()
+
+    def _new_session(
+        self, topic_id: str, positions: Mapping[int, int | None], gaps: Sequence[Gap]
+    ) -> HistorySession:
+        return HistorySession(
+            self._writer,
+            self._isolation,
+            topic=self._topic,
+            topic_id=topic_id,
+            positions=positions,
+            gaps=gaps,
+        )
 
     async def put(self, partition: int, batch: HistoryBatch) -> None:
         """Append the batch to the buffer; wait while the buffer is full."""
@@ -150,8 +144,9 @@ class HistorySink:
             if self._epoch != epoch:
                 return
             batches = self._next_transaction(self._batches[partition])
+            session = self._session
         try:
-            await self._write(partition, batches, epoch)
+            await session.write(partition, batches)
         except RewindRequired as behind:
             self._on_behind(behind)
             async with self._changed:  # until start_session gives the new positions
@@ -179,55 +174,3 @@ class HistorySink:
                 break
             taken.append(batch)
         return taken
-
-    async def _write(self, partition: int, batches: Sequence[HistoryBatch], epoch: int) -> None:
-        next_offset = batches[-1].next_offset
-        while self._epoch == epoch:
-            expected_offset = self._positions[partition]
-            if expected_offset is not None and expected_offset >= next_offset:
-                break
-            events = [
-                event
-                for batch in batches
-                for event in batch.events
-                if expected_offset is None or event.offset >= expected_offset
-            ]
-            gaps = after(
-                [
-                    *(gap for gap in self._gaps_before_start if gap.partition == partition),
-                    *(gap for batch in batches for gap in batch.gaps),
-                ],
-                expected_offset or 0,
-            )
-            answer = await retry(
-                "history",
-                self._writer.write,
-                topic=self._topic,
-                topic_id=self._topic_id,
-                partition=partition,
-                expected_offset=expected_offset,
-                next_offset=next_offset,
-                events=events,
-                gaps=gaps,
-            )
-            if isinstance(answer, HistoryRefused):
-                stored_offset = answer.watermark
-                if stored_offset is None or (
-                    expected_offset is not None and stored_offset < expected_offset
-                ):
-                    raise RewindRequired(
-                        f"history is at offset {stored_offset} of partition {partition}, "
-                        f"not at {expected_offset}"
-                    )
-                if self._epoch == epoch:
-                    self._positions[partition] = stored_offset
-                continue
-            metrics.STORED.inc(answer)
-            metrics.LOST_OFFSETS.labels("history").inc(offsets_in(gaps))
-            if self._epoch == epoch:
-                self._positions[partition] = next_offset
-            break
-        if self._epoch == epoch:
-            for batch in batches:
-                with contextlib.suppress(Exception):  # an acknowledgement is only a hint
-                    batch.acknowledge()

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from store.offsets import Gap
-from store.records import SourcedEvent
 from streams.commit import CounterCommitter
-from streams.commit_batch import CommitBatch, CommitBatchBuilder, split_evenly
+from streams.commit_batch import CommitBatch, CommitBatchBuilder
 from streams.dead_letters.record import DeadLetterSink
-from streams.history_sink import HistoryBatch, HistorySink
+from streams.history_session import HistoryBatch
+from streams.history_sink import HistorySink
+from streams.isolation import Isolation
 from streams.partition_queue import PartitionQueue
 from streams.retry import retry
 from streams.slices import SliceSize, slices
+from streams.tenant_commits import TenantCommits
 
 if TYPE_CHECKING:
     from streams.kafka.consumer import Batch
 
 #: Tenants whose watermark one idle commit moves: thousands at once would delay events of others.
 IDLE_TENANTS_MAX: Final = 200
-#: Commits at once, of all partitions. Redis runs one script at a time, so more would only wait
-#: there, each with a connection of its own.
-COMMITS_MAX: Final = 32
 
 
 class Pipeline:
@@ -40,6 +39,7 @@ class Pipeline:
         committer: CounterCommitter,
         history: HistorySink,
         dead_letters: DeadLetterSink,
+        isolation: Isolation,
         commit_events_max: int,
         queue_bytes: int,
         queue_batches: int,
@@ -57,13 +57,15 @@ class Pipeline:
         self._committer = committer
         self._history = history
         self._dead_letters = dead_letters
+        self._tenant_commits = TenantCommits(
+            committer, dead_letters, isolation, events_max=commit_events_max
+        )
         self._commit_events_max = commit_events_max
         self._queue_bytes = queue_bytes
         self._queue_batches = queue_batches
         self._idle_commit_s = idle_commit_s
         self._on_lost = on_lost
         self._on_failure = on_failure
-        self._commits = asyncio.Semaphore(COMMITS_MAX)
         self._queues: dict[int, PartitionQueue] = {}
         self._slice_sizes: dict[int, SliceSize] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -161,6 +163,7 @@ class Pipeline:
                 committing = asyncio.create_task(
                     self._commit(
                         partition,
+                        records,
                         commit_batch,
                         gaps,
                         acknowledge if is_last else _no_acknowledgement,
@@ -177,35 +180,32 @@ class Pipeline:
     async def _commit(
         self,
         partition: int,
+        records: Sequence[Any],
         batch: CommitBatch,
         gaps: Sequence[Gap],
         acknowledge: Callable[[], None],
     ) -> None:
         if batch.rejected:
             await retry("kafka", self._dead_letters.send, batch.rejected)
-        await asyncio.gather(
+        failed = await asyncio.gather(
             *(
-                self._commit_tenant(tenant, partition, events, batch.next_offset)
+                self._tenant_commits.commit(tenant, partition, records, events, batch.next_offset)
                 for tenant, events in batch.events.items()
             )
         )
         self.positions[partition] = batch.next_offset
-        events = [e for of_tenant in batch.events.values() for e in of_tenant]
+        uncounted = set().union(*failed)
+        events = [
+            e
+            for of_tenant in batch.events.values()
+            for e in of_tenant
+            if not uncounted or e.offset not in uncounted
+        ]
         events += batch.of_removed
         events.sort(key=lambda e: e.offset)
         await self._history.put(
             partition, HistoryBatch(events, batch.next_offset, acknowledge, batch.size, gaps)
         )
-
-    async def _commit_tenant(
-        self, tenant: str, partition: int, events: Sequence[SourcedEvent], next_offset: int
-    ) -> None:
-        """Commit the tenant's events of a slice: usually at once."""
-        parts = list(split_evenly(events, self._commit_events_max))
-        for part in parts:
-            end = next_offset if part is parts[-1] else part[-1].offset + 1
-            async with self._commits:
-                await self._committer.commit(tenant, partition, part, end)
 
 
 def _no_acknowledgement() -> None:

@@ -37,6 +37,7 @@ from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.decoder import make_decoder
 from streams.faust_app import create_app, run_app, tune_garbage_collector
 from streams.history_sink import HistorySink
+from streams.isolation import Isolation
 from streams.kafka.topic_id import check_brokers
 from streams.kafka.topic_settings import log_weaknesses
 from streams.log_changes import LogChanges
@@ -149,12 +150,14 @@ class Worker:
             timezone_of=self.stores.timezone_of,
             tenants_max=settings.tenants_max,
         )
+        isolation = Isolation()
         self.history = HistorySink(
             self.stores.writer,
             topic=settings.interactions_topic,
             buffer_events=settings.history_buffer_events,
             batch_events=settings.history_batch_events,
             buffer_bytes=settings.history_buffer_bytes,
+            isolation=isolation,
             on_behind=self.rewinder.on_error,
         )
         self.dead_letters = KafkaDeadLetterSink(
@@ -179,6 +182,7 @@ class Worker:
             self.committer,
             self.history,
             self.dead_letters,
+            isolation,
             on_lost=self.lost_offsets.note,
             on_failure=self.rewinder.on_error,
             now_ms=self._now_ms,
@@ -320,6 +324,7 @@ def make_pipeline(
     committer: CounterCommitter,
     history: HistorySink,
     dead_letters: DeadLetterSink,
+    isolation: Isolation,
     *,
     on_lost: Callable[[Gap], Awaitable[None]],
     on_failure: Callable[[BaseException], None],
@@ -335,6 +340,7 @@ def make_pipeline(
             window_events=settings.dead_letter_alarm_window,
             bad_min=settings.dead_letter_alarm_min,
         ),
+        isolation=isolation,
         now_ms=now_ms,
         registered_only=settings.tenants_registered_only,
     )
@@ -343,6 +349,7 @@ def make_pipeline(
         committer=committer,
         history=history,
         dead_letters=dead_letters,
+        isolation=isolation,
         commit_events_max=settings.commit_batch_events,
         queue_bytes=settings.fetch_bytes_max,
         queue_batches=settings.queue_batches,

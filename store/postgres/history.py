@@ -17,6 +17,7 @@ from store.postgres.copyrows import COLUMNS, encode
 from store.postgres.gaps import HistoryGaps, note_gaps
 from store.postgres.migrate import make_room
 from store.postgres.pool import Connection, Pool, transaction
+from store.postgres.quarantine import QuarantinedRecord, quarantine
 from store.postgres.removal import removed_through
 from store.postgres.sql import load
 from store.records import GroupCounts, Grouping, Page, Question, SourcedEvent
@@ -91,6 +92,7 @@ class HistoryWriter(HistoryGaps):
         next_offset: int,
         events: Sequence[SourcedEvent],
         gaps: Sequence[Gap] = (),
+        quarantined: Sequence[QuarantinedRecord] = (),
     ) -> int | HistoryRefused:
         """Store `events` and move the partition's watermark to `next_offset`, both or neither.
 
@@ -98,7 +100,8 @@ class HistoryWriter(HistoryGaps):
         stored one differs, nothing changes and HistoryRefused has the stored one. Otherwise return
         the number of new events; of one identity, the event with the lowest offset is kept.
         Without events only the watermark moves. `gaps` are offsets that retention deleted; what
-        history has not passed of them is noted in the same transaction.
+        history has not passed of them is noted in the same transaction. So are the `quarantined`
+        records, which history cannot store.
 
         Raises ValueError for offsets outside `expected_offset..next_offset-1`.
         """
@@ -119,7 +122,7 @@ class HistoryWriter(HistoryGaps):
             raise ValueError(f"events outside offsets {start}..{next_offset - 1}")
         gaps = offsets.after(gaps, start)
         try:
-            return await self._store(step, distinct, gaps)
+            return await self._store(step, distinct, gaps, quarantined)
         except psycopg.errors.CheckViolation:
             # A month without a partition: no command has created partitions for months, or one was
             # dropped. Create them.
@@ -145,7 +148,11 @@ class HistoryWriter(HistoryGaps):
         return answer if isinstance(answer, HistoryRefused) else None
 
     async def _store(
-        self, step: _Step, events: Sequence[SourcedEvent], gaps: Sequence[Gap] = ()
+        self,
+        step: _Step,
+        events: Sequence[SourcedEvent],
+        gaps: Sequence[Gap] = (),
+        quarantined: Sequence[QuarantinedRecord] = (),
     ) -> int | HistoryRefused:
         async with transaction(self._pool, timeout_s=self._timeout_s) as connection:
             # 1. Compare and set the watermark first: a refused writer has changed nothing and
@@ -153,6 +160,7 @@ class HistoryWriter(HistoryGaps):
             if (refused := await _move_watermark(connection, step)) is not None:
                 return refused
             await note_gaps(connection, gaps)
+            await quarantine(connection, quarantined)
             # 2. Register the identities, to learn which are new.
             fresh = await take_identities(connection, events) if events else []
             # 3. Copy the rows of the new ones.

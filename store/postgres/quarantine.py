@@ -36,10 +36,10 @@ class QuarantinedRecord(NamedTuple):
     """Why it was not counted: a reason of dead letters."""
     error: str
     """Why it was not sent to the dead-letter topic, or what failed; printable."""
-    size: int
-    """Bytes of the whole value."""
-    sha256: bytes
-    """SHA-256 of the whole value."""
+    size: int | None
+    """Bytes of the whole value, or of the batch. None: not known."""
+    sha256: bytes | None
+    """SHA-256 of the same."""
     value: bytes | None
     """The first bytes of the value."""
     key: bytes | None

@@ -8,8 +8,9 @@ from typing import Final
 from store import metrics
 from store.logs import get_logger
 from store.postgres.quarantine import Quarantine, QuarantinedRecord
+from store.records import SourcedEvent
 from streams.dead_letters.record import RejectedRecord
-from streams.decode.rejection import printable
+from streams.decode.rejection import Reason, printable
 from streams.retry import retry
 
 logger = get_logger("quarantine")
@@ -37,6 +38,27 @@ def row_of(rejected: RejectedRecord, *, topic: str, topic_id: str, why: str) -> 
         value=None if value is None else value[:VALUE_BYTES],
         key=None if key is None else key[:KEY_BYTES],
         timestamp_ms=record.timestamp,
+    )
+
+
+def row_of_event(
+    sourced: SourcedEvent, error: Exception, *, topic: str, topic_id: str, partition: int
+) -> QuarantinedRecord:
+    """Return the row of an event that was counted and cannot be stored in history. Pure."""
+    return QuarantinedRecord(
+        topic_id=topic_id,
+        topic=topic,
+        partition=partition,
+        offset=sourced.offset,
+        next_offset=sourced.offset + 1,
+        tenant=sourced.event.tenant,
+        reason=Reason.UNPROCESSABLE,
+        error=printable(f"counted, and not stored: {type(error).__name__}: {error}"),
+        size=None,
+        sha256=None,
+        value=None,
+        key=None,
+        timestamp_ms=sourced.recorded_ms,
     )
 
 

@@ -155,7 +155,7 @@ class KafkaDeadLetterSink:
         if sender.sent is None:
             sender.sent = await self._read_back(partition, dead_letter_partition)
         sent = sender.sent
-        unsent = [x for x in rejected_records if not sent.has(x.record.offset)]
+        unsent = [x for x in rejected_records if not _is_sent(x, sent)]
         if len(unsent) < len(rejected_records):
             logger.info("dead letters already sent", skipped=len(rejected_records) - len(unsent))
         if not unsent:
@@ -226,6 +226,7 @@ class KafkaDeadLetterSink:
         """
         topic, batch_events = self._settings.dead_letter_topic, self._settings.commit_batch_events
         found: set[int] = set()
+        late: set[int] = set()
         records = size = 0
         step = batch_events
         async with open_topic(self._settings, topic) as reader:
@@ -241,8 +242,9 @@ class KafkaDeadLetterSink:
                     size += len(record.value or b"")
                     info = headers.parse(record.headers)
                     if info and (info.topic_id, info.partition) == (self._topic_id, partition):
-                        found.add(info.offset)
-        return sent_offsets(found, batch_events)
+                        (late if is_sent_late(info) else found).add(info.offset)
+        sent = sent_offsets(found, batch_events)
+        return sent._replace(offsets=sent.offsets | late)
 
     async def _was_taken_over(self, partition: int) -> bool:
         """Return False if this worker owns the partition.
@@ -278,6 +280,24 @@ class KafkaDeadLetterSink:
         self._stopping.clear()
         senders, self._senders = self._senders, {}
         await asyncio.gather(*(_discard(sender.producer) for sender in senders.values()))
+
+
+def is_sent_late(info: DeadLetterInfo) -> bool:
+    """Return whether the dead letter may be behind those of later offsets.
+
+    A record on which the program fails is found when its slice is committed: by then all other
+    dead letters of the slice are sent.
+    """
+    late = Reason.UNPROCESSABLE
+    is_stub = info.reason == Reason.UNSENDABLE and info.detail.startswith(f"{late}: ")
+    return info.reason == late or is_stub
+
+
+def _is_sent(rejected: RejectedRecord, sent: SentOffsets) -> bool:
+    """Return whether the dead letter is in the topic; one that is sent late must have been seen."""
+    if rejected.rejection.reason is Reason.UNPROCESSABLE:
+        return rejected.record.offset in sent.offsets
+    return sent.has(rejected.record.offset)
 
 
 def _dead_letter(

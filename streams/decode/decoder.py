@@ -11,7 +11,14 @@ from store.records import Event
 from store.settings import Settings
 from streams.decode.event import ID_CHARS_MAX
 from streams.decode.fast import read_fast
-from streams.decode.rejection import InvalidEventError, Reason, Rejected, Skipped, reject
+from streams.decode.rejection import (
+    InvalidEventError,
+    Reason,
+    Rejected,
+    Skipped,
+    reject,
+    unprocessable,
+)
 from streams.decode.strict import read_strict
 
 
@@ -47,6 +54,8 @@ class Decoder:
                     self._check_ids(event)
         except InvalidEventError as error:
             return reject(error.reason, str(error))
+        except Exception as error:  # an error of this program must not stop all other records
+            return unprocessable(error)
         return event
 
     def _check_ids(self, event: Event) -> None:

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     UNREGISTERED_TENANT = "unregistered_tenant"
     TOO_MANY_TENANTS = "too_many_tenants"
     UNSENDABLE = "unsendable"
+    UNPROCESSABLE = "unprocessable"
 
 
 class Skipped(NamedTuple):
@@ -38,6 +39,8 @@ class Rejected(NamedTuple):
 
     reason: Reason
     detail: str
+    error: Exception | None = None
+    """Of UNPROCESSABLE: the error of the program."""
 
 
 def reject(reason: Reason, detail: str) -> Rejected:
@@ -78,6 +81,11 @@ def too_many_tenants(event: Event, tenants_max: int) -> Rejected:
         f"tenant {event.tenant} is new, and {tenants_max} tenants exist already; the limit is "
         "TENANTS_MAX",
     )
+
+
+def unprocessable(error: Exception) -> Rejected:
+    """Return the rejection of a record on which the program itself fails."""
+    return reject(Reason.UNPROCESSABLE, f"{type(error).__name__}: {error}")._replace(error=error)
 
 
 class InvalidEventError(Exception):

@@ -34,7 +34,7 @@ from store.windows import DAY_MS
 from streams.dead_letters import headers as dead_letter_headers
 from streams.dead_letters.record import DeadLetterInfo, RejectedRecord
 from streams.dead_letters.sink import KafkaDeadLetterSink
-from streams.decode.rejection import Reason, reject
+from streams.decode.rejection import Reason, reject, unprocessable
 from streams.kafka import producers
 from streams.kafka.admin import open_admin
 from streams.kafka.producers import OutgoingRecord, open_transactional_producer
@@ -149,6 +149,25 @@ async def test_records_sent_before_a_failure_in_their_batch_are_not_sent_again(
         await sink.send(rejected_records(6))
     found = await asyncio.to_thread(sources_in_topic, settings)
     assert [offset for _, _, offset in found] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_record_on_which_the_program_fails_is_sent_after_later_ones(
+    settings: Settings, topic_id: str
+) -> None:
+    """It is found while its slice is committed, when the dead letters of the slice are sent."""
+    settings = settings.model_copy(update={"commit_batch_events": 5})
+    (failed,) = rejected_records(3)
+    failed = failed._replace(rejection=unprocessable(ValueError("of a test")))
+    async with open_sink(settings) as crashed:
+        await crashed.assign(topic_id, [0])
+        await crashed.send(rejected_records(*range(4, 12)))
+    for _ in range(2):
+        async with open_sink(settings) as sink:
+            await sink.assign(topic_id, [0])
+            await sink.send(rejected_records(*range(4, 12)))
+            await sink.send([failed])
+    found = await asyncio.to_thread(sources_in_topic, settings)
+    assert [offset for _, _, offset in found] == [*range(4, 12), 3]
 
 
 async def test_what_cannot_be_sent_whole_is_sent_as_a_stub(

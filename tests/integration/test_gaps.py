@@ -17,7 +17,9 @@ from store.postgres.pool import make_pool
 from store.records import Incomplete
 from store.settings import Settings
 from streams.commit import CounterCommitter
-from streams.history_sink import HistoryBatch, HistorySink
+from streams.history_session import HistoryBatch
+from streams.history_sink import HistorySink
+from streams.isolation import Isolation
 from streams.kafka.consumer import Batch
 from streams.lost_offsets import LostOffsets
 from streams.tenant_state import RewindRequired
@@ -366,6 +368,7 @@ def test_a_history_that_starts_empty_lacks_what_retention_took(
             buffer_events=10,
             batch_events=10,
             buffer_bytes=1_000,
+            isolation=Isolation(),
             on_behind=lambda behind: pytest.fail(str(behind)),
         )
         await sink.start_session(LOG, {0: None}, gaps)

@@ -15,7 +15,9 @@ from store.postgres.pool import make_pool
 from store.records import SourcedEvent
 from store.settings import Settings
 from streams import history_sink
-from streams.history_sink import HistoryBatch, HistorySink
+from streams.history_session import HistoryBatch
+from streams.history_sink import HistorySink
+from streams.isolation import Isolation
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms
 
@@ -34,6 +36,7 @@ class SinkFixture:
             buffer_events=10_000,
             batch_events=BATCH_EVENTS,
             buffer_bytes=10_000_000,
+            isolation=Isolation(),
             on_behind=lambda behind: pytest.fail(str(behind)),
         )
         self.topic_id = str(uuid.uuid4())

@@ -27,6 +27,7 @@ from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
 from streams.history_sink import HistorySink
+from streams.isolation import Isolation
 from streams.kafka.consumer import Batch
 from streams.lost_offsets import LostOffsets
 from streams.pipeline import Pipeline
@@ -74,6 +75,7 @@ class PipelineFixture:
         self.earliest = dict.fromkeys(range(partitions), 0)
         self.pool = pool
         self.dead_letters = FakeDeadLetterSink()
+        isolation = Isolation()
         self.acknowledged = 0
         self.catalog_clock_s = 0.0
         self.writer = writer = HistoryWriter(pool)
@@ -84,6 +86,7 @@ class PipelineFixture:
             buffer_events=settings.history_buffer_events,
             batch_events=settings.history_batch_events,
             buffer_bytes=settings.history_buffer_bytes,
+            isolation=isolation,
             on_behind=lambda behind: pytest.fail(str(behind)),
         )
         self.committer = CounterCommitter(
@@ -98,6 +101,7 @@ class PipelineFixture:
             ),
             tenants=self.committer.tenants,
             alarm=RatioAlarm(ratio=0.1, window_events=100, bad_min=10),
+            isolation=isolation,
             now_ms=now_ms,
             registered_only=settings.tenants_registered_only,
         )
@@ -106,6 +110,7 @@ class PipelineFixture:
             committer=self.committer,
             history=self.history,
             dead_letters=self.dead_letters,
+            isolation=isolation,
             commit_events_max=settings.commit_batch_events,
             queue_bytes=settings.fetch_bytes_max,
             queue_batches=settings.queue_batches,

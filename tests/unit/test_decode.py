@@ -119,7 +119,7 @@ def test_our_type_without_a_payload_is_rejected(payload: object) -> None:
 
 def test_an_envelope_without_a_type_is_rejected() -> None:
     rejection = rejection_of({"payload": PAYLOAD})
-    assert rejection == (Reason.BAD_FIELD, "type must be a string, is missing or null")
+    assert rejection == Rejected(Reason.BAD_FIELD, "type must be a string, is missing or null")
 
 
 def test_a_bare_payload_may_have_unknown_fields_named_type_and_payload() -> None:
@@ -219,7 +219,7 @@ def test_outcome_falls_back_to_interaction_type() -> None:
         "click"
     )
     rejection = rejection_of(without("outcomeTypeKey", "interactionType"))
-    assert rejection == (Reason.BAD_FIELD, "outcomeTypeKey or interactionType is required")
+    assert rejection == Rejected(Reason.BAD_FIELD, "outcomeTypeKey or interactionType is required")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_an_invalid_json_object_is_malformed(value: bytes) -> None:
 
 
 def test_a_record_without_a_value_is_malformed() -> None:
-    assert DECODER.decode(None, NOW_MS) == (Reason.MALFORMED, "the record has no value")
+    assert DECODER.decode(None, NOW_MS) == Rejected(Reason.MALFORMED, "the record has no value")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_the_id_length_limit_may_be_stricter(name: str) -> None:
     at_most = PAYLOAD | {name: "x" * 20}
     assert isinstance(strict.decode(as_bytes(at_most), NOW_MS), Event)
     longer = PAYLOAD | {name: "x" * 21}
-    assert strict.decode(as_bytes(longer), NOW_MS) == (
+    assert strict.decode(as_bytes(longer), NOW_MS) == Rejected(
         Reason.BAD_FIELD,
         f"{name} has 21 characters; ID_CHARS_MAX allows 20",
     )

@@ -8,8 +8,8 @@ CREATE TABLE quarantined_records (
     tenant_id    text COLLATE "C",  -- null: not known
     reason       text NOT NULL,
     error        text NOT NULL,
-    size_bytes   bigint NOT NULL,  -- of the whole value
-    sha256       bytea NOT NULL,  -- of the whole value
+    size_bytes   bigint,  -- of the whole value; null: not known
+    sha256       bytea,
     value_start  bytea,
     key_start    bytea,
     timestamp_ms bigint,  -- the record's own, in whatever unit its producer used

@@ -1,0 +1,73 @@
+"""Commits of the tenants of a slice, a bounded number at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from store import metrics
+from store.records import SourcedEvent
+from streams.commit import CounterCommitter
+from streams.commit_batch import split_evenly
+from streams.dead_letters.record import DeadLetterSink, RejectedRecord
+from streams.decode.rejection import Reason, unprocessable
+from streams.isolation import Isolation
+from streams.retry import retry
+
+#: Commits at once, of all partitions. Redis runs one script at a time, so more would only wait
+#: there, each with a connection of its own.
+COMMITS_MAX: Final = 32
+
+
+class TenantCommits:
+    """Commits the events of one tenant, in parts, for all partitions."""
+
+    def __init__(
+        self,
+        committer: CounterCommitter,
+        dead_letters: DeadLetterSink,
+        isolation: Isolation,
+        *,
+        events_max: int,
+    ) -> None:
+        """`events_max`: maximum events of one commit."""
+        self._committer = committer
+        self._dead_letters = dead_letters
+        self._isolation = isolation
+        self._events_max = events_max
+        self._commits = asyncio.Semaphore(COMMITS_MAX)
+
+    async def commit(
+        self,
+        tenant: str,
+        partition: int,
+        records: Sequence[Any],
+        events: Sequence[SourcedEvent],
+        next_offset: int,
+    ) -> set[int]:
+        """Commit the tenant's events of a slice, usually at once.
+
+        An event on which the program fails becomes a dead letter. Returns the offsets of these.
+        """
+        failed: set[int] = set()
+
+        def end_of(event: SourcedEvent) -> int:
+            return next_offset if event is events[-1] else event.offset + 1
+
+        async def commit_part(part: Sequence[SourcedEvent]) -> None:
+            async with self._commits:
+                await self._committer.commit(tenant, partition, part, end_of(part[-1]))
+
+        async def reject(event: SourcedEvent, error: Exception) -> None:
+            self._isolation.note_failure(error, partition=partition, offset=event.offset)
+            (record,) = [r for r in records if r.offset == event.offset]
+            metrics.DEAD_LETTERS.labels(Reason.UNPROCESSABLE).inc()
+            rejected = RejectedRecord(partition, record, unprocessable(error), tenant)
+            await retry("kafka", self._dead_letters.send, [rejected])
+            failed.add(event.offset)
+            await self._committer.commit(tenant, partition, [], end_of(event))
+
+        for part in split_evenly(events, self._events_max):
+            await self._isolation.run(part, commit_part, reject)
+        return failed
