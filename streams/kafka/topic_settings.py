@@ -26,17 +26,20 @@ _NAMES: Final = (
 
 
 class TopicSettings(NamedTuple):
-    """One topic. `None`: the broker does not tell."""
+    """Partitions, replicas and settings of one topic."""
 
     partitions: int
     replicas: int
     """Of the partition that has the fewest."""
     configs: Mapping[str, str]
-    """Those of _NAMES that the broker tells."""
+    """Settings by name, of those in _NAMES. One that the broker does not tell is missing."""
 
 
 def weaknesses(events: TopicSettings, dead_letters: TopicSettings, settings: Settings) -> list[str]:
-    """Return one sentence about each weak setting: what it is and what it costs. Pure."""
+    """Return one sentence about each weak setting: what it is and what it costs. Pure.
+
+    The number of partitions of the dead-letter topic does not matter.
+    """
     found = []
     for name, topic in (
         (settings.interactions_topic, events),
@@ -62,6 +65,19 @@ def weaknesses(events: TopicSettings, dead_letters: TopicSettings, settings: Set
             f"topic {settings.interactions_topic}: message.timestamp.type=CreateTime: copies are "
             "searched by the time that producers set, so one with a wrong clock may have copies "
             "counted twice; set LogAppendTime"
+        )
+    if events.partitions < settings.topic_partitions:
+        found.append(
+            f"topic {settings.interactions_topic}: {events.partitions} partitions, fewer than "
+            f"TOPIC_PARTITIONS ({settings.topic_partitions}): so many workers count at most, and "
+            "others wait; add partitions, or lower TOPIC_PARTITIONS"
+        )
+    size = int(events.configs.get("max.message.bytes", 2**31))
+    if size <= settings.event_bytes_max:
+        found.append(
+            f"topic {settings.interactions_topic}: max.message.bytes={size}: Kafka refuses larger "
+            f"events, though EVENT_BYTES_MAX ({settings.event_bytes_max}) allows them: they are "
+            "neither counted nor dead letters; raise it"
         )
     size = int(dead_letters.configs.get("max.message.bytes", 2**31))
     if size <= settings.event_bytes_max:

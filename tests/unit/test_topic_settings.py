@@ -40,7 +40,8 @@ def test_good_and_unknown_settings_are_not_named() -> None:
         ({}, {"cleanup.policy": "compact,delete"}, "topic interactions.dlq: cleanup.policy="),
         ({"min.insync.replicas": "1"}, {}, "topic interactions: min.insync.replicas=1: "),
         ({"message.timestamp.type": "CreateTime"}, {}, "message.timestamp.type=CreateTime: "),
-        ({}, {"max.message.bytes": "1048588"}, ""),
+        ({"max.message.bytes": "1048588"}, {"max.message.bytes": "1048588"}, ""),
+        ({"max.message.bytes": "1048576"}, {}, "topic interactions: max.message.bytes=1048576: "),
         ({}, {"max.message.bytes": "1048576"}, "interactions.dlq: max.message.bytes=1048576: "),
     ],
 )
@@ -50,6 +51,13 @@ def test_a_weak_setting_is_named(
     found = judged(events, dead_letters)
     assert len(found) == bool(named)
     assert all(named in sentence for sentence in found)
+
+
+def test_fewer_partitions_than_configured_are_named_for_the_events_only() -> None:
+    few, enough = TopicSettings(3, 3, {}), TopicSettings(5, 3, {})
+    assert weaknesses(enough, few, SETTINGS) == []
+    (sentence,) = weaknesses(few, enough, SETTINGS)
+    assert sentence.startswith("topic interactions: 3 partitions, fewer than TOPIC_PARTITIONS (4)")
 
 
 def test_one_replica_is_named_for_each_topic() -> None:
