@@ -90,7 +90,7 @@ async def _gather(
     answers = _Answers()
     topic, dead_letters, overviews, audits, results, running = await asyncio.gather(
         answers.of("kafka", _describe(settings)),
-        answers.of("kafka", _dead_letters(settings)),
+        answers.of("kafka", _dead_letters(settings, now_ms())),
         answers.of("redis", counters.overview()),
         answers.of("redis", reports.audits()),
         answers.of("redis", builds.results()),
@@ -165,9 +165,9 @@ async def _gather(
     return report
 
 
-async def _dead_letters(settings: Settings) -> TopicSize:
+async def _dead_letters(settings: Settings, now_ms: int) -> TopicSize:
     await check_brokers(settings, timeout_s=BROKER_TIMEOUT_S)
-    return await topic_size(settings, settings.dead_letter_topic)
+    return await topic_size(settings, settings.dead_letter_topic, now_ms=now_ms)
 
 
 def quarantined_at(summary: QuarantineSummary | None) -> str | None:
@@ -186,7 +186,7 @@ async def lag_of(settings: Settings) -> int | None:
         topic = await _describe(settings)
         reports = _reports_of(topic, await counters.reports.progress())
         counted = {p: report.next_offset for p, report in reports.items()}
-        tails = await read_tails(settings, topic, counted)
+        tails = await read_tails(settings, topic, counted, now_ms=system_clock_ms())
     return _sum(_lag(tails[p].end, counted.get(p, 0)) for p in range(topic.partitions))
 
 
@@ -215,7 +215,7 @@ async def _partitions(
     owner_of, stored, tails = await asyncio.gather(
         answers.of("redis", owners.owners(topic.topic_id)),
         answers.of("postgres", writer.positions(topic.topic_id)),
-        answers.of("kafka", read_tails(settings, topic, counted)),
+        answers.of("kafka", read_tails(settings, topic, counted, now_ms=now_ms())),
     )
     at_ms = now_ms()
     return [

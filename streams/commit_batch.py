@@ -8,7 +8,6 @@ from typing import Any, Final, NamedTuple
 from store import metrics
 from store.logs import get_logger
 from store.records import CountingRules, Event, SourcedEvent
-from store.windows import DAY_MS
 from streams.counting_catalogs import CountingCatalogs
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
@@ -20,13 +19,12 @@ from streams.decode.rejection import (
     unregistered_type,
 )
 from streams.isolation import Isolation
+from streams.kafka.record_time import RECORDED_AHEAD_MAX_MS
 from streams.retry import retry
 from streams.tenant_state import TenantStates
 
 logger = get_logger("pipeline")
 
-#: A record's timestamp further ahead of the clock is no time in ms: producers also send µs and ns.
-RECORDED_AHEAD_MAX_MS: Final = 10 * 365 * DAY_MS
 #: A record's `timestamp_type` on topics with `message.timestamp.type=LogAppendTime`.
 LOG_APPEND_TIME: Final = 1
 

@@ -9,6 +9,7 @@ Modules:
 - `topic_reader`: reads ranges of partitions and their ends outside of any consumer group.
 - `topic_settings`: settings of the topics that weaken a promise, and what they cost.
 - `topic_size`: how many records a topic holds, and how old the newest is.
+- `record_time`: timestamps of records that are no time in ms.
 - `topic_scan`: reads all partitions of the interactions topic at once, for replays.
 - `lenient_records`: reads records whose header names are not UTF-8.
 - `errors`: `kafka_errors()`, which turns the clients' exceptions into StoreUnavailable.

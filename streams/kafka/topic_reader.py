@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from store.settings import Settings
 from streams.kafka import lenient_records
 from streams.kafka.errors import kafka_errors
+from streams.kafka.record_time import known_ms
 from streams.kafka.topic_id import TopicDescription
 
 #: A healthy broker answers a fetch in a fraction of this.
@@ -107,16 +108,17 @@ class Tail(NamedTuple):
     has_more: bool
     """Whether there is any record from that offset on."""
     arrived_ms: int | None
-    """When the first of them arrived; None = not known, since it was not received in time."""
+    """When the first of them arrived; None = not known: it was not received in time, or its
+    timestamp is no time in ms."""
 
 
 async def read_tails(
-    settings: Settings, topic: TopicDescription, positions: Mapping[int, int]
+    settings: Settings, topic: TopicDescription, positions: Mapping[int, int], *, now_ms: int
 ) -> dict[int, Tail]:
     """Return the tail of each partition of the interactions topic from its position on.
 
-    `positions` maps partitions to offsets; a missing partition starts at 0. Raises
-    StoreUnavailable.
+    `positions` maps partitions to offsets; a missing partition starts at 0. Timestamps are judged
+    by `now_ms`. Raises StoreUnavailable.
     """
     consumer = make_consumer(
         settings,
@@ -132,11 +134,11 @@ async def read_tails(
                 consumer.assign(partitions)
                 for tp, start in starts.items():
                     consumer.seek(tp, start)
-                arrived: dict[Any, int] = {}
+                arrived: dict[Any, int | None] = {}
                 fetches_left = FETCHES_AFTER_END
                 while True:
                     for tp, records in (await consumer.getmany(timeout_ms=100)).items():
-                        arrived.setdefault(tp, records[0].timestamp)
+                        arrived.setdefault(tp, known_ms(records[0].timestamp, now_ms))
                     answered = {tp: stable_end(consumer, tp) for tp in partitions}
                     ends = {tp: end for tp, end in answered.items() if end is not None}
                     if len(ends) < len(partitions):

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from store.settings import Settings
 from streams.kafka.errors import kafka_errors
+from streams.kafka.record_time import known_ms
 from streams.kafka.topic_id import describe_topic
 from streams.kafka.topic_reader import ANSWER_TIMEOUT_S, make_consumer
 
@@ -25,11 +26,15 @@ class TopicSize(NamedTuple):
     offsets: int
     """Records that it holds, transaction markers included."""
     newest_ms: int | None
-    """Arrival of its newest record; None = there is none, or it was not received in time."""
+    """Arrival of its newest record; None = there is none, it was not received in time, or its
+    timestamp is no time in ms."""
 
 
-async def topic_size(settings: Settings, topic: str) -> TopicSize:
-    """Return the size of a topic. Raises StoreUnavailable, also if it does not exist."""
+async def topic_size(settings: Settings, topic: str, *, now_ms: int) -> TopicSize:
+    """Return the size of a topic. Raises StoreUnavailable, also if it does not exist.
+
+    Timestamps are judged by `now_ms`.
+    """
     found = await describe_topic(settings, topic)
     tps = [TopicPartition(topic, p) for p in range(found.partitions)]
     consumer = make_consumer(
@@ -44,7 +49,7 @@ async def topic_size(settings: Settings, topic: str) -> TopicSize:
                 consumer.assign(tps)
                 starts = {tp: int(n) for tp, n in (await consumer.beginning_offsets(tps)).items()}
                 ends = await _ends(consumer, starts)
-                newest_ms = await _newest_ms(consumer, starts, ends)
+                newest_ms = await _newest_ms(consumer, starts, ends, now_ms)
     finally:
         await consumer.stop()
     return TopicSize(sum(max(0, ends[tp] - starts[tp]) for tp in tps), newest_ms)
@@ -65,6 +70,7 @@ async def _newest_ms(
     consumer: AIOKafkaConsumer,
     starts: dict[TopicPartition, int],
     ends: dict[TopicPartition, int],
+    now_ms: int,
 ) -> int | None:
     unread = [tp for tp in starts if ends[tp] > starts[tp]]
     for tp in unread:
@@ -75,5 +81,6 @@ async def _newest_ms(
         if not unread:
             break
         for records in (await consumer.getmany(*unread, timeout_ms=100)).values():
-            newest_ms = max([newest_ms or 0, *(record.timestamp for record in records)])
-    return newest_ms
+            known = [known_ms(record.timestamp, now_ms) for record in records]
+            newest_ms = max([newest_ms or 0, *(ms for ms in known if ms is not None)])
+    return newest_ms or None

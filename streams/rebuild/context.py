@@ -15,7 +15,7 @@ from store.redis.counters import RedisCounters
 from store.redis.reports import PROGRESS_OLD_MS
 from store.settings import Settings
 from store.windows import DAY_MS, slots_of_horizon
-from streams.commit_batch import RECORDED_AHEAD_MAX_MS
+from streams.kafka.record_time import RECORDED_AHEAD_MAX_MS
 from streams.kafka.topic_id import check_brokers
 from streams.kafka.topic_scan import TopicScan, first_arrivals, open_scan
 from streams.rebuild.pace import Pace
