@@ -18,7 +18,7 @@ from tests.support.topics import read_records
 #: Partition and offset of a record.
 Position = tuple[int, int]
 #: Where a record has ended. A copy has the identity of a record that is stored.
-Outcome = Literal["stored", "dead letter", "skipped", "copy"]
+Outcome = Literal["stored", "dead letter", "quarantined", "skipped", "copy"]
 
 
 async def account(settings: Settings) -> dict[Position, Outcome]:
@@ -28,6 +28,7 @@ async def account(settings: Settings) -> dict[Position, Outcome]:
     if the counters and history have different numbers of events.
     """
     stored, types = await _rows(settings)
+    quarantined = await _quarantined(settings)
     dead = Counter(
         (info.partition, info.offset)
         for record in await _records(settings, settings.dead_letter_topic)
@@ -45,6 +46,8 @@ async def account(settings: Settings) -> dict[Position, Outcome]:
             outcomes.append("stored")
         if position in dead:
             outcomes.append("dead letter")
+        if position in quarantined:
+            outcomes.append("quarantined")
         event = decode(record.value, system_clock_ms())
         if not outcomes and isinstance(event, Skipped):
             outcomes.append("skipped")
@@ -75,6 +78,16 @@ async def _rows(settings: Settings) -> tuple[set[Position], set[str]]:
         stored = {(int(p), int(offset)) for p, offset in await cursor.fetchall()}
         cursor = await connection.execute("SELECT key FROM outcome_types")
         return stored, {key for (key,) in await cursor.fetchall()}
+
+
+async def _quarantined(settings: Settings) -> set[Position]:
+    async with open_pool(settings, max_size=1) as pool, pool.connection() as connection:
+        cursor = await connection.execute(
+            'SELECT partition, generate_series("offset", next_offset - 1) '
+            "FROM quarantined_records WHERE topic = %s",
+            (settings.interactions_topic,),
+        )
+        return {(int(p), int(offset)) for p, offset in await cursor.fetchall()}
 
 
 async def _identities(settings: Settings) -> set[bytes]:

@@ -2,8 +2,8 @@
 
 `python -m tests.support.fuzz --records 1000000` sends them to Apache Kafka in every compression,
 some in transactions that commit and some in transactions that abort. Then each offset of the topic
-is in exactly one place: counted, a copy of what was counted, dead-lettered, or skipped as another
-event type. The worker is never restarted.
+is in exactly one place: counted, a copy of what was counted, dead-lettered, quarantined, or skipped
+as another event type. The worker is never restarted.
 """
 
 from __future__ import annotations
