@@ -13,12 +13,15 @@ from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import RejectedRecord
 from streams.decode.decoder import Decoder
 from streams.decode.rejection import (
+    Reason,
     Skipped,
+    reject,
     too_many_tenants,
     unregistered_tenant,
     unregistered_type,
 )
 from streams.isolation import Isolation
+from streams.kafka.corrupt_batch import CorruptBatch
 from streams.kafka.record_time import RECORDED_AHEAD_MAX_MS
 from streams.retry import retry
 from streams.tenant_state import TenantStates
@@ -140,6 +143,8 @@ class CommitBatchBuilder:
                     self._isolation.note_failure(
                         decoded.error, partition=partition, offset=record.offset
                     )
+                if isinstance(record.value, CorruptBatch):
+                    decoded = reject(Reason.CORRUPT_BATCH, record.value.error)
                 rejected.append(RejectedRecord(partition, record, decoded))
         return by_tenant, rejected
 

@@ -11,6 +11,7 @@ from store.postgres.quarantine import Quarantine, QuarantinedRecord
 from store.records import SourcedEvent
 from streams.dead_letters.record import RejectedRecord
 from streams.decode.rejection import Reason, printable
+from streams.kafka.corrupt_batch import CorruptBatch
 from streams.retry import retry
 
 logger = get_logger("quarantine")
@@ -24,12 +25,15 @@ def row_of(rejected: RejectedRecord, *, topic: str, topic_id: str, why: str) -> 
     """Return the row of a rejected record; `why` says why it is not a dead letter. Pure."""
     partition, record, rejection, tenant = rejected
     value, key = record.value, record.key
+    offset, next_offset = record.offset, record.offset + 1
+    if isinstance(value, CorruptBatch):
+        offset, next_offset = value.base_offset, value.next_offset
     return QuarantinedRecord(
         topic_id=topic_id,
         topic=topic,
         partition=partition,
-        offset=record.offset,
-        next_offset=record.offset + 1,
+        offset=offset,
+        next_offset=next_offset,
         tenant=tenant,
         reason=rejection.reason,
         error=f"{rejection.detail}; {printable(why)}",

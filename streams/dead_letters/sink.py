@@ -38,6 +38,7 @@ from streams.dead_letters import headers
 from streams.dead_letters.quarantine import row_of, store_row
 from streams.dead_letters.record import DeadLetterInfo, RejectedRecord
 from streams.decode.rejection import Reason
+from streams.kafka.corrupt_batch import CorruptBatch
 from streams.kafka.errors import RecordRefused
 from streams.kafka.producers import (
     OutgoingRecord,
@@ -127,6 +128,9 @@ class KafkaDeadLetterSink:
         """
         by_partition: dict[int, list[RejectedRecord]] = {}
         for rejected_record in rejected_records:
+            if isinstance(rejected_record.record.value, CorruptBatch):
+                await self._store(rejected_record, "a range of offsets is no dead letter")
+                continue
             by_partition.setdefault(rejected_record.partition, []).append(rejected_record)
         for partition, of_partition in by_partition.items():
             await self._send(partition, of_partition)
@@ -186,18 +190,17 @@ class KafkaDeadLetterSink:
         offset = rejected_records[0].record.offset
         sizes = [n for n in STUB_VALUE_BYTES if part_bytes is None or n < part_bytes]
         if not sizes:
-            row = row_of(
-                rejected_records[0],
-                topic=self._settings.interactions_topic,
-                topic_id=self._topic_id,
-                why=f"not sent: {why}",
-            )
-            await store_row(self._quarantine, row)
+            await self._store(rejected_records[0], f"not sent: {why}")
             return
         logger.warning(
             "dead letter cannot be sent whole", partition=partition, offset=offset, error=why
         )
         await self._send(partition, rejected_records, part_bytes=sizes[0])
+
+    async def _store(self, rejected: RejectedRecord, why: str) -> None:
+        topic = self._settings.interactions_topic
+        row = row_of(rejected, topic=topic, topic_id=self._topic_id, why=why)
+        await store_row(self._quarantine, row)
 
     async def _open(self, partition: int) -> _PartitionSender:
         transactional_id = f"{self._settings.dead_letter_topic}-{self._topic_id}-{partition}"

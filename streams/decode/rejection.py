@@ -23,6 +23,7 @@ class Reason(StrEnum):
     TOO_MANY_TENANTS = "too_many_tenants"
     UNSENDABLE = "unsendable"
     UNPROCESSABLE = "unprocessable"
+    CORRUPT_BATCH = "corrupt_batch"
 
 
 class Skipped(NamedTuple):

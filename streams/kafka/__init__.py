@@ -11,7 +11,8 @@ Modules:
 - `topic_size`: how many records a topic holds, and how old the newest is.
 - `record_time`: timestamps of records that are no time in ms.
 - `topic_scan`: reads all partitions of the interactions topic at once, for replays.
-- `lenient_records`: reads records whose header names are not UTF-8.
+- `lenient_records`: reads records whose header names are not UTF-8, and past corrupt batches.
+- `corrupt_batch`: what stands for a batch that cannot be read.
 - `errors`: `kafka_errors()`, which turns the clients' exceptions into StoreUnavailable.
 
 Only this package (and `cli/migrate`, which creates topics) imports a Kafka client, because it

@@ -16,9 +16,13 @@ from store.offsets import Gap
 from store.postgres.gaps import HistoryGaps
 from store.postgres.quarantine import Quarantine
 from store.settings import Settings
-from tests.support.pipeline_fixture import open_pipeline, values_of
+from streams.dead_letters.sink import KafkaDeadLetterSink
+from streams.decode.rejection import Reason, Rejected
+from streams.kafka.consumer import Batch
+from streams.kafka.corrupt_batch import corrupt_batch
+from tests.support.pipeline_fixture import Record, open_pipeline, values_of
 from tests.support.waiting import eventually_async
-from tests.support.worker_fixture import make_events
+from tests.support.worker_fixture import make_events, now_ms
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +77,31 @@ async def test_only_the_records_that_fail_are_rejected(
         cursor = await connection.execute("SELECT source_offset FROM interaction_history")
         stored = {offset for (offset,) in await cursor.fetchall()}
     assert stored == set(range(50)) - names.keys() | set(range(50, 100))
+
+
+async def test_a_corrupt_batch_is_rejected_as_a_whole(settings: Settings) -> None:
+    value = corrupt_batch(b"x" * 100, base_offset=0, next_offset=3, error="wrong checksum")
+    async with open_pipeline(settings) as fixture:
+        records = [
+            Record(2, value, now_ms()),
+            *(Record(3 + i, v, now_ms()) for i, v in enumerate(values_of(make_events(2)))),
+        ]
+        fixture.pipeline.submit(Batch(0, 0, records, None, 0), fixture._acknowledge)
+
+        async def stored() -> bool:
+            return fixture.acknowledged == 1
+
+        await eventually_async(stored, message="the batch is stored")
+        (rejected,) = fixture.dead_letters.records
+        assert rejected.rejection == Rejected(Reason.CORRUPT_BATCH, "wrong checksum")
+        assert fixture.pipeline.positions == {0: 5}
+        owners: Any = None
+        sink = KafkaDeadLetterSink(settings, owners, Quarantine(fixture.pool), now_ms=now_ms)
+        sink._topic_id = fixture.topic_id
+        await sink.send([rejected])
+        (row,) = await Quarantine(fixture.pool).newest(10)
+    assert (row.offset, row.next_offset, row.size, row.value) == (0, 3, 100, b"x" * 100)
+    assert (row.reason, row.tenant) == ("corrupt_batch", None)
 
 
 async def test_a_bug_that_fails_on_all_records_ends_the_worker(
