@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, Final
 
 from store.counters import Deltas
@@ -21,9 +21,14 @@ def identity_of(event: Event) -> bytes:
     return event.event_id[:8]
 
 
-def distinct(events: Iterable[SourcedEvent]) -> tuple[list[SourcedEvent], int]:
-    """Return the events without repeated identities (the first stays), and the number dropped."""
-    seen: set[bytes] = set()
+def distinct(
+    events: Iterable[SourcedEvent], counted: Set[bytes] = frozenset()
+) -> tuple[list[SourcedEvent], int]:
+    """Return the events without repeated identities (the first stays), and the number dropped.
+
+    Events with an identity in `counted` are dropped too.
+    """
+    seen = set(counted)
     kept = []
     dropped = 0
     for sourced in events:

@@ -23,7 +23,7 @@ from store.counters import (
 from store.logs import get_logger
 from store.offsets import Gap
 from store.records import Grouping, SourcedEvent
-from streams.aggregate import aggregate, by_slot, distinct
+from streams.aggregate import aggregate, by_slot, distinct, identity_of
 from streams.completeness import HistoryView
 from streams.freshness import Freshness
 from streams.retry import retry
@@ -119,10 +119,9 @@ class CounterCommitter:
         Raises RewindRequired when the store has less than that watermark.
         """
         session = self.tenants.session
-        events, repeated = distinct(events)
-        metrics.DUPLICATES.inc(repeated)
-        events = by_slot(events)
         state = await self.tenants.get(tenant)
+        counted: set[bytes] = set()
+        """Identities that the store has counted before."""
         while True:
             session.check_not_behind(state, partition)
             expected_offset = state.watermarks.get(partition)
@@ -131,6 +130,9 @@ class CounterCommitter:
                     session.committed_through[tenant, partition] = next_offset
                     return
                 events = [e for e in events if e.offset >= expected_offset]
+            # After that: of two copies, the one before the watermark may have been rejected.
+            unique, copies = distinct(events, counted)
+            batch = by_slot(unique)
             answer = await retry(
                 "counters",
                 self._store.commit,
@@ -139,22 +141,21 @@ class CounterCommitter:
                 partition=partition,
                 expected_offset=expected_offset,
                 next_offset=next_offset,
-                deltas=aggregate(events, state.calendar),
+                deltas=aggregate(batch, state.calendar),
             )
             if isinstance(answer, Committed):
                 state.watermarks[partition] = next_offset
                 session.committed_through[tenant, partition] = next_offset
-                metrics.COUNTED.inc(len(events))
-                arrived_ms = [e.recorded_ms for e in events]
+                metrics.COUNTED.inc(len(batch))
+                metrics.DUPLICATES.inc(copies)
+                arrived_ms = [e.recorded_ms for e in batch]
                 self.freshness.note(partition, arrived_ms, self._now_ms())
                 if answer.overflow:
                     self._report_overflow(tenant, answer.overflow)
                 return
             if isinstance(answer, Duplicates):
-                duplicates = set(answer.indexes)
-                events = [e for i, e in enumerate(events) if i not in duplicates]
-                metrics.DUPLICATES.inc(len(duplicates))
-            elif answer.generation is None and not events and await self._is_removed(tenant):
+                counted |= {identity_of(batch[index].event) for index in answer.indexes}
+            elif answer.generation is None and not batch and await self._is_removed(tenant):
                 self.tenants.forget(tenant)
                 return
             else:

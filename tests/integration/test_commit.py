@@ -116,6 +116,23 @@ def test_a_new_tenant_sends_no_worker_back(redis_url: str, database_url: str) ->
     with_stores(redis_url, database_url, go)
 
 
+def test_a_copy_counts_where_the_first_one_was_rejected(
+    redis_url: str, database_url: str
+) -> None:
+    """It was redriven. The tenant's counters begin after the first one, which is read again."""
+
+    async def go(stores: Stores) -> None:
+        committer = committer_of(stores)
+        await stores.counters.reports.report_progress([PartitionProgress(LOG, 0, 7, 7, NOW_MS)])
+        committer.start_session(LOG, {0: 0})
+        first, second = some_events(2)
+        batch = sourced(first, second, first=5) + sourced(first, second, first, first=7)
+        await committer.commit("acme", 0, batch, 11)
+        await assert_counts(stores.counters, [first, second], TODAY)
+
+    with_stores(redis_url, database_url, go)
+
+
 @pytest.mark.parametrize("by_creator", [False, True])
 def test_a_tenant_whose_creation_was_lost_is_not_complete(
     redis_url: str, database_url: str, by_creator: bool
