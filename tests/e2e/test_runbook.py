@@ -103,6 +103,22 @@ def test_an_outcome_type_is_registered_late(scene: Scene) -> None:
         scene.wait_exact()
 
 
+def test_records_are_quarantined(scene: Scene) -> None:
+    scene.sql(
+        "INSERT INTO quarantined_records "
+        "VALUES (gen_random_uuid(), %s, 0, 17, 18, NULL, 'malformed', 'not sent: too large', "
+        "2, '', 'ab') RETURNING 1",
+        scene.settings.interactions_topic,
+    )
+    with scene.case("Records are quarantined") as guide:
+        shown = guide.run()
+        assert "1 quarantined records: 1 malformed" in shown
+        assert "error    not sent: too large" in shown
+        assert scene.status()["quarantined"] == 1
+        guide.run()
+        assert scene.status()["quarantined"] == 0
+
+
 def test_an_outcome_type_is_reclassified(scene: Scene) -> None:
     scene.write_catalog(outcomeTypes=[own_type("positive")])
     scene.program.run("catalog", "import", "acme.json")
