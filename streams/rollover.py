@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
+from itertools import islice
 from typing import Final
 
 from store import metrics
@@ -27,6 +28,8 @@ ROLL_RECORDS: Final = 40
 LOOK_S: Final = 1.0
 #: Window days that are moved at the same time: enough to hide the round trips.
 MOVES_MAX: Final = 16
+#: Tenants that `forget_rolled` forgets at once: more take turns.
+FORGET_MAX: Final = 1_000
 
 
 class Rollover:
@@ -80,8 +83,12 @@ class Rollover:
                 self._rolled[tenant] = until_ms
 
     async def forget_rolled(self) -> None:
-        """Look at every tenant with the next call: its generation may be another one."""
-        self._rolled.clear()
+        """Look at the tenants again, those first that were not looked at for longest.
+
+        Their generation may be another one, though no swap or rollback was announced.
+        """
+        for tenant in list(islice(self._rolled, FORGET_MAX)):
+            del self._rolled[tenant]
 
     def forget(self, tenant: str) -> None:
         """Look at the tenant with the next call: its generation is another one."""

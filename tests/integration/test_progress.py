@@ -14,6 +14,7 @@ from store.records import StoreUnavailable
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import Calendar
+from streams import rollover as rollovers
 from streams.activations import ActivationWatch
 from streams.arrival_watermarks import ArrivalWatermarks
 from streams.assignment import CurrentTopic, Rewinder
@@ -193,3 +194,27 @@ async def test_tenants_are_rolled_while_history_is_away(reporter: ReporterFixtur
     rolled = await counters.generation("zzz")
     assert rolled is not None
     assert (rolled.day, rolled.rolled) == (today, today)
+
+
+async def test_tenants_are_looked_at_again_in_turns(
+    reporter: ReporterFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With thousands of tenants, a look at all of them is a burst of as many reads."""
+    monkeypatch.setattr(rollovers, "FORGET_MAX", 2, raising=False)
+    counters, committer = reporter.pipeline.counters, reporter.pipeline.committer
+    day = Calendar("UTC").day_of(now_ms())
+    for tenant in "bcde":
+        await counters.create(tenant, day=day, timezone="UTC", complete=True, watermarks=[])
+    rollover = Rollover(counters, committer, CurrentTopic(reporter.topic_id, 1), now_ms=now_ms)
+    await rollover.roll_tenants()
+    every = {"acme", *"bcde"}
+    assert set(rollover._rolled) == every
+    looked_at: set[str] = set()
+    for _ in range(3):
+        await rollover.forget_rolled()
+        forgotten = every - set(rollover._rolled)
+        assert len(forgotten) == 2
+        looked_at |= forgotten
+        await rollover.roll_tenants()
+        assert set(rollover._rolled) == every
+    assert looked_at == every
