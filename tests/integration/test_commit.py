@@ -116,9 +116,7 @@ def test_a_new_tenant_sends_no_worker_back(redis_url: str, database_url: str) ->
     with_stores(redis_url, database_url, go)
 
 
-def test_a_copy_counts_where_the_first_one_was_rejected(
-    redis_url: str, database_url: str
-) -> None:
+def test_a_copy_counts_where_the_first_one_was_rejected(redis_url: str, database_url: str) -> None:
     """It was redriven. The tenant's counters begin after the first one, which is read again."""
 
     async def go(stores: Stores) -> None:
