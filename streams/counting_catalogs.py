@@ -7,6 +7,7 @@ the source is away, a copy serves that workers keep beside the counters.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 from collections import OrderedDict
@@ -93,6 +94,7 @@ class CountingCatalogs:
         self._all_checked_s = -math.inf
         """Start of the last refresh: what was loaded before it and not old then, is as of then."""
         self._forced_s: dict[str, float] = {}
+        self._forcing = asyncio.Lock()
         self._away_until_s = -math.inf
 
     async def rules(self, tenants: Collection[str]) -> dict[str, CountingRules]:
@@ -108,15 +110,19 @@ class CountingCatalogs:
     async def fresh_rules(self, tenants: Collection[str]) -> dict[str, CountingRules]:
         """Return the current rules, loaded again at most once per RETRY_S for each tenant.
 
-        The known ones while the source is away. Raises StoreUnavailable as `rules` does.
+        Callers at the same time share a load. The known rules while the source is away. Raises
+        StoreUnavailable as `rules` does.
         """
-        now_s = self._monotonic()
-        due = [t for t in tenants if now_s - self._forced_s.get(t, -math.inf) >= RETRY_S]
-        if due and now_s >= self._away_until_s:
-            self._forced_s = {t: at for t, at in self._forced_s.items() if now_s - at < RETRY_S}
-            self._forced_s |= dict.fromkeys(due, now_s)
-            with contextlib.suppress(StoreUnavailable):
-                await self._load(due, SOURCE_WAIT_S)
+        async with self._forcing:
+            now_s = self._monotonic()
+            due = [t for t in tenants if now_s - self._forced_s.get(t, -math.inf) >= RETRY_S]
+            if due and now_s >= self._away_until_s:
+                self._forced_s = {t: at for t, at in self._forced_s.items() if now_s - at < RETRY_S}
+                self._forced_s |= dict.fromkeys(due, now_s)
+                try:
+                    await self._load(due, SOURCE_WAIT_S)
+                except StoreUnavailable:
+                    self._away_until_s = self._monotonic() + RETRY_S
         return await self.rules(tenants)
 
     async def confirmed_rules(self, tenants: Collection[str]) -> dict[str, CountingRules]:

@@ -28,6 +28,7 @@ class Source:
         self.now_s = 1_000.0
 
     async def load(self, tenants: Sequence[str]) -> Mapping[str, CountingRules]:
+        await asyncio.sleep(0)
         self._ask("load", tenants)
         return {t: CountingRules(t, "UTC", self.types, self.stamp_of.get(t, "")) for t in tenants}
 
@@ -145,6 +146,22 @@ def test_a_type_that_is_not_known_is_asked_for_once_per_retry() -> None:
         assert source.asked == [("load", 1)] * 2
         source.away, source.now_s = True, source.now_s + RETRY_S
         assert "newer" in (await catalogs.fresh_rules(["a"]))["a"].outcome_types
+
+    check(body)
+
+
+def test_partitions_that_meet_a_new_type_at_the_same_time_share_one_load() -> None:
+    """Else its events would be rejected in all partitions but the first."""
+
+    async def body(source: Source, copies: Copies, catalogs: CountingCatalogs) -> None:
+        await catalogs.rules(["a", "b"])
+        source.types, source.asked = TYPES | {"new"}, []
+        found = await asyncio.gather(*(catalogs.fresh_rules(["a"]) for _ in range(4)))
+        assert all("new" in rules["a"].outcome_types for rules in found)
+        assert source.asked == [("load", 1)]
+        source.away, source.now_s = True, source.now_s + RETRY_S
+        await asyncio.gather(*(catalogs.fresh_rules([tenant]) for tenant in "abab"))
+        assert source.asked == [("load", 1)] * 2, "one attempt while the source is away"
 
     check(body)
 
