@@ -32,8 +32,9 @@ SETTINGS = NOT_REMEMBERED | {
 REDELIVERED = 1_000
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("events", [EVENTS, pytest.param(EVENTS_LONG, marks=pytest.mark.long)])
+@pytest.mark.parametrize("events", [EVENTS, EVENTS_LONG])
 def test_events_redelivered_through_two_kills_count_once(
     services: Services, program: Program, events: int
 ) -> None:

@@ -50,6 +50,7 @@ def test_a_flushed_redis_is_counted_again_and_never_answered_in_part(
     run(go())
 
 
+@pytest.mark.long
 def test_a_redis_that_lost_its_last_writes_makes_the_worker_rewind(
     services: Services, settings: Settings
 ) -> None:

@@ -229,7 +229,7 @@ def test_status_shows_what_is_there(command: Command) -> None:
         "topic", "log", "lag", "historyLag", "waitingMs", "visible", "partitions",
         "lostOffsets", "logChanges", "tenants", "sizes", "errors", "at", "attention", "rebuilds",
         "failedRebuilds", "counterGaps", "historyGaps", "historyGapOffsets", "deadLetters",
-        "newestDeadLetterAt",
+        "newestDeadLetterAt", "quarantined", "newestQuarantinedAt",
     ]  # fmt: skip
     assert len(state["partitions"]) == PARTITIONS
     assert sum(partition["end"] for partition in state["partitions"]) == 10
