@@ -210,6 +210,16 @@ class PartitionProgress(NamedTuple):
     """Rate of counting in the last seconds; None = the worker does not report it."""
 
 
+class Floor(NamedTuple):
+    """A worker's report on one partition, for the creation of new tenants."""
+
+    offset: int
+    """Below it all events are counted, and their tenants have counters."""
+    end_offset: int | None
+    instance: str
+    """The store's instance when the worker's session began; see `CounterStore.instance`."""
+
+
 class LogChange(NamedTuple):
     """A topic was recreated or truncated."""
 
@@ -332,8 +342,12 @@ class CounterStore(CounterReader, Protocol):
         """Yield what each tenant's active generation, if it has one, has counted of the topic."""
         ...
 
-    async def reported(self, topic_id: str) -> Mapping[int, PartitionProgress]:
-        """Return the workers' last report on each partition."""
+    async def floors(self, topic_id: str) -> Mapping[int, Floor]:
+        """Return partition -> what its worker reported last for the creation of new tenants."""
+        ...
+
+    async def instance(self) -> str:
+        """Return an id that changes when the store restarts, and may have lost its last writes."""
         ...
 
     async def first_watermarks(self, generation: Generation, topic_id: str) -> Mapping[int, int]:

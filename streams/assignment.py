@@ -55,6 +55,18 @@ class Consumer(Protocol):
         ...
 
 
+class Reports(Protocol):
+    """What a start asks of the reports (see `streams.progress`)."""
+
+    def forget_reported(self) -> None:
+        """Forget the offsets reported before: reading may start below them."""
+        ...
+
+    def begin_session(self, instance: str) -> None:
+        """Report of the session that begins; `instance`: that of Redis before it was asked."""
+        ...
+
+
 @dataclasses.dataclass
 class CurrentTopic:
     """The incarnation of the interactions topic that is read now."""
@@ -82,9 +94,10 @@ class StartOffsets:
         lost_offsets: LostOffsets,
         note_uncounted: Callable[[str], Awaitable[None]],
         rewinder: Rewinder,
-        forget_reported: Callable[[], None],
+        progress: Reports,
+        instance: Callable[[], Awaitable[str]],
     ) -> None:
-        """`forget_reported` is called before reading starts: the offsets reported are old.
+        """`progress` is told when a session begins; `instance` returns that of Redis.
 
         `note_uncounted(topic_id)`: see `streams.replaced_topics`.
         """
@@ -100,7 +113,8 @@ class StartOffsets:
         self._lost_offsets = lost_offsets
         self._note_uncounted = note_uncounted
         self._rewinder = rewinder
-        self._forget_reported = forget_reported
+        self._progress = progress
+        self._instance = instance
 
     async def find(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Return the offset to read each partition from, and start a read session there.
@@ -112,13 +126,14 @@ class StartOffsets:
         self._arrivals.suspend()
         await self._pipeline.abandon()
         self._rewinder.session_starts()
-        self._forget_reported()
+        self._progress.forget_reported()
         settings = self._settings
         found = await retry("kafka", describe_topic, settings, settings.interactions_topic)
         topic_id = found.topic_id
         self._topic.topic_id, self._topic.partitions = topic_id, found.partitions
         await retry("counters", self._dead_letters.assign, topic_id, partitions)
         earliest = await retry("kafka", self._consumer().earliest, found.partitions)
+        instance = await retry("counters", self._instance)
         counted = await retry("counters", self._committer.counted, topic_id, earliest)
         stored = await self._stored(topic_id)
         gaps = await self._lost_offsets.note_before_start(
@@ -135,6 +150,7 @@ class StartOffsets:
             await self._history.start_session(topic_id, positions, gaps)
         self._arrivals.begin(partitions)
         await self._pipeline.assign(starts)
+        self._progress.begin_session(instance)
         logger.info("partitions assigned", topic_id=topic_id, starts=starts)
         return starts
 

@@ -54,8 +54,9 @@ class NewTenants:
                 tenant=tenant,
                 starts=starts,
             )
-        first = starts if is_lost else await self._first_offsets(topic_id, starts)
-        await self._store.create(
+        instance = await self._store.instance()
+        first = starts if is_lost else await self._first_offsets(topic_id, starts, instance)
+        generation = await self._store.create(
             tenant,
             day=Calendar(zone).day_of(self._now_ms()),
             timezone=zone,
@@ -65,20 +66,25 @@ class NewTenants:
                 for partition, offset in first.items()
             ],
         )
+        if await self._store.instance() != instance:  # what was lost may be of this tenant
+            await self._store.mark_evicted(generation, self._now_ms())
 
-    async def _first_offsets(self, topic_id: str, starts: Mapping[int, int]) -> Mapping[int, int]:
+    async def _first_offsets(
+        self, topic_id: str, starts: Mapping[int, int], instance: str
+    ) -> Mapping[int, int]:
         """Return, by partition, an offset below which a tenant without counters has no event.
 
         A worker creates the counters of all tenants of a slice before it counts any of it, so that
-        is every offset to which a worker has counted. The start of this session, which may be long
-        ago, would send a worker that has restarted since back to it.
+        is every offset to which a worker has counted, unless the store has lost counters since: a
+        report of a session that began with another instance is not used. The start of this session,
+        which may be long ago, would send a worker that has restarted since back to it.
         """
         offsets = dict(starts)
-        for partition, progress in (await self._store.reported(topic_id)).items():
-            start, end = starts.get(partition), progress.end_offset
-            if start is None:
+        for partition, floor in (await self._store.floors(topic_id)).items():
+            start = starts.get(partition)
+            if start is None or floor.instance != instance:
                 continue
-            was_truncated = end is not None and end < start  # since the session began
-            offset = progress.next_offset
-            offsets[partition] = offset if was_truncated else max(start, offset)
+            # A partition that ends before the start was truncated since the session began.
+            was_truncated = floor.end_offset is not None and floor.end_offset < start
+            offsets[partition] = floor.offset if was_truncated else max(start, floor.offset)
         return offsets

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from store import metrics
-from store.counters import PartitionProgress
+from store.counters import Floor, PartitionProgress
 from store.redis.counters import RedisCounters
 from streams.arrival_watermarks import ArrivalWatermarks
 from streams.assignment import Consumer, CurrentTopic
@@ -73,12 +73,19 @@ class ProgressReporter:
         self._now_ms = now_ms
         self._on_behind = on_behind
         self._instance = ""
+        self._session_instance = ""
+        """Empty: counters may be lacking, so no floor is reported."""
         self._reported: dict[int, int] = {}
         self._rates = CountingRates()
 
     def forget_reported(self) -> None:
         """Forget the reported offsets, before a read session may start below them."""
         self._reported = {}
+        self._session_instance = ""
+
+    def begin_session(self, instance: str) -> None:
+        """Report floors again. `instance`: that of Redis before the session read its counters."""
+        self._session_instance = instance
 
     async def report(self) -> None:
         """Write offsets, ends, freshness and arrival watermarks to Redis."""
@@ -105,6 +112,11 @@ class ProgressReporter:
         await self._counters.reports.report_arrivals(
             self._topic.topic_id, self._arrivals.update(at_ms, self._pipeline.positions, ends)
         )
+        if instance := self._session_instance:
+            await self._counters.report_floors(
+                self._topic.topic_id,
+                {p.partition: Floor(p.next_offset, p.end_offset, instance) for p in progress},
+            )
         self._reported = {p.partition: p.next_offset for p in progress}
 
     async def report_rebuilds(self) -> None:
@@ -144,5 +156,5 @@ class ProgressReporter:
             gone -= removed.keys()
         if gone or lost or (self._instance and instance != self._instance):
             self._on_behind(RewindRequired("Redis was replaced or lost commits"))
-            self._reported = {}
+            self.forget_reported()
         self._instance = instance

@@ -223,7 +223,8 @@ class Worker:
             lost_offsets=self.lost_offsets,
             note_uncounted=partial(note_uncounted, self.stores.counters, self.stores.writer),
             rewinder=self.rewinder,
-            forget_reported=self.progress.forget_reported,
+            progress=self.progress,
+            instance=self.stores.counters.instance,
         )
         self.idle_rejoin = IdleRejoin(self.topic, self.pipeline, self.consumer)
 

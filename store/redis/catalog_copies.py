@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,14 +24,19 @@ class RedisCatalogCopies:
         self._keys = Keys(prefix)
 
     async def read(self, tenants: Sequence[str]) -> Mapping[str, CountingRules]:
-        """Return the copies that exist."""
+        """Return the copies that exist and that this version can read."""
         async with redis_errors():
             pipeline = self._client.pipeline(transaction=False)
             for tenant in tenants:
                 pipeline.get(self._keys.rules(tenant))
             values = await pipeline.execute() if tenants else []
-        found = (_decode(value) for value in values if value is not None)
-        return {rules.tenant: rules for rules in found}
+        found = {}
+        for value in values:
+            if value is not None:
+                with contextlib.suppress(msgspec.MsgspecError):
+                    rules = _decode(value)
+                    found[rules.tenant] = rules
+        return found
 
     async def write(self, rules: Iterable[CountingRules]) -> None:
         """Write copies, replacing earlier ones."""

@@ -16,8 +16,8 @@ from store.counters import (
     Counted,
     Deltas,
     Duplicates,
+    Floor,
     Generation,
-    PartitionProgress,
     Refused,
     Rolled,
     TenantOverview,
@@ -27,6 +27,7 @@ from store.redis.active import active_counted, active_generations
 from store.redis.audit import AuditedCounters
 from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
+from store.redis.floors import read_floors, report_floors
 from store.redis.generations import RedisGenerations
 from store.redis.keys import GROUPING_CODES, watermark_field
 from store.redis.overview import overview
@@ -212,10 +213,17 @@ class RedisCounters(RedisGenerations):
         """Yield what each active generation has counted. Raises StoreUnavailable."""
         return active_counted(self._client, self._keys, tenants, topic_id)
 
-    async def reported(self, topic_id: str) -> Mapping[int, PartitionProgress]:
-        """Return the workers' last report on each partition."""
-        progress = await self.reports.progress()
-        return {each.partition: each for each in progress if each.topic_id == topic_id}
+    async def floors(self, topic_id: str) -> Mapping[int, Floor]:
+        """Return partition -> floor, as reported last. Raises StoreUnavailable."""
+        return await read_floors(self._client, self._keys, topic_id)
+
+    async def report_floors(self, topic_id: str, floors: Mapping[int, Floor]) -> None:
+        """Store partition -> floor, replacing the previous ones. Raises StoreUnavailable."""
+        await report_floors(self._client, self._keys, topic_id, floors)
+
+    async def instance(self) -> str:
+        """Return the instance of Redis; see `RedisReports.instance`."""
+        return await self.reports.instance()
 
     async def overview(self) -> list[TenantOverview]:
         """Return the state of every tenant's generation. Raises StoreUnavailable."""

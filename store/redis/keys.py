@@ -127,6 +127,11 @@ class Keys(NamedTuple):
         return f"{self.prefix}:rates"
 
     @property
+    def floors(self) -> str:
+        """Hash: `<topic id>:<partition>` -> `offset,end offset,instance`; see `Floor`."""
+        return f"{self.prefix}:floors"
+
+    @property
     def arrivals(self) -> str:
         """Hash: `<topic id>:<partition>` -> arrival watermark in ms; 0 = unknown."""
         return f"{self.prefix}:arrivals"

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
-from store.counters import Generation, PartitionProgress
+from store.counters import Floor, Generation
 from store.records import CounterPage, Event
 from store.settings import Settings
 from store.windows import DAY_MS
@@ -91,6 +91,13 @@ def test_a_generation_behind_in_one_partition_is_noticed_in_another(
     with_stores(redis_url, database_url, go)
 
 
+async def report(stores: Stores, offsets: Mapping[int, int], end: int | None = None) -> None:
+    """Report that the workers have counted to these offsets, as they do twice a second."""
+    instance = await stores.counters.instance()
+    floors = {p: Floor(offset, end, instance) for p, offset in offsets.items()}
+    await stores.counters.report_floors(LOG, floors)
+
+
 def test_a_new_tenant_sends_no_worker_back(redis_url: str, database_url: str) -> None:
     """Its watermarks begin where the workers are now, not where its creator's session began."""
 
@@ -102,9 +109,7 @@ def test_a_new_tenant_sends_no_worker_back(redis_url: str, database_url: str) ->
         before = some_events(3_000)
         await creator.commit("acme", 0, sourced(*before[:10]), 10)
         await other.commit("acme", 1, sourced(*before[10:]), 2_990)
-        await stores.counters.reports.report_progress(
-            [PartitionProgress(LOG, 0, 10, 11, NOW_MS), PartitionProgress(LOG, 1, 2_990, 2_990, 0)]
-        )
+        await report(stores, {0: 10, 1: 2_990})
         await start_session(other, earliest)
         first, second = (make_event(tenant="new", customer=f"C-{n}") for n in range(2))
         await creator.commit("new", 0, sourced(first, first=10), 11)
@@ -121,7 +126,7 @@ def test_a_copy_counts_where_the_first_one_was_rejected(redis_url: str, database
 
     async def go(stores: Stores) -> None:
         committer = committer_of(stores)
-        await stores.counters.reports.report_progress([PartitionProgress(LOG, 0, 7, 7, NOW_MS)])
+        await report(stores, {0: 7})
         committer.start_session(LOG, {0: 0})
         first, second = some_events(2)
         batch = sourced(first, second, first=5) + sourced(first, second, first, first=7)
@@ -146,9 +151,7 @@ def test_a_tenant_whose_creation_was_lost_is_not_complete(
         await workers[1].commit("acme", 1, [], 11)
         await workers[0].commit("new", 0, sourced(make_event(tenant="new")), 11)
         assert (await active(stores, "new")).complete
-        await stores.counters.reports.report_progress(
-            [PartitionProgress(LOG, p, 11, 11, NOW_MS) for p in (0, 1)]
-        )
+        await report(stores, {0: 11, 1: 11})
         keys = await stores.client.keys("is:{new/0}:*")
         await stores.client.delete(*keys)
         first = 0 if by_creator else 1
@@ -168,6 +171,21 @@ async def active(stores: Stores, tenant: str) -> Generation:
     return generation
 
 
+def test_a_floor_of_another_instance_is_not_trusted(redis_url: str, database_url: str) -> None:
+    """Redis has restarted since, and may have lost the tenant's counters below it."""
+
+    async def go(stores: Stores) -> None:
+        committer = committer_of(stores)
+        await stores.counters.report_floors(LOG, {0: Floor(7, 7, "another")})
+        committer.start_session(LOG, {0: 0})
+        first, second = some_events(2)
+        await committer.commit("acme", 0, sourced(first), 1)
+        await committer.commit("acme", 0, sourced(second, first=7), 8)
+        await assert_counts(stores.counters, [first, second], TODAY)
+
+    with_stores(redis_url, database_url, go)
+
+
 def test_a_new_tenant_begins_where_a_partition_was_truncated(
     redis_url: str, database_url: str
 ) -> None:
@@ -181,7 +199,7 @@ def test_a_new_tenant_begins_where_a_partition_was_truncated(
         await other.commit("acme", 1, [], 5)
         await start_session(creator, earliest)
         await other.reset(0, 5, 10)
-        await stores.counters.reports.report_progress([PartitionProgress(LOG, 0, 5, 10, NOW_MS)])
+        await report(stores, {0: 5}, end=10)
         event = sourced(make_event(tenant="new"), first=5)
         with pytest.raises(RewindRequired):
             await creator.commit("new", 1, event, 6)

@@ -9,7 +9,9 @@ import pytest
 from store.catalog_document import CatalogDocument, OutcomeTypeItem
 from store.postgres.catalog import import_catalog, load_rules, load_stamps
 from store.postgres.pool import make_pool
-from store.records import SYSTEM_OUTCOME_TYPES
+from store.records import SYSTEM_OUTCOME_TYPES, CountingRules
+from store.redis.catalog_copies import RedisCatalogCopies
+from store.redis.keys import Keys
 from store.settings import Settings
 from tests.support.events import make_event
 from tests.support.pipeline_fixture import open_pipeline, values_of
@@ -42,6 +44,15 @@ async def test_rules_and_stamps_follow_the_catalog(settings: Settings) -> None:
             await connection.execute("DELETE FROM tenants WHERE tenant_id = 'a'")
         await import_catalog(pool, CatalogDocument(tenant="a", timezone="Asia/Kolkata"))
         assert await load_stamps(pool, ["a"]) != {"a": stamps["a"]}
+
+
+async def test_a_copy_that_cannot_be_read_is_none(settings: Settings) -> None:
+    async with open_pipeline(settings) as fixture:
+        copies = RedisCatalogCopies(fixture.counters._client, settings.redis_prefix)
+        rules = CountingRules("a", "UTC", frozenset({"click"}), "1")
+        await copies.write([rules])
+        await fixture.counters._client.set(Keys(settings.redis_prefix).rules("b"), b"\xc1")
+        assert await copies.read(["a", "b", "c"]) == {"a": rules}
 
 
 async def test_a_worker_counts_known_tenants_while_postgres_is_away(

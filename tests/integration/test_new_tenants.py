@@ -24,7 +24,7 @@ from tests.support.worker_fixture import make_events, now_ms
 pytestmark = pytest.mark.anyio
 BATCH = 4
 #: Calls of the creator that the other worker comes in front of, and None: it comes last.
-STEPS = ("active_counted", "reported", "create", "commit", None)
+STEPS = ("active_counted", "floors", "create", "commit", None)
 
 
 @contextlib.asynccontextmanager

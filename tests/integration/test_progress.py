@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from store.counters import Activated, Generation, PartitionProgress
+from store.counters import Activated, Floor, Generation, PartitionProgress
 from store.offsets import Gap
 from store.records import StoreUnavailable
 from store.redis.counters import RedisCounters
@@ -85,13 +85,19 @@ async def test_no_arrival_watermark_is_reported_once_redis_is_known_to_be_behind
 ) -> None:
     """The records that Redis lost are read again: identities of their time are still needed."""
     before_ms = now_ms()
+    reporter.progress.begin_session("one")
     await reporter.progress.report()
     assert (await reporter.reports.arrivals(reporter.topic_id))[0] >= before_ms
+    floors = {0: Floor(END, END, "one")}
+    assert await reporter.pipeline.counters.floors(reporter.topic_id) == floors
     await reporter.reports.report_progress(
         [PartitionProgress(reporter.topic_id, 0, END - 7, END, now_ms())]
     )
+    await reporter.pipeline.counters.report_floors(reporter.topic_id, {0: Floor(0, 0, "")})
     await reporter.progress.report()
     assert await reporter.reports.arrivals(reporter.topic_id) == {0: 0}
+    floors = {0: Floor(0, 0, "")}
+    assert await reporter.pipeline.counters.floors(reporter.topic_id) == floors, "none is written"
 
     async def rewound() -> bool:
         return reporter.consumer.seeks == 1

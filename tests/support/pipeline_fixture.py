@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from store.counters import PartitionProgress
+from store.counters import Floor, PartitionProgress
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool, make_pool
 from store.records import Event
@@ -142,6 +142,8 @@ class PipelineFixture:
         position = self.pipeline.positions[self.partition]
         progress = PartitionProgress(self.topic_id, self.partition, position, position, now_ms())
         await self.counters.reports.report_progress([progress])
+        floor = Floor(position, position, await self.counters.instance())
+        await self.counters.report_floors(self.topic_id, {self.partition: floor})
 
     def submit(self, number: int, values: Sequence[bytes]) -> None:
         """Submit `values` as batch `number` of batches of this length."""
