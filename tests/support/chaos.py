@@ -77,6 +77,7 @@ class ChaosRun:
             )
             check = ChaosCheck(self.settings, self.stream, self.say)
             await check.wait_until_counted(self._supervise, timeout_s=self.plan.catch_up_s)
+            await check.wait_until_complete()
             await check.compare()
             outcomes = await account(self.settings)
             self._poison_producer.check(outcomes)
@@ -87,14 +88,16 @@ class ChaosRun:
         except BaseException:
             for worker in self.workers:
                 self.say(f"--- {worker.name}\n{worker.log_tail()}")
+            self.say(f"the workers' logs stay in {self.folder}")
             raise
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
         finally:
             for worker in self.workers:
                 worker.signal(signal.SIGCONT)
                 worker.kill()
             for service in self.services[1:]:
                 revive(service)
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     # ---- production
 

@@ -65,6 +65,28 @@ class ChaosCheck:
             )
         self.say(f"caught up after {time.monotonic() - started_s:.1f} s")
 
+    async def wait_until_complete(self, timeout_s: float = 60.0) -> None:
+        """Wait until the counters of every tenant are complete.
+
+        Those that were created while PostgreSQL was unavailable begin incomplete. They are complete
+        once the watermarks of tenants without events have moved, which takes some rounds.
+        """
+        started_s = time.monotonic()
+        async with open_counters(self.settings, timeout_s=5) as counters:
+
+            async def complete() -> bool:
+                lacking = {}
+                for tenant in await counters.tenants():
+                    generation = await counters.generation(tenant)
+                    if generation is None or not generation.complete:
+                        missing = None if generation is None else await counters.missing(generation)
+                        lacking[tenant] = missing
+                assert not lacking, lacking
+                return True
+
+            await eventually_async(complete, timeout_s=timeout_s, message="complete counters")
+        self.say(f"complete after {time.monotonic() - started_s:.1f} s")
+
     async def compare(self) -> None:
         """Raise AssertionError unless counters, history and a plain count are equal.
 
