@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 from store.offsets import Gap
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatch, CommitBatchBuilder
+from streams.commit_batch_size import SliceSize, slices
 from streams.dead_letters.record import DeadLetterSink
 from streams.history_session import HistoryBatch
 from streams.history_sink import HistorySink
 from streams.isolation import Isolation
 from streams.partition_queue import PartitionQueue
 from streams.retry import retry
-from streams.slices import SliceSize, slices
 from streams.tenant_commits import TenantCommits
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.slices import COMMITS_PER_SLICE_MAX, SliceSize, slices
+from streams.commit_batch_size import COMMITS_PER_SLICE_MAX, SliceSize, slices
 
 
 def test_one_tenant_has_one_commit_per_slice() -> None:
