@@ -20,6 +20,7 @@ from store.counters import (
 )
 from store.offsets import Gap
 from store.records import StoreUnavailable
+from store.redis.active import active_generations
 from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import gap_field, watermark_field
 from store.redis.old_generations import RedisOldGenerations
@@ -40,23 +41,9 @@ class RedisGenerations(RedisOldGenerations):
 
     async def generation(self, tenant: str) -> Generation | None:
         """Return the tenant's active generation, or None if it has none."""
-        async with redis_errors():
-            active = await self._client.get(self._keys.active(tenant))
-            if active is None:
-                return None
-            meta = await self._client.hmget(
-                self._keys.meta(tenant, int(active)), ["day", "timezone", "complete", "rolled"]
-            )
-        if meta[0] is None:
-            return None
-        return Generation(
-            tenant=tenant,
-            number=int(active),
-            day=int(meta[0]),
-            timezone=meta[1].decode(),
-            complete=meta[2] == b"1",
-            rolled=int(meta[3]),
-        )
+        async for generation in active_generations(self._client, self._keys, [tenant]):
+            return generation
+        return None
 
     async def refused(self, tenants: Sequence[str], tenants_max: int) -> Sequence[str]:
         """Return the new tenants beyond `tenants_max`; reserve a slot for the others."""
