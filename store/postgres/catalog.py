@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -104,15 +103,7 @@ async def load_rules(pool: Pool, tenants: Sequence[str]) -> dict[str, CountingRu
     A tenant that never registered anything has the default rules. Takes two queries.
     """
     async with transaction(pool, read_only=True, snapshot=True) as connection:
-        cursor = await connection.execute(
-            "SELECT tenant_id, timezone, version, created_at FROM tenants"
-            " WHERE tenant_id = ANY(%s)",
-            (list(tenants),),
-        )
-        registered = {
-            tenant: (timezone, _stamp(version, created_at))
-            for tenant, timezone, version, created_at in await cursor.fetchall()
-        }
+        registered = await _registered(connection, tenants)
         cursor = await connection.execute(
             "SELECT tenant_id, key FROM outcome_types WHERE tenant_id = ANY(%s)",
             ([*tenants, SYSTEM_TENANT],),
@@ -132,15 +123,20 @@ async def load_rules(pool: Pool, tenants: Sequence[str]) -> dict[str, CountingRu
 async def load_stamps(pool: Pool, tenants: Sequence[str]) -> dict[str, str]:
     """Return tenant -> stamp, of those that have a catalog. Raises StoreUnavailable."""
     async with transaction(pool, read_only=True) as connection:
-        cursor = await connection.execute(
-            "SELECT tenant_id, version, created_at FROM tenants WHERE tenant_id = ANY(%s)",
-            (list(tenants),),
-        )
-        return {tenant: _stamp(version, at) for tenant, version, at in await cursor.fetchall()}
+        registered = await _registered(connection, tenants)
+    return {tenant: stamp for tenant, (_, stamp) in registered.items()}
 
 
-def _stamp(version: int, created_at: datetime) -> str:
-    return f"{version} {created_at.timestamp():.6f}"
+async def _registered(connection: Connection, tenants: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return tenant -> (time zone, stamp), of those that have a catalog."""
+    cursor = await connection.execute(
+        "SELECT tenant_id, timezone, version, created_at FROM tenants WHERE tenant_id = ANY(%s)",
+        (list(tenants),),
+    )
+    return {
+        tenant: (timezone, f"{version} {created_at.timestamp():.6f}")
+        for tenant, timezone, version, created_at in await cursor.fetchall()
+    }
 
 
 async def import_catalog(
