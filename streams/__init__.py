@@ -5,7 +5,7 @@ An event passes through these files, in this order:
 - `kafka.consumer`: fetches the records of one partition as one `Batch`
 - `partition_queue`: holds the batches that wait for the partition's task
 - `pipeline`: one task per partition; decodes, sends dead letters, commits, stores
-- `commit_batch_size`: how many records of a batch it takes at once
+- `commit_batch_size`: how many records of a batch become one commit batch
 - `commit_batch`, `decode`: turn records into events, and reject what must not be counted
 - `dead_letters`: sends rejected records to the dead-letter topic
 - `aggregate`: sums the events of one tenant

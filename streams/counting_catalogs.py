@@ -1,8 +1,8 @@
 """What counting needs of the tenants' catalogs, for thousands of tenants.
 
 Counting never waits for the catalog of a tenant that is known. `refresh` learns of all changes by
-one query. A tenant that is not known yet is loaded, together with the others of its slice; while
-the source is away, a copy serves that workers keep beside the counters.
+one query. A tenant that is not known yet is loaded, together with the others of its commit
+batch. While the source is unavailable, the copies that workers keep beside the counters are used.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from store.postgres.catalog import load_rules, load_stamps
 from store.postgres.pool import Pool, bounded
 from store.records import CountingRules, StoreUnavailable
 
-#: Minimum time between two loads of a catalog that lacks a type, and between attempts to reach a
-#: source that is away.
+#: Minimum time between two loads of a catalog that lacks a type, and between attempts to reach an
+#: unavailable source.
 RETRY_S: Final = 1.0
 #: How long counting waits for the source where it can do without.
 SOURCE_WAIT_S: Final = 1.0
@@ -95,12 +95,12 @@ class CountingCatalogs:
         """Start of the last refresh: what was loaded before it and not old then, is as of then."""
         self._forced_s: dict[str, float] = {}
         self._forcing = asyncio.Lock()
-        self._away_until_s = -math.inf
+        self._unavailable_until_s = -math.inf
 
     async def rules(self, tenants: Collection[str]) -> dict[str, CountingRules]:
         """Return the rules of each tenant as they are known. Raises StoreUnavailable.
 
-        It is raised where the source is away and a tenant is neither known nor has a copy.
+        It is raised if the source is unavailable and a tenant is neither known nor has a copy.
         """
         found = {t: self._entries[t].rules for t in tenants if t in self._entries}
         if missing := [tenant for tenant in tenants if tenant not in found]:
@@ -110,25 +110,25 @@ class CountingCatalogs:
     async def fresh_rules(self, tenants: Collection[str]) -> dict[str, CountingRules]:
         """Return the current rules, loaded again at most once per RETRY_S for each tenant.
 
-        Callers at the same time share a load. The known rules while the source is away. Raises
-        StoreUnavailable as `rules` does.
+        Callers at the same time share a load. While the source is unavailable, the known rules
+        are returned. Raises StoreUnavailable as `rules` does.
         """
         async with self._forcing:
             now_s = self._monotonic()
             due = [t for t in tenants if now_s - self._forced_s.get(t, -math.inf) >= RETRY_S]
-            if due and now_s >= self._away_until_s:
+            if due and now_s >= self._unavailable_until_s:
                 self._forced_s = {t: at for t, at in self._forced_s.items() if now_s - at < RETRY_S}
                 self._forced_s |= dict.fromkeys(due, now_s)
                 try:
                     await self._load(due, SOURCE_WAIT_S)
                 except StoreUnavailable:
-                    self._away_until_s = self._monotonic() + RETRY_S
+                    self._unavailable_until_s = self._monotonic() + RETRY_S
         return await self.rules(tenants)
 
     async def confirmed_rules(self, tenants: Collection[str]) -> dict[str, CountingRules]:
         """Return the rules as the source had them at most RETRY_S ago.
 
-        Raises StoreUnavailable while the source is away, also for tenants that are known.
+        Raises StoreUnavailable while the source is unavailable, also for tenants that are known.
         """
         old = [t for t in tenants if self._monotonic() - self._checked_s(t) >= RETRY_S]
         loaded = await self._load(old, LOAD_TIMEOUT_S) if old else {}
@@ -156,7 +156,7 @@ class CountingCatalogs:
         if not tenants:
             return
         stamps = await bounded(self._source.stamps(tenants), LOAD_TIMEOUT_S)
-        self._away_until_s = -math.inf
+        self._unavailable_until_s = -math.inf
         changed = []
         for tenant in tenants:
             entry = self._entries.get(tenant)
@@ -174,13 +174,12 @@ class CountingCatalogs:
             await self.keep_copies(copied)
 
     async def _load_or_copy(self, tenants: Sequence[str]) -> dict[str, CountingRules]:
-        found: dict[str, CountingRules] = {}
-        if self._monotonic() >= self._away_until_s:
+        if self._monotonic() >= self._unavailable_until_s:
             try:
                 return await self._load(tenants, SOURCE_WAIT_S)
             except StoreUnavailable:
-                self._away_until_s = self._monotonic() + RETRY_S
-        found |= await self._copies.read(tenants)
+                self._unavailable_until_s = self._monotonic() + RETRY_S
+        found = dict(await self._copies.read(tenants))
         for rules in found.values():
             self._keep(rules, -math.inf)
         if waiting := [tenant for tenant in tenants if tenant not in found]:

@@ -74,10 +74,10 @@ class NewTenants:
     ) -> Mapping[int, int]:
         """Return, by partition, an offset below which a tenant without counters has no event.
 
-        A worker creates the counters of all tenants of a slice before it counts any of it, so that
-        is every offset to which a worker has counted, unless the store has lost counters since: a
-        report of a session that began with another instance is not used. The start of this session,
-        which may be long ago, would send a worker that has restarted since back to it.
+        A worker creates the counters of all tenants of a commit batch before it counts any of it.
+        So that is every offset to which a worker has counted, unless the store has lost counters
+        since: a report of a session that began with another instance is not used. The start of this
+        session, which may be long ago, would send a worker that has restarted since back to it.
         """
         offsets = dict(starts)
         for partition, floor in (await self._store.floors(topic_id)).items():

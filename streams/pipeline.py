@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from store.offsets import Gap
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatch, CommitBatchBuilder
-from streams.commit_batch_size import SliceSize, slices
+from streams.commit_batch_size import CommitBatchSize, split_batch
 from streams.dead_letters.record import DeadLetterSink
 from streams.history_session import HistoryBatch
 from streams.history_sink import HistorySink
@@ -67,7 +67,7 @@ class Pipeline:
         self._on_lost = on_lost
         self._on_failure = on_failure
         self._queues: dict[int, PartitionQueue] = {}
-        self._slice_sizes: dict[int, SliceSize] = {}
+        self._commit_batch_sizes: dict[int, CommitBatchSize] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.positions: dict[int, int] = {}
         """Partition -> offset below which everything is counted."""
@@ -77,7 +77,7 @@ class Pipeline:
         """Begin with these partitions, each at its offset, and with no others."""
         await self.abandon()
         self.positions = dict(starts)
-        self._slice_sizes = {p: SliceSize(self._commit_events_max) for p in starts}
+        self._commit_batch_sizes = {p: CommitBatchSize(self._commit_events_max) for p in starts}
         for partition in starts:
             self._queues[partition] = PartitionQueue(
                 batch_bytes=self._queue_bytes, batches=self._queue_batches
@@ -153,10 +153,10 @@ class Pipeline:
             await self._on_lost(gaps[0])
         committing: asyncio.Task[None] | None = None
         try:
-            slice_size = self._slice_sizes[partition]
-            for records in slices(batch.records, slice_size):
+            batch_size = self._commit_batch_sizes[partition]
+            for records in split_batch(batch.records, batch_size):
                 commit_batch = await self._builder.build(partition, records)
-                slice_size.note([len(events) for events in commit_batch.events.values()])
+                batch_size.note([len(events) for events in commit_batch.events.values()])
                 if committing is not None:
                     await committing
                 is_last = commit_batch.next_offset == batch.next_offset
@@ -195,12 +195,7 @@ class Pipeline:
         )
         self.positions[partition] = batch.next_offset
         uncounted = set().union(*failed)
-        events = [
-            e
-            for of_tenant in batch.events.values()
-            for e in of_tenant
-            if not uncounted or e.offset not in uncounted
-        ]
+        events = [e for of in batch.events.values() for e in of if e.offset not in uncounted]
         events += batch.of_removed
         events.sort(key=lambda e: e.offset)
         await self._history.put(

@@ -1,4 +1,4 @@
-"""Commits of the tenants of a slice, a bounded number at once."""
+"""Commits of the tenants of a commit batch, a bounded number at once."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class TenantCommits:
         events: Sequence[SourcedEvent],
         next_offset: int,
     ) -> set[int]:
-        """Commit the tenant's events of a slice, usually at once.
+        """Commit the tenant's events of a commit batch, usually at once.
 
-        An event on which the program fails becomes a dead letter. Returns the offsets of these.
+        An event on which the program fails becomes a dead letter. Return the offsets of these.
         """
         failed: set[int] = set()
 

@@ -1,4 +1,4 @@
-"""Copies of what counting needs of the catalogs, for workers that start while Postgres is away."""
+"""Copies of what counting needs of the catalogs, for workers that start without Postgres."""
 
 from __future__ import annotations
 

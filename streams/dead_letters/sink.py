@@ -288,8 +288,8 @@ class KafkaDeadLetterSink:
 def is_sent_late(info: DeadLetterInfo) -> bool:
     """Return whether the dead letter may be behind those of later offsets.
 
-    A record on which the program fails is found when its slice is committed: by then all other
-    dead letters of the slice are sent.
+    A record on which the program fails is found when its commit batch is committed: by then all
+    other dead letters of the commit batch are sent.
     """
     late = Reason.UNPROCESSABLE
     is_stub = info.reason == Reason.UNSENDABLE and info.detail.startswith(f"{late}: ")

@@ -87,7 +87,7 @@ class FetchThrottle:
 
     Each fetch costs milliseconds on both sides, for one event as for hundreds; records that arrive
     meanwhile come with the next fetch. The request is delayed, not its answer: the records in it
-    would be old before they are processed. `clock_s` and `sleep` are the time that it goes by.
+    would be old before they are processed. `clock_s` (in s) and `sleep` may be those of a test.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class TopicSettings(NamedTuple):
     replicas: int
     """Of the partition that has the fewest."""
     configs: Mapping[str, str]
-    """Settings by name, of those in _NAMES. One that the broker does not tell is missing."""
+    """Settings by name, of those in _NAMES. One that the broker does not report is missing."""
 
 
 def weaknesses(events: TopicSettings, dead_letters: TopicSettings, settings: Settings) -> list[str]:

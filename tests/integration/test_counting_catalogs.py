@@ -86,7 +86,7 @@ async def test_a_worker_counts_known_tenants_while_postgres_is_away(
                 return "wait for it: never-seen" in str(found[0])
 
             await eventually_async(waits, message="the error that says what waits")
-            assert fixture.pipeline.positions[0] == 200, "a slice is counted as a whole"
+            assert fixture.pipeline.positions[0] == 200, "a commit batch is counted as a whole"
             await asyncio.to_thread(services.postgres.start)
 
             async def all_counted() -> bool:

@@ -154,7 +154,7 @@ async def test_records_sent_before_a_failure_in_their_batch_are_not_sent_again(
 async def test_a_record_on_which_the_program_fails_is_sent_after_later_ones(
     settings: Settings, topic_id: str
 ) -> None:
-    """It is found while its slice is committed, when the dead letters of the slice are sent."""
+    """It is found while its commit batch is committed, after the other dead letters are sent."""
     settings = settings.model_copy(update={"commit_batch_events": 5})
     (failed,) = rejected_records(3)
     failed = failed._replace(rejection=unprocessable(ValueError("of a test")))
