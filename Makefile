@@ -1,6 +1,8 @@
 # make up        everything on this machine, with a catalog and live traffic; Ctrl-C stops it
 # make test      the tests, on servers that they start; long runs by a small case only
 # make test-all  the tests and all long runs
+# make bench     the project beside other systems; writes docs/benchmarks.md (needs a JDK 17 and Maven)
+# make secrets   the secrets of docker-compose.yml, in ./secrets
 #
 # up takes PORT, DATA_DIR and ARGS (any options of `interaction-summary up`); test and test-all take
 # SERVICES (auto, wheels, docker, real), TEST_WORKERS (number of processes) and PYTEST_ARGS.
@@ -12,13 +14,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all test-long lint format types lock install chaos
+.PHONY: help up secrets test test-all test-long lint format types rules lock install chaos bench bench-java
 
 help:
 	@sed -n '/^$$/q; s/^#$$//; s/^# //; p' Makefile
 
 up: $(INSTALLED)
 	@exec $(BIN)/interaction-summary up --demo $(if $(PORT),--port $(PORT)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(ARGS)
+
+secrets:
+	@container/make-secrets
 
 # Each process has its own servers. Tests wait more than they compute: three processes used one of two
 # cores (495 s of processor time in 478 s), so there are four; more would only delay the tests that
@@ -49,6 +54,15 @@ chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos --seed $(SEED) --seeds $(SEEDS) --events $(EVENTS) \
 		--services $(CHAOS_SERVICES) $(CHAOS_ARGS)
 
+# The project beside other systems, one at a time: prints a table and writes docs/benchmarks.md. Leave
+# the machine alone meanwhile. BENCH_ARGS="--only ours-1,flink-heap --rounds 1" measures less.
+bench: $(INSTALLED)
+	$(BIN)/python -m bench.peers --page docs/benchmarks.md $(BENCH_ARGS)
+
+# The programs of the other systems in Java: they must compile.
+bench-java: $(INSTALLED)
+	$(BIN)/python -m bench.peers --compile
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,6 +74,10 @@ format: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+# The alert rules and their tests, in promtool (on Debian: apt install prometheus). Takes a minute.
+rules: $(INSTALLED)
+	$(BIN)/python -m tests.support.promtool
 
 # The lock files, for every supported Python and system: the project with its tests, and the image.
 # Needs uv (pip install uv).

@@ -2,10 +2,14 @@
 
 A request passes through these files in this order:
 
-1. `server`: the HTTP server, in one process or several that share a socket.
+1. `server`: the HTTP server, in one process or several that share a socket. `protocol`: limits on
+   the head of a request.
 2. `middleware`: request id, limits, log line, metrics, and the response to unexpected errors.
-3. `routes`: the summary endpoint; `system`: health, readiness and metrics.
-4. `access`: the tenant and role of the request.
+   `hosts`: which names and origins are of this machine.
+3. `routes`: the summary endpoint; `admin`: API keys and catalog, with bodies read by `body`;
+   `system`: health, readiness and metrics; `docs_page`: the page `/docs`.
+4. `access`: the tenant and role of the request. It uses `key_checker`, the active API keys in
+   memory, and `rate_limit`.
 5. `params`: the query parameters, parsed and checked.
 6. `reader`: the answer from the counters, or from history if the counters cannot give it. It uses
    `breaker`, the circuit breaker in front of the counters, and `guard`, which does not ask them
@@ -13,6 +17,6 @@ A request passes through these files in this order:
 7. `routes` again: the rows (`store.summary`), the JSON body and the headers. `lag` supplies the
    number of events not yet counted.
 
-`app` builds the application from these parts, `openapi` describes the endpoint, and `errors` has
-the one shape of all errors.
+`app` builds the application from these parts, `openapi` describes the endpoint, `errors` has the
+one shape of all errors, and `tracing` makes spans of requests and of what they read.
 """

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from store.logs import get_logger
-from store.records import CounterPage, CounterReader, Incomplete, Question
+from store.records import AccessRefused, CounterPage, CounterReader, Incomplete, Question
 
 logger = get_logger("api")
 
@@ -47,10 +47,19 @@ class GuardedCounters:
         self._is_known = True
 
     async def run(self) -> None:
-        """Refresh every INTERVAL_S seconds until cancelled."""
+        """Refresh every INTERVAL_S seconds until cancelled.
+
+        Logs once if Redis refuses the connection, which readers see only as answers of history.
+        """
+        was_refused = False
         while True:
             try:
                 await self.refresh()
+                was_refused = False
+            except AccessRefused as error:
+                if not was_refused:
+                    logger.error("Redis refuses the connection; history answers", error=str(error))
+                was_refused = True
             except Exception as error:
                 logger.debug("state of Redis unknown", cause=repr(error))
             await asyncio.sleep(INTERVAL_S)

@@ -1,6 +1,6 @@
 """Outermost ASGI layer: request id, limits, log line and metrics of every request.
 
-It also turns exceptions that no inner handler caught into a 500 response.
+It also turns exceptions that no inner handler caught into a 500 response, and answers HEAD as GET.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.body import BODY_BYTES_MAX
 from api.errors import error_response
+from api.hosts import is_loopback_authority, is_loopback_origin
 from store import metrics
+from store.api_keys import hide_keys
 from store.logs import get_logger
 
 logger = get_logger("api")
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
-#: No endpoint uses a body; a body up to this size is read and discarded, a larger one refused.
-BODY_BYTES_MAX: Final = 65_536
 BODY_WAIT_S: Final = 5.0
 #: Maximum number of concurrent requests; more would only wait for each other.
 REQUESTS_MAX: Final = 1_000
@@ -41,33 +42,49 @@ def request_id_of(scope: Scope) -> str:
 class RequestMiddleware:
     """ASGI middleware with one log line and one count per request, whatever its outcome."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, *, loopback_only: bool, body_paths: frozenset[tuple[str, str]]
+    ) -> None:
+        """Wrap `app`.
+
+        `loopback_only`: answer only requests to a loopback name, from no other site.
+        `body_paths`: method and path of the endpoints that read their body, with their own limit.
+        """
         self._app = app
+        self._loopback_only = loopback_only
+        self._body_paths = body_paths
         self._concurrent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":
+            # A copy: the server keeps its own, and sends no body for it.
+            scope = {**scope, "method": "GET"}
         state = scope.setdefault("state", {})
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID_HEADER, "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        usable = _REQUEST_ID.fullmatch(given) and hide_keys(given) == given
+        request_id = given if usable else secrets.token_hex(16)
         state["request_id"] = request_id
-        recorder = _ResponseRecorder(request_id, send)
+        recorder = _ResponseRecorder(request_id, state, send, no_body=method == "HEAD")
         self._concurrent += 1
         try:
             with structlog.contextvars.bound_contextvars(request_id=request_id):
                 await self._respond(scope, headers, receive, recorder)
         finally:
             self._concurrent -= 1
-            _record(scope, state, recorder)
+            _record(scope, method, state, recorder)
 
     async def _respond(
         self, scope: Scope, headers: Headers, receive: Receive, recorder: _ResponseRecorder
     ) -> None:
         try:
-            refusal = await self._check_limits(headers, receive, recorder.request_id)
+            refusal = self._check_origin(headers, recorder.request_id)
+            if refusal is None:
+                refusal = await self._check_limits(scope, headers, receive, recorder.request_id)
             if refusal is not None:
                 await refusal(scope, receive, recorder.send)
             else:
@@ -83,14 +100,34 @@ class RequestMiddleware:
             )
             await response(scope, receive, recorder.send)
 
+    def _check_origin(self, headers: Headers, request_id: str) -> Response | None:
+        """Return an error response if another site may have sent the request, else None."""
+        if not self._loopback_only:
+            return None
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not is_loopback_authority(hosts[0]):
+            return error_response(
+                421,
+                "with AUTH_MODE=open only requests to a loopback name are answered, such as "
+                "127.0.0.1 or localhost in the header Host",
+                request_id,
+            )
+        if not all(is_loopback_origin(origin) for origin in headers.getlist("origin")):
+            return error_response(
+                403, "with AUTH_MODE=open requests of pages of other sites are refused", request_id
+            )
+        return None
+
     async def _check_limits(
-        self, headers: Headers, receive: Receive, request_id: str
+        self, scope: Scope, headers: Headers, receive: Receive, request_id: str
     ) -> Response | None:
         """Return an error response if the request is refused, else None."""
         if self._concurrent > REQUESTS_MAX:
             return error_response(
                 503, "too many concurrent requests; try again", request_id, {"Retry-After": "1"}
             )
+        if (scope["method"], scope["path"]) in self._body_paths:
+            return None
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit():
             fits = len(length) < 12 and int(length) <= BODY_BYTES_MAX
@@ -106,18 +143,28 @@ class RequestMiddleware:
 
 
 class _ResponseRecorder:
-    """Send function of one response that adds the request id and records the status."""
+    """Send function of one response that adds headers and records the status."""
 
-    def __init__(self, request_id: str, send: Send) -> None:
+    def __init__(
+        self, request_id: str, state: dict[str, Any], send: Send, *, no_body: bool
+    ) -> None:
+        """Add the request id and `state["response_headers"]`; send no body with `no_body`."""
         self.request_id = request_id
         self.status = 0
         self.start_s = perf_counter()
+        self._state = state
         self._send = send
+        self._no_body = no_body
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(raw=message["headers"])[REQUEST_ID_HEADER] = self.request_id
+            headers = MutableHeaders(raw=message["headers"])
+            headers[REQUEST_ID_HEADER] = self.request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.update(self._state.get("response_headers", {}))
+        elif self._no_body and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
         await self._send(message)
 
 
@@ -136,7 +183,7 @@ async def _fits(receive: Receive) -> bool:
     return False
 
 
-def _record(scope: Scope, state: dict[str, Any], recorder: _ResponseRecorder) -> None:
+def _record(scope: Scope, method: str, state: dict[str, Any], recorder: _ResponseRecorder) -> None:
     seconds = perf_counter() - recorder.start_s
     status = recorder.status or 500
     # The template of a known route, so that unknown paths do not become label values.
@@ -145,11 +192,12 @@ def _record(scope: Scope, state: dict[str, Any], recorder: _ResponseRecorder) ->
     metrics.API_REQUEST_SECONDS.labels(route).observe(seconds)
     logger.info(
         "request",
-        method=scope["method"],
+        method=method,
         path=scope["path"],
         status=status,
         duration_ms=round(seconds * 1_000, 2),
         source=state.get("source"),
         tenant=state.get("tenant"),
+        key_id=state.get("key_id"),
         request_id=recorder.request_id,
     )

@@ -1,20 +1,44 @@
-"""Descriptions of the summary endpoint for /openapi.json.
+"""Descriptions of the endpoints for /openapi.json.
 
-Parameters come from `api.params.PARAMETERS` and row fields from `store.summary.ROW_FIELDS`;
-headers and errors are described here.
+Parameters come from `api.params.PARAMETERS`, row fields from `store.summary.ROW_FIELDS`, and bodies
+from the models that decode them; headers and errors are described here.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 
 from api.access import TENANT_HEADER
 from api.errors import CODES
 from api.params import LIMIT, PARAMETERS
-from store.records import GROUPINGS, TENANT_PATTERN, Grouping
-from store.summary import ROW_FIELDS, RowField
+from store.api_keys import ROLES
+from store.catalog_document import CatalogDocument
+from store.records import (
+    GROUPINGS,
+    TENANT_PATTERN,
+    Catalog,
+    Channel,
+    Creative,
+    GroupCounts,
+    Grouping,
+    Offer,
+)
+from store.summary import ROW_FIELDS, RowField, row
 
 _COUNT: Final = {"type": "integer", "minimum": 0}
+
+_TENANT_PARAMETER: Final[dict[str, Any]] = {
+    "name": TENANT_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "The tenant, where no API key decides it. With a key: its tenant, or left out.",
+    "schema": {"type": "string", "pattern": f"^{TENANT_PATTERN}$"},
+}
 
 SUMMARY_PARAMETERS: Final[list[dict[str, Any]]] = [
     *(
@@ -27,13 +51,7 @@ SUMMARY_PARAMETERS: Final[list[dict[str, Any]]] = [
         }
         for parameter in PARAMETERS
     ),
-    {
-        "name": TENANT_HEADER,
-        "in": "header",
-        "required": False,
-        "description": "The tenant to read, where no API key decides it.",
-        "schema": {"type": "string", "pattern": f"^{TENANT_PATTERN}$", "default": "default"},
-    },
+    _TENANT_PARAMETER,
 ]
 
 
@@ -115,19 +133,300 @@ _SUMMARY_HEADERS: Final = {
 }
 
 
-def _error(text: str) -> dict[str, Any]:
-    return {"description": text, "content": {"application/json": {"schema": ERROR_SCHEMA}}}
+#: Status -> when an endpoint answers with it, and the example of its message.
+_ERRORS: Final[dict[int, tuple[str, str]]] = {
+    400: (
+        "A parameter, header or field is not allowed; the message names it and what is allowed.",
+        "days must be an integer from 1 to 3650, in plain digits; got 'many'",
+    ),
+    401: ("No API key, or none that is valid.", "the API key is not valid, or revoked"),
+    403: (
+        "The API key is of another tenant, or its role is not enough.",
+        "X-Tenant-Id is not the tenant of the API key; leave it out",
+    ),
+    404: ("There is nothing with this path or id.", "there is nothing at this path"),
+    405: ("The method is not allowed at this path.", "POST is not allowed here"),
+    413: ("The body is over the limit.", "the body is over 65536 bytes"),
+    421: (
+        "With AUTH_MODE=open: the header Host is not a loopback name.",
+        "with AUTH_MODE=open only requests to a loopback name are answered",
+    ),
+    429: (
+        "Too many requests with this API key; retry after Retry-After seconds.",
+        "over 6000 requests per minute with this API key; try again in 12 s",
+    ),
+    431: (
+        "The request line and headers are over the limit.",
+        "the request line and headers are over 32768 bytes",
+    ),
+    500: (
+        "Internal error; the log has the details under the request id.",
+        "internal error; the log has the details under this request id",
+    ),
+    503: (
+        "No store can answer now; retry after Retry-After seconds.",
+        "neither the counters nor history can answer now; try again",
+    ),
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the descriptions of error responses."""
+    return {status: _error(status, *_ERRORS[status]) for status in statuses}
+
+
+def _error(status: int, text: str, message: str) -> dict[str, Any]:
+    error = {"code": CODES[status], "message": message, "status": status, "requestId": "5f2c…"}
+    described: dict[str, Any] = {
+        "description": text,
+        "content": {"application/json": {"schema": ERROR_SCHEMA, "example": {"error": error}}},
+    }
+    if status in (429, 503):
+        described["headers"] = {"Retry-After": _header("Seconds to wait.", type="integer")}
+    return described
+
+
+_SAMPLE_CATALOG: Final = Catalog(
+    "acme",
+    offers={"off_001": Offer("off_001", "Gold card", "Retention", "Cards", "active", 10)},
+    creatives={
+        "cr_001": Creative("cr_001", "Banner", "off_001", "ch_001", "html", "A", 0.5, "active")
+    },
+    channels={"ch_001": Channel("ch_001", "Website", "web", "active")},
+    treatment_counts={"ch_001": 2},
+)
+_SAMPLE_IDS: Final[dict[Grouping, str]] = {
+    "action": "off_001",
+    "treatment": "cr_001",
+    "channel": "ch_001",
+    "customer": "C-1234",
+}
+_SAMPLE_COUNTS: Final = {"impression": 1250, "click": 87, "dismiss": 45, "convert": 32}
+
+
+def _example(group_by: Grouping) -> dict[str, Any]:
+    group = GroupCounts(_SAMPLE_IDS[group_by], _SAMPLE_COUNTS, 12)
+    return {
+        "groupBy": group_by,
+        "days": 30,
+        "summary": [row(group_by, group, _SAMPLE_CATALOG)],
+        "total": 1,
+        "limit": 100,
+        "offset": 0,
+    }
 
 
 SUMMARY_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "One page of rows, sorted by total descending, then id ascending.",
         "headers": _SUMMARY_HEADERS,
-        "content": {"application/json": {"schema": _SUMMARY_SCHEMA}},
+        "content": {
+            "application/json": {
+                "schema": _SUMMARY_SCHEMA,
+                "examples": {group_by: {"value": _example(group_by)} for group_by in GROUPINGS},
+            }
+        },
     },
     304: {"description": "The body has not changed: its entity tag is in If-None-Match."},
-    400: _error("A parameter is not allowed; the message names it and the allowed values."),
-    413: _error("The request body is over the limit."),
-    500: _error("Internal error; the log has the details under the request id."),
-    503: _error("No store can answer now; retry after Retry-After seconds."),
+    **errors(400, 401, 403, 413, 421, 429, 431, 500, 503),
 }
+
+# --- system
+
+_STATUS: Final = {"type": "string", "enum": ["ok", "degraded", "behind", "down"]}
+HEALTH_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The process answers.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"status": {"type": "string", "enum": ["ok"]}},
+                    "required": ["status"],
+                }
+            }
+        },
+    },
+    **errors(421, 431),
+}
+_READINESS_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "status": _STATUS,
+        "stores": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "Store -> `ok` or what is wrong. With an API key only, as all below.",
+        },
+        "lag": {
+            "type": "object",
+            "properties": {
+                "events": {"type": ["integer", "null"]},
+                "max": {"type": ["integer", "null"]},
+            },
+        },
+        "counters": {
+            "type": ["object", "null"],
+            "description": "The active generation of the caller's tenant; null = Redis is silent.",
+            "properties": {
+                "generation": {"type": ["integer", "null"]},
+                "complete": {"type": "boolean"},
+            },
+        },
+    },
+    "required": ["status"],
+}
+READINESS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The reader can answer.",
+        "content": {"application/json": {"schema": _READINESS_SCHEMA}},
+    },
+    **errors(400, 401, 403, 421, 429, 431),
+    503: {
+        "description": "No store answers, or the lag is over API_READY_LAG_MAX.",
+        "content": {"application/json": {"schema": {"allOf": [ERROR_SCHEMA, _READINESS_SCHEMA]}}},
+    },
+}
+METRICS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "All metrics of the process, or of all processes of `--workers`.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    },
+    **errors(421, 431),
+}
+
+# --- administration
+
+_KEY_FIELDS: Final[dict[str, Any]] = {
+    "id": {"type": "string", "format": "uuid"},
+    "tenant": {"type": "string"},
+    "role": {"type": "string", "enum": list(ROLES)},
+    "name": {"type": "string"},
+    "prefix": {"type": "string", "description": "The first characters of the key."},
+    "rateLimitPerMinute": {"type": ["integer", "null"], "minimum": 1},
+    "createdAt": {"type": "string", "format": "date-time"},
+    "revokedAt": {"type": ["string", "null"], "format": "date-time"},
+    "pepper": {
+        "type": "string",
+        "enum": ["current", "other", "unknown"],
+        "description": "Whether the key is hashed with the current API_KEY_PEPPER.",
+    },
+}
+
+
+def _object(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(fields)}
+
+
+def _json_of(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+_ADMINISTRATION_ERRORS: Final = errors(400, 401, 403, 413, 421, 429, 431, 500, 503)
+_KEY: Final = _object(_KEY_FIELDS)
+KEYS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: _json_of(_object({"keys": {"type": "array", "items": _KEY}}), "All keys of the tenant."),
+    **_ADMINISTRATION_ERRORS,
+}
+NEW_KEY_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    201: _json_of(
+        _object({"key": {"type": "string", "description": "Shown only here."}, **_KEY_FIELDS}),
+        "The new key.",
+    ),
+    **_ADMINISTRATION_ERRORS,
+}
+KEY_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: _json_of(_KEY, "The revoked key. One that was revoked before stays as it was."),
+    **_ADMINISTRATION_ERRORS,
+    **errors(404),
+}
+CATALOG_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: _json_of(
+        {"$ref": "#/components/schemas/CatalogDocument"}, "The document, as `catalog export`."
+    ),
+    **_ADMINISTRATION_ERRORS,
+    **errors(404),
+}
+_PART_SCHEMA: Final = _object({"added": _COUNT, "changed": _COUNT, "unchanged": _COUNT})
+IMPORT_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: _json_of(
+        _object(
+            {
+                "tenant": {"type": "string"},
+                "version": _COUNT,
+                "changed": {"type": "boolean"},
+                "parts": {"type": "object", "additionalProperties": _PART_SCHEMA},
+                "notes": {"type": "array", "items": {"type": "string"}},
+            }
+        ),
+        "What the import changed.",
+    ),
+    **_ADMINISTRATION_ERRORS,
+}
+
+
+def body_of(model: type[msgspec.Struct], example: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of an endpoint's body; `install` adds the schema of the model."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "example": example}},
+        }
+    }
+
+
+def install(app: FastAPI, models: tuple[type[msgspec.Struct], ...]) -> None:
+    """Make `app` describe its endpoints, with the schemas of `models`."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+            )
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)  # FastAPI's; ours is the 400
+            document["components"]["schemas"] = _schemas(models)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]
+
+
+def allowed_methods(app: FastAPI, path: str) -> str:
+    """Return the header Allow of a path: Starlette's names the methods of one route only."""
+    methods = {
+        method.upper()
+        for template, operations in app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\\{.+?\\}", "[^/]+", re.escape(template)), path)
+        for method in operations
+    }
+    if "GET" in methods or not methods:  # a path that is not described is a page or a file
+        methods |= {"GET", "HEAD"}
+    return ", ".join(sorted(methods))
+
+
+def _schemas(models: tuple[type[msgspec.Struct], ...]) -> dict[str, Any]:
+    _, schemas = msgspec.json.schema_components(
+        [CatalogDocument, *models], ref_template="#/components/schemas/{name}"
+    )
+    for schema in schemas.values():
+        _translate_patterns(schema)
+    return schemas
+
+
+def _translate_patterns(schema: Any) -> None:
+    r"""Replace Python's anchors \A and \Z by those of JSON Schema's regular expressions."""
+    if isinstance(schema, dict):
+        if isinstance(pattern := schema.get("pattern"), str):
+            schema["pattern"] = pattern.replace(r"\A", "^").replace(r"\Z", "$")
+        for part in schema.values():
+            _translate_patterns(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _translate_patterns(part)

@@ -19,12 +19,13 @@ from store.records import GROUPINGS, Grouping
 
 WindowKind = Literal["period", "exact"]
 
-#: The largest integer that every JSON reader represents exactly.
-OFFSET_MAX: Final = 2**53 - 1
+#: The largest signed 64-bit integer. The response repeats it; JSON readers that take numbers for
+#: doubles are exact up to 2^53.
+OFFSET_MAX: Final = 2**63 - 1
 
 _INTEGER: Final = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 #: A number with more digits is larger than every bound, so it is never converted as a whole.
-_DIGITS_MAX: Final = 18
+_DIGITS_MAX: Final = 19
 #: Characters of a refused value that an error message repeats.
 _QUOTED_MAX: Final = 40
 
@@ -93,7 +94,7 @@ class Integer(NamedTuple):
             return self.default
         if not _INTEGER.fullmatch(text):
             raise _not_allowed(self, text)
-        value = int(text[: _DIGITS_MAX + 1])  # 19 digits are still beyond every bound
+        value = int(text[: _DIGITS_MAX + 1])  # 20 digits are still beyond every bound
         if value < self.minimum or (self.maximum is not None and value > self.maximum):
             raise _not_allowed(self, text)
         return value if self.cap is None else min(value, self.cap)

@@ -7,7 +7,7 @@ never a mix of both stores.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic, perf_counter
 from typing import Final, Literal, NamedTuple, Protocol
 
@@ -66,6 +66,14 @@ class CatalogSource(Protocol):
     async def fresh(self, tenant: str) -> Catalog: ...
 
 
+class Sources(NamedTuple):
+    """What answers are read from."""
+
+    counters: CounterReader
+    history: HistoryReader
+    load_catalog: Callable[[str], Awaitable[Catalog]]
+
+
 class Answer(NamedTuple):
     """Page, the question that it answers, and the catalog for its rows."""
 
@@ -73,6 +81,8 @@ class Answer(NamedTuple):
     question: Question
     catalog: Catalog
     source: Source
+    pending: int = 0
+    """Events that are counted and not yet in this page."""
 
 
 class SummaryReader:
@@ -112,7 +122,7 @@ class SummaryReader:
             found, question, catalog = await self._from_counters(question, catalog, params, now_ms)
             if isinstance(found, CounterPage):
                 metrics.API_ANSWERS.labels("materialized").inc()
-                return Answer(found.page, question, catalog, "materialized")
+                return Answer(found.page, question, catalog, "materialized", found.pending)
             reason = found.reason
         metrics.API_FALLBACKS.labels(reason).inc()
         page = await self._from_history(question)

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from api import openapi
-from api.access import Caller
+from api.access import Viewer
 from api.lag import LagWatch
 from api.params import Params, parse
 from api.reader import Answer, SummaryReader
@@ -37,7 +37,7 @@ def router(reader: SummaryReader, lag: LagWatch | None, now_ms: Callable[[], int
         responses=openapi.SUMMARY_RESPONSES,
         openapi_extra={"parameters": openapi.SUMMARY_PARAMETERS},
     )
-    async def interaction_summary(request: Request, caller: Caller) -> Response:
+    async def interaction_summary(request: Request, caller: Viewer) -> Response:
         params = parse(request.scope["query_string"])
         answer = await reader.answer(caller.tenant, params, now_ms())
         request.state.source = answer.source
@@ -78,7 +78,7 @@ def _headers(answer: Answer, body: bytes, lag: LagWatch | None) -> dict[str, str
         headers["X-Summary-Window-Start"] = date_of(question.window.start_day).isoformat()
     # The lag is that of the counters; the lag of history is not known here.
     if lag is not None and lag.events is not None and answer.source == "materialized":
-        headers["X-Summary-Lag"] = str(lag.events)
+        headers["X-Summary-Lag"] = str(lag.events + answer.pending)
     return headers
 
 

@@ -18,7 +18,9 @@ from uvicorn.supervisors import Multiprocess
 
 from api.access import StartupRefused, check_startup
 from api.app import build
+from api.protocol import LimitedHttpProtocol
 from store import logs
+from store.metrics import forget_ended_processes
 from store.settings import Settings
 
 #: Time for running requests after SIGTERM; with closing the stores that is less than 10 s.
@@ -33,10 +35,15 @@ def serve(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until SIGTERM or SIGINT, then finish the running requests and return.
 
     With more than one of `workers`, each is a process that reads its settings from the environment.
-    Raises StartupRefused if the settings or the address do not allow it.
+    Raises StartupRefused if the settings or the address do not allow it, and TracesRefused if
+    traces are enabled and cannot be sent.
     """
     settings = settings.model_copy(update={"api_host": host, "api_port": port})
     check_startup(settings, host)
+    if settings.traces_enabled:
+        from store.tracing import check_traces
+
+        check_traces()
     logs.configure(settings.log_level)
     with _bind(host, port) as listener:
         if workers == 1:
@@ -73,12 +80,21 @@ def _serve_in_processes(settings: Settings, listener: socket.socket, workers: in
         os.environ["API_HOST"] = settings.api_host  # may come from the command line
         try:
             config = _config("api.server:app_of_environment", workers=workers)
-            supervisor = Multiprocess(config, sockets=[listener])
+            supervisor = _Supervisor(config, sockets=[listener])
             supervisor.run()
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise StartupRefused(NOT_STARTED)
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's supervisor, which also forgets the gauges of processes that have ended."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Start processes in place of those that have ended; called twice a second."""
+        super().keep_subprocess_alive()
+        forget_ended_processes([process.pid for process in self.processes if process.pid])
 
 
 def _end_with_parent() -> None:
@@ -98,7 +114,7 @@ def _config(app: object, workers: int) -> uvicorn.Config:
         factory=True,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=LimitedHttpProtocol,
         ws="none",
         lifespan="on",
         log_config=None,  # logging is configured already

@@ -24,6 +24,7 @@ import redis
 from bench.servers import TENANT, counters_only, cpu_s
 from cli.traffic.synthetic import Traffic
 from store.counters import Committed, Deltas, Generation
+from store.identity_owners import ENTRY_BYTES
 from store.records import Event, SourcedEvent
 from store.redis.client import make_client
 from store.redis.counters import SLOT_MS, RedisCounters
@@ -83,7 +84,7 @@ async def remember(commit: Committer, slot: int, identities: int) -> None:
     random = Random(slot)
     for first in range(0, identities, 5_000):
         n = min(5_000, identities - first)
-        await commit(Deltas(identities=[slot, random.randbytes(8 * n)]), n)
+        await commit(Deltas(identities=[slot, random.randbytes(ENTRY_BYTES * n)]), n)
 
 
 async def measure(url: str, options: argparse.Namespace) -> dict[str, float]:

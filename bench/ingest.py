@@ -1,11 +1,11 @@
-"""Measure the worker's events per second beside a stock Faust agent on the same topic, in turns.
+"""Measure the worker's events per second.
 
     python -m bench.ingest [--events 100000] [--rounds 3] [--json]
 
 The worker runs with its defaults: exact counters, ranks, deduplication, and history in PostgreSQL.
-The agent is `bench.stock_agent`. Time runs from the first counted events to the last, so process
-start and group join are excluded. The rate until history has stored all events, and the processor
-time of each process, are printed too.
+Time runs from the first counted events to the last, so process start and group join are excluded.
+The rate until history has stored all events, and the processor time of each process, are printed
+too. `bench.peers` compares it with other systems.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 
 
 class Measured(NamedTuple):
-    """Result of one run of the worker or the agent."""
+    """Result of one run of the worker."""
 
     events_s: float
     stored_s: float
-    """Events per second until history has stored them too; 0 if there is no history."""
+    """Events per second until history has stored them too."""
     cost_us: dict[str, float]
     """Processor time of each process, per event."""
     script_ms: dict[str, float]
@@ -63,24 +63,6 @@ class Meter:
                 raise SystemExit("all events were counted between two polls: increase --events")
             self.rate_s = (n - began_n) / (now_s - began_s)
         return bool(self.rate_s)
-
-
-def measure_stock(bench: Bench, client: redis.Redis, events: int, n: int) -> Measured:
-    """Measure the stock agent in round `n`, on an empty Redis."""
-    client.flushall()
-    client.config_resetstat()
-    env = dict(bench.env) | {
-        "CONSUMER_GROUP": f"stock-{n}",
-        "REDIS_PREFIX": "stock",
-        "INTERACTIONS_TOPIC": bench.settings.interactions_topic,
-    }
-    arguments = ["bench.stock_agent", "worker", "-l", "error"]
-    meter = Meter(lambda: int(client.get("stock:counted") or 0), events)
-    with Process(arguments, env, bench.folder / f"stock-{n}.log") as agent:
-        wait_until(lambda: bool(client.exists("stock:counted")), agent, 60.0, "the first event")
-        before = _spent(bench, agent)
-        wait_until(meter.done, agent, DEADLINE_S, "all events counted")
-        return Measured(meter.rate_s, 0.0, _cost(before, _spent(bench, agent), events), {})
 
 
 def measure_worker(bench: Bench, client: redis.Redis, events: int, n: int) -> Measured:
@@ -157,49 +139,39 @@ def main() -> None:
     parser.add_argument(
         "--customers", type=int, default=20_000, help="distinct customers of the events"
     )
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="each round measures the agent, then the worker"
-    )
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--worker-only", action="store_true", help="do not measure the stock agent")
+    parser.add_argument(
+        "--all-ranks", action="store_true", help="keep all ranks of customers (RANKS_KEPT_DAYS=0)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     options = parser.parse_args()
-    rounds: list[dict[str, Measured]] = []
-    with servers(topic_partitions=options.partitions) as bench:
+    rounds: list[Measured] = []
+    changes: dict[str, Any] = {"ranks_kept_days": 0} if options.all_ranks else {}
+    with servers(topic_partitions=options.partitions, **changes) as bench:
         client = redis.Redis.from_url(bench.settings.redis_url)
         client.config_set("slowlog-log-slower-than", 5_000)
         asyncio.run(produce(bench.settings, options.events, options.customers))
         for n in range(options.rounds):
-            done = {}
-            if not options.worker_only:
-                done["stock agent"] = measure_stock(bench, client, options.events, n)
-            done["worker"] = measure_worker(bench, client, options.events, n)
-            rounds.append(done)
+            measured = measure_worker(bench, client, options.events, n)
+            rounds.append(measured)
             if not options.json:
-                _print_round(n, done)
+                _print_round(n, measured)
         client.close()
-    ratios = [r["worker"].events_s / r["stock agent"].events_s for r in rounds if len(r) == 2]
     if options.json:
-        table = [{name: m._asdict() for name, m in done.items()} for done in rounds]
-        ratio = statistics.median(ratios) if ratios else None
-        print(json.dumps({"events": options.events, "rounds": table, "ratio": ratio}))
+        table = [measured._asdict() for measured in rounds]
+        print(json.dumps({"events": options.events, "rounds": table}))
         return
-    for name in rounds[0]:
-        rate = statistics.median(done[name].events_s for done in rounds)
-        print(f"median {name:12} {rate:8.0f} events/s")
-    if ratios:
-        print(f"median ratio {statistics.median(ratios):.1f}")
+    rate = statistics.median(measured.events_s for measured in rounds)
+    print(f"median {rate:8.0f} events/s")
 
 
-def _print_round(n: int, done: dict[str, Measured]) -> None:
-    for name, m in done.items():
-        costs = ", ".join(f"{part} {us:.0f}" for part, us in m.cost_us.items())
-        print(f"round {n + 1}: {name:12} {m.events_s:8.0f} events/s   (µs of CPU/event: {costs})")
-        if m.stored_s:
-            print(f"         {'':12} {m.stored_s:8.0f} events/s until history has stored them too")
-        if m.script_ms:
-            parts = ", ".join(f"{part} {ms:.1f}" for part, ms in m.script_ms.items())
-            print(f"         {'':12} scripts, ms: {parts}", flush=True)
+def _print_round(n: int, measured: Measured) -> None:
+    costs = ", ".join(f"{part} {us:.0f}" for part, us in measured.cost_us.items())
+    print(f"round {n + 1}: {measured.events_s:8.0f} events/s   (µs of CPU/event: {costs})")
+    print(f"         {measured.stored_s:8.0f} events/s until history has stored them too")
+    parts = ", ".join(f"{part} {ms:.1f}" for part, ms in measured.script_ms.items())
+    print(f"         scripts, ms: {parts}", flush=True)
 
 
 if __name__ == "__main__":

@@ -303,7 +303,7 @@ async def measure(url: str, customers: int, offers: int, ids: str) -> dict[str, 
         "record_encodings": dict(Counter(info.object("encoding", k).decode() for k in sample)),
         "action_encoding": info.object("encoding", f"{prefix}a:{largest[0].decode()}").decode(),
     }
-    identities = delete(info, [f"{prefix}ids:{TODAY - n}" for n in range(REMEMBERED_DAYS)])
+    identities = delete(info, [f"{prefix}own:{TODAY - n}" for n in range(REMEMBERED_DAYS)])
     ranks = {p: delete(info, [rank["customer", p]]) / customers for p in PERIODS}
     # A due set has members of all groupings; 999 of 1,000 are customers.
     due = delete(info, list(info.scan_iter(match=f"{prefix}due:*", count=1_000))) / customers

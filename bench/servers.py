@@ -21,12 +21,12 @@ import redis
 
 from cli.embedded.child_process import ChildProcess, tail
 from cli.embedded.server import Server
-from cli.embedded.servers import Valkey
 from cli.migrate import migrate_all
 from cli.traffic.synthetic import Traffic
 from store.settings import Settings
 from streams.kafka.sender import Sender
 from tests.support.services.start import start_services
+from tests.support.services.tcp import TcpValkey
 
 ROOT = Path(__file__).parent.parent
 TENANT = "acme"
@@ -69,10 +69,10 @@ def servers(kind: str = "wheels", **changes: Any) -> Iterator[Bench]:
             "redis_url": services.redis.url,
             "database_url": services.postgres.url,
         }
-        settings = Settings(**{**_defaults(), **found, **changes})
+        settings = Settings(**{**defaults(), **found, **changes})
         asyncio.run(migrate_all(settings))
         names = (*found, *changes)
-        env = _environment() | {name.upper(): str(getattr(settings, name)) for name in names}
+        env = environment() | {name.upper(): str(getattr(settings, name)) for name in names}
         yield Bench(settings, env, pids, folder)
 
 
@@ -80,7 +80,7 @@ def servers(kind: str = "wheels", **changes: Any) -> Iterator[Bench]:
 def counters_only(program: Path | None = None) -> Iterator[str]:
     """Start a Valkey without persistence, or `program` in its place; yield its URL."""
     with _folder() as folder:
-        valkey = Valkey(None, folder, program=program)
+        valkey = TcpValkey(None, folder, program=program)
         valkey.start()
         try:
             client = redis.Redis.from_url(valkey.url)
@@ -101,13 +101,13 @@ def _folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment without the variables of our settings."""
     own = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name.upper() not in own}
 
 
-def _defaults() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
     return {name: field.default for name, field in Settings.model_fields.items()}
 
 
@@ -131,6 +131,13 @@ class Process:
         if not self._child.is_running():
             command = " ".join(self._child.command)
             raise SystemExit(f"{command} ended:\n{tail(self._child.log_path)}")
+
+    @property
+    def pid(self) -> int:
+        """Its process id, once it was started."""
+        pid = self._child.pid
+        assert pid is not None
+        return pid
 
     def cpu_s(self) -> float:
         """Return the processor time that the process has used, in seconds."""

@@ -17,9 +17,10 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import redis
 
@@ -54,6 +55,10 @@ class Measured(NamedTuple):
     idle_redis_percent: float
     active: int
     events_s: float
+    cost_us: dict[str, float]
+    """Processor time of each process, per event of this rate."""
+    events_per_script: float
+    """Mean over the whole run, with a few scripts that are no commits."""
 
 
 def measure(kind: str, tenants: int, events: int, idle_s: float) -> Measured:
@@ -68,10 +73,24 @@ def measure(kind: str, tenants: int, events: int, idle_s: float) -> Measured:
             reads_s = asyncio.run(_read_positions(bench.settings, client))
             active = names[:ACTIVE_MAX]
             asyncio.run(produce(bench.settings, active, events))
-            events_s = _count(bench, client, tenants, events)
+            client.config_resetstat()
+            events_s, cost_us = _count(bench, client, tenants, events)
+            stats: Any = client.info("commandstats")
+            events_per_script = events / stats["cmdstat_evalsha"]["calls"]
         finally:
             client.close()
-    return Measured(tenants, new_s, start_s, reads_s, idle, idle_redis, len(active), events_s)
+    return Measured(
+        tenants,
+        new_s,
+        start_s,
+        reads_s,
+        idle,
+        idle_redis,
+        len(active),
+        events_s,
+        cost_us,
+        events_per_script,
+    )
 
 
 async def produce(settings: Settings, tenants: Sequence[str], events: int) -> None:
@@ -139,11 +158,23 @@ async def _read_positions(settings: Settings, client: redis.Redis) -> float:
     return passed_s
 
 
-def _count(bench: Bench, client: redis.Redis, before: int, events: int) -> float:
-    meter = Meter(lambda: max(0, counted(bench, client) - before), events)
+def _count(
+    bench: Bench, client: redis.Redis, before: int, events: int
+) -> tuple[float, dict[str, float]]:
+    count = partial(_counted_since, bench, client, before)
+    meter = Meter(count, events)
     with _worker(bench, "busy") as worker:
+        wait_until(lambda: count() > 0, worker, DEADLINE_S, "the first event counted")
+        missing = events - count()
+        began = {"worker": worker.cpu_s()} | bench.cpu_s()
         wait_until(meter.done, worker, DEADLINE_S, "all events counted")
-    return meter.rate_s
+        ended = {"worker": worker.cpu_s()} | bench.cpu_s()
+    cost_us = {name: (ended[name] - began[name]) / missing * 1e6 for name in began}
+    return meter.rate_s, cost_us
+
+
+def _counted_since(bench: Bench, client: redis.Redis, before: int) -> int:
+    return max(0, counted(bench, client) - before)
 
 
 def _worker(bench: Bench, name: str) -> Process:
@@ -189,11 +220,13 @@ def main() -> None:
 
 
 def _print(m: Measured, first: Measured) -> None:
+    costs = ", ".join(f"{name} {us:.0f}" for name, us in m.cost_us.items())
     print(
         f"{m.tenants:6} tenants: new {m.new_s:5.1f} s; start {m.start_s:5.1f} s, of which reads "
         f"{m.reads_s:.2f} s; idle {m.idle_percent:.1f}% of a core (Redis "
         f"{m.idle_redis_percent:.1f}%); {m.active} active: {m.events_s:,.0f} events/s "
-        f"({m.events_s / first.events_s:.2f})",
+        f"({m.events_s / first.events_s:.2f}); µs of processor per event: {costs}; "
+        f"{m.events_per_script:.1f} events per script",
         flush=True,
     )
 

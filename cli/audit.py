@@ -61,7 +61,7 @@ async def _audit(
     json: bool,
 ) -> AuditDocument:
     from cli.audit_output import AuditDocument, lines_of, tenant_document
-    from streams.audit.auditor import open_auditor
+    from streams.audit.shards import open_auditor
 
     document = AuditDocument([], drift=False)
     async with open_auditor(settings) as (auditor, reports):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cli.console import CliError, load_settings, print_note, print_result, run_async, stdout
-from store.records import DEFAULT_TENANT, StoreUnavailable
+from store.records import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from store.catalog_document import CatalogDocument
@@ -62,43 +62,20 @@ def export(
 
 
 async def import_document(settings: Settings, document: CatalogDocument) -> ImportReport:
-    """Import a catalog and tell the readers that their cached copy is out of date.
+    """Import a catalog, announce it to the readers, and print what the user should know.
 
     Raises CatalogError and StoreUnavailable.
     """
-    from store.postgres.catalog import import_catalog, load_catalog
-
-    async def work(pool: Pool) -> tuple[ImportReport, str]:
-        report = await import_catalog(pool, document, outcome_types_max=settings.outcome_types_max)
-        return report, (await load_catalog(pool, report.tenant)).timezone
-
-    report, timezone = await with_pool(settings, work)
-    try:
-        # Even if nothing changed: an earlier import may have failed before this step.
-        counted_in = await _announce(settings, report)
-    except StoreUnavailable as error:
-        print_note(
-            f"note: imported, but Redis is unavailable ({error}); readers see the new catalog "
-            f"within {settings.catalog_refresh_s:g} s"
-        )
-    else:
-        if counted_in not in (None, timezone):
-            print_note(
-                f"note: the counters of tenant {report.tenant} are in {counted_in} and its catalog "
-                f"is in {timezone}; history answers until `interaction-summary rebuild --tenant "
-                f"{report.tenant}`"
-            )
-    return report
-
-
-async def _announce(settings: Settings, report: ImportReport) -> str | None:
-    """Announce the new version; return the time zone of the tenant's counters, if it has any."""
+    from store.catalog_import import import_and_announce
     from store.redis.counters import open_counters
 
     async with open_counters(settings, retries=3) as counters:
-        await counters.announce_catalog(report.tenant, report.version)
-        generation = await counters.generation(report.tenant)
-    return generation.timezone if generation else None
+        report, notes = await with_pool(
+            settings, lambda pool: import_and_announce(settings, pool, counters, document)
+        )
+    for note in notes:
+        print_note(f"note: {note}")
+    return report
 
 
 async def with_pool(settings: Settings, work: Callable[[Pool], Awaitable[T]]) -> T:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SUCCESS = 0
 FAILED = 1
 BAD_USAGE = 2
 
@@ -83,10 +84,13 @@ def load_settings() -> Settings:
     """
     from pydantic import ValidationError
 
+    from store.secret_files import SecretFileError
     from store.settings import Settings
 
     try:
         return Settings()
+    except SecretFileError as error:
+        raise UsageError(str(error)) from None
     except ValidationError as error:
         raise UsageError("; ".join(_describe_validation_error(e) for e in error.errors())) from None
 

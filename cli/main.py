@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from cli import api, audit, catalog, dlq, load, migrate, rebuild, status, tenants, up, worker
+from cli import api, audit, catalog, dlq, keys, load, migrate, rebuild, status, tenants, up, worker
 from cli.console import report_error
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("load")(load.load)
 app.command("rebuild")(rebuild.rebuild)
 app.command("audit")(audit.audit)
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(keys.app, name="keys")
 app.add_typer(tenants.app, name="tenants")
 app.command("status")(status.status)
 

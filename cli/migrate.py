@@ -30,8 +30,11 @@ async def migrate_all(settings: Settings) -> list[str]:
     Raises StoreUnavailable, and RuntimeError for a database that this program must not change.
     """
     from store.postgres.migrate import migrate as migrate_tables
+    from streams.kafka.connection import raise_if_refused
     from streams.kafka.topic_settings import read_weaknesses
 
+    # At once: the client below tries for 10 s, whatever the reason.
+    await raise_if_refused(settings)
     lines = await asyncio.to_thread(migrate_topics, settings)
     lines += [f"weak setting: {sentence}" for sentence in await read_weaknesses(settings)]
     applied = await migrate_tables(settings.database_url)

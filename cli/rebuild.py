@@ -13,6 +13,7 @@ import typer
 from cli.console import CliError, UsageError, load_settings, print_note, print_result, run_async
 from cli.rebuild_history import rebuild_history
 from cli.rebuild_progress import RebuildProgress
+from store.shards import SHARDS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,15 @@ def rebuild(
             metavar="TIME",
         ),
     ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of shards of the new generation, for a tenant that is too big for one "
+            "core of Redis. Default: as many as now.",
+            min=1,
+            max=SHARDS_MAX,
+        ),
+    ] = None,
     history: Annotated[
         bool,
         typer.Option("--history", help="Store what history has lost, from the topic, instead."),
@@ -85,7 +95,11 @@ def rebuild(
         raise UsageError(f"--rate: {rate:g} is not allowed; a rate is above 0")
     if rollback and since is not None:
         raise UsageError("--since cannot be combined with --rollback; leave one of them out")
-    narrows = dry_run or rollback or force or rate is not None or since is not None
+    if shards is not None and (rollback or since is not None):
+        raise UsageError("--shards cannot be combined with --rollback or --since")
+    if shards is not None and tenant is None:
+        raise UsageError("--shards needs --tenant: the number of shards is that of one tenant")
+    narrows = dry_run or rollback or force or (rate, since, shards) != (None, None, None)
     if history and (source is not Source.auto or narrows):
         raise UsageError("--history can be combined with --tenant only")
     settings = load_settings()
@@ -104,6 +118,7 @@ def rebuild(
                 dry_run=dry_run,
                 events_per_s=rate,
                 since=None if since is None else _since(since),
+                shards=shards,
             )
             failed = run_async(_rebuild(settings, tenant, options))
     if failed:
@@ -177,6 +192,8 @@ def described(result: RebuildResult, *, dry_run: bool) -> str:
     text += f", generation {result.generation}"
     if result.previous_generation is not None:
         text += f", previous generation {result.previous_generation}"
+    if max(result.shards, result.previous_shards) > 1:
+        text += f", {result.shards} shards, {result.previous_shards} before"
     return text + _incomplete(result.behind)
 
 

@@ -44,6 +44,7 @@ async def rebuild_history(settings: Settings, tenant: str | None) -> None:
                 settings,
                 pool,
                 counted_tenants=await counters.tenants(),
+                owners=counters,
                 tenant=tenant,
                 progress=_Phases(meter),
             )
@@ -87,6 +88,8 @@ def described(result: RefillResult) -> str:
         parts.append(f"{result.of_others:,} of other tenants")
     if result.removed:
         parts.append(f"{result.removed:,} removed with their tenant")
+    if result.copies:
+        parts.append(f"{result.copies:,} copies of counted events")
     if result.left:
         parts.append(f"{result.left:,} left to a worker")
     if result.identities:

@@ -79,6 +79,13 @@ class MissingStatus(Struct, frozen=True, rename="camel"):
     """The counters started empty, and do not hold all of history yet."""
     evicted: bool = False
     """Redis has evicted keys while these counters were there, perhaps theirs."""
+    damaged: str = ""
+    """Why a script that changed these counters failed half-way."""
+    outdated: bool = False
+    """An older version made them, and workers rebuild them."""
+    unsettled: bool = False
+    """A rebuild or rollback with several shards ended before it had compared the counters with
+    what the shards before had counted. A worker does that."""
 
 
 class GenerationStatus(Struct, rename="camel"):
@@ -94,6 +101,7 @@ class GenerationStatus(Struct, rename="camel"):
     replaced_at: str | None = None
     kept_until: str | None = None
     """When a worker deletes it. Until then `rebuild --rollback` can return to the newest one."""
+    shards: int = 1
 
 
 class RebuildStatus(Struct, rename="camel"):
@@ -166,12 +174,19 @@ class TenantStatus(Struct, rename="camel"):
     """Grouping -> number of ids ever seen."""
     over: Mapping[str, int]
     """Grouping -> overflow: interactions of ids beyond the limit, which are counted as one group.
-    For such a grouping history answers."""
+    For such a grouping history answers. `customer_offers` -> times that an offer of a customer was
+    not remembered; history then answers for customers."""
+    customer_ranks: Sequence[str] = ()
+    """Periods in which customers are ranked. For the others history answers about many customers,
+    until a rank is built, which a question begins."""
     events: int | None = None
     """Events that the counters hold. None = made by a version that did not count them."""
     missing: MissingStatus = MissingStatus()
     generations: Sequence[GenerationStatus] = ()
     """The active generation and the newest others, in order of number."""
+    shards: int = 1
+    """Number of shards. With several, `groups` of actions, treatments and channels are those of the
+    shard that has most."""
     last_rebuild: RebuildStatus | None = None
     """None = none, or by an older version."""
     last_audit: AuditStatus | None = None

@@ -177,7 +177,7 @@ def _tenants(report: Status) -> Iterator[RenderableType]:
         if "customer" in tenant.over:
             customers = Text(f"{customers.plain}+", style="yellow")
         table.add_row(
-            Text(tenant.tenant),
+            Text(tenant.tenant + (f" ({tenant.shards} shards)" if tenant.shards > 1 else "")),
             str(tenant.generation),
             _answers(tenant),
             _windows(tenant),

@@ -216,6 +216,44 @@ def _evicted(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
     )
 
 
+def _damaged(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
+    if not tenant.missing.damaged:
+        return
+    yield _Found(
+        "damaged",
+        f"a script that changed generation {tenant.generation} failed half-way "
+        f"({tenant.missing.damaged}); history answers",
+        f"`{RUN} rebuild --tenant {tenant.tenant}`",
+        "scripts that changed the counters failed half-way; history answers",
+        f"`{RUN} rebuild --tenant T` for each; without --tenant, for all",
+    )
+
+
+def _outdated(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
+    if tenant.complete or not tenant.missing.outdated:
+        return
+    yield _Found(
+        "outdated",
+        f"generation {tenant.generation} was made by an older version; history answers",
+        f"`{RUN} rebuild --tenant {tenant.tenant}`; workers do it at their start",
+        "the counters were made by an older version; history answers",
+        f"`{RUN} rebuild`; workers do it at their start",
+    )
+
+
+def _unsettled(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
+    if not tenant.missing.unsettled:
+        return
+    yield _Found(
+        "unsettled",
+        f"the change to the shards of generation {tenant.generation} was not finished; history "
+        "answers",
+        "any worker finishes it within seconds: look at the log of the workers",
+        "a change of shards was not finished; history answers",
+        "any worker finishes it within seconds: look at the log of the workers",
+    )
+
+
 def _behind(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
     behind = tenant.missing.behind
     gone = [b for b in behind if report.topic_id is not None and b.topic_id != report.topic_id]
@@ -260,15 +298,19 @@ def _zone(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
 
 
 def _overflow(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
-    if not tenant.over:
-        return
-    yield _Found(
-        "overflow",
-        f"more ids than KEYS_PER_GROUPING_MAX ({joined(list(tenant.over))}); history answers there",
-        f"raise it if Redis has room, then `{RUN} rebuild --tenant {tenant.tenant}`",
-        "more ids than KEYS_PER_GROUPING_MAX; history answers there",
-        f"raise it if Redis has room, then `{RUN} rebuild --tenant T` for each",
-    )
+    remedy = f"raise it if Redis has room, then `{RUN} rebuild --tenant {tenant.tenant}`"
+    remedy_of_many = f"raise it if Redis has room, then `{RUN} rebuild --tenant T` for each"
+    if groupings := [limited for limited in tenant.over if limited != "customer_offers"]:
+        yield _Found(
+            "overflow",
+            f"more ids than KEYS_PER_GROUPING_MAX ({joined(groupings)}); history answers there",
+            remedy,
+            "more ids than KEYS_PER_GROUPING_MAX; history answers there",
+            remedy_of_many,
+        )
+    if "customer_offers" in tenant.over:
+        text = "customers with more offers than OFFERS_PER_CUSTOMER_MAX; history answers there"
+        yield _Found("offers", text, remedy, text, remedy_of_many)
 
 
 def _late_roll(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
@@ -288,6 +330,9 @@ def _late_roll(report: Status, tenant: TenantStatus) -> Iterator[_Found]:
 _KINDS: Final[Sequence[Callable[[Status, TenantStatus], Iterator[_Found]]]] = (
     _drift,
     _evicted,
+    _damaged,
+    _outdated,
+    _unsettled,
     _gaps,
     _unproven,
     _zone,

@@ -62,13 +62,15 @@ def tenant_status(overview: TenantOverview, facts: TenantFacts) -> TenantStatus:
         rolled=date_of(overview.rolled).isoformat(),
         windows=windows,
         groups={str(grouping): groups for grouping, groups in overview.groups.items()},
-        over={str(grouping): interactions for grouping, interactions in overview.overflow.items()},
+        over={str(limited): n for limited, n in overview.overflow.items()},
+        customer_ranks=[period for period in PERIODS if period not in overview.unranked],
         events=active.events if active else None,
         missing=_missing(active.missing) if active else MissingStatus(),
         generations=[
             _generation(state, facts.keep_ms, is_rebuilding=is_rebuilding)
             for state in overview.generations
         ],
+        shards=overview.shards,
         last_rebuild=None if result is None else rebuild_status(result),
         last_audit=None if note is None else _audit(note),
     )
@@ -111,6 +113,9 @@ def _missing(missing: Missing) -> MissingStatus:
         gaps=[gap_status(gap) for gap in missing.gaps],
         unproven=missing.unproven,
         evicted=missing.evicted,
+        damaged=missing.damaged,
+        outdated=missing.outdated,
+        unsettled=missing.unsettled,
     )
 
 
@@ -131,6 +136,7 @@ def _generation(state: GenerationState, keep_ms: int, *, is_rebuilding: bool) ->
         events=state.events,
         replaced_at=None if replaced is None else format_ms(replaced),
         kept_until=None if replaced is None else format_ms(replaced + keep_ms),
+        shards=state.shards,
     )
 
 

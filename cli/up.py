@@ -29,6 +29,13 @@ POLL_S: Final = 0.2
 #: Stop timeout of each command. All together end within 15 s unless one hangs.
 STOP_S: Final = {"load": 3.0, "api": 9.0, "worker": 12.0}
 STOP_SERVER_S: Final = 5.0
+#: Settings for other servers that the shell may have. With them our commands would not start, or
+#: would send the password of another broker to ours.
+UNSET: Final = (
+    *("DATABASE_URL_FILE", "REDIS_URL_FILE", "KAFKA_SECURITY_PROTOCOL", "KAFKA_SASL_MECHANISM"),
+    *("KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD", "KAFKA_SASL_PASSWORD_FILE"),
+    *("KAFKA_SSL_CA_FILE", "KAFKA_SSL_CERTIFICATE_FILE", "KAFKA_SSL_KEY_FILE"),
+)
 
 
 class _Stopped(BaseException):
@@ -51,13 +58,14 @@ def up(
         bool, typer.Option("--demo", help="Add a catalog, five weeks of events and live traffic.")
     ] = False,
     data_dir: Annotated[
-        Path, typer.Option(help="Folder for data and logs.", file_okay=False)
+        Path, typer.Option(help="Folder for data and logs.", file_okay=False, readable=False)
     ] = Path(".data"),
 ) -> None:
     """Start everything on this machine: broker, Valkey, PostgreSQL, worker and API.
 
-    For a laptop: no Docker, no passwords, loopback interface only. Ctrl-C stops everything; the
-    next start with the same data folder keeps the data.
+    For a laptop: no Docker, no passwords. Other users of this machine have no access to Valkey,
+    PostgreSQL and the data folder; they have to the API and the broker, on the loopback interface.
+    Ctrl-C stops everything; the next start with the same data folder keeps the data.
     """
     from cli.embedded.server import free_port, is_free
     from cli.embedded.stack import Stack
@@ -113,6 +121,8 @@ def _export_environment(stack: Stack, port: int) -> None:
 
     Other terminals read the file `env` of the data folder to use the same stack.
     """
+    from cli.embedded.private_folder import write_private
+
     environment = {
         **stack.environment(),
         "REDIS_CLUSTER": "false",
@@ -120,12 +130,15 @@ def _export_environment(stack: Stack, port: int) -> None:
         "API_HOST": HOST,
         "API_PORT": str(port),
     }
+    for name in UNSET:
+        os.environ.pop(name, None)
     os.environ.update(environment)
     # After a crash of the worker its partitions are idle for this long. (A static instance id would
     # avoid that, but then each start takes 3 s longer with the embedded broker.)
     os.environ.setdefault("KAFKA_SESSION_TIMEOUT_S", "10")
-    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()]
-    (stack.data_dir / "env").write_text("".join(lines))
+    lines = [f"unset {' '.join(UNSET)}\n"]
+    lines += [f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()]
+    write_private(stack.data_dir / "env", "".join(lines))
 
 
 def _rebuild_inconsistent() -> None:

@@ -7,6 +7,7 @@
 - `catalog_document`: the JSON document of a catalog. `catalog`: the cache of loaded catalogs.
 - `summary`: from counts and catalog to the rows of a response.
 - `settings`, `metrics`, `logs`, `clock`, `cancellation`: shared by all commands.
+- `tracing`: the export of traces, imported only if they are enabled.
 
 Data flow: `streams` writes a commit batch to `redis`, then its events to `postgres`; `api` reads a
 page from `redis`, or from `postgres` if the counters cannot answer, and turns it into rows with

@@ -97,6 +97,11 @@ class CatalogCache:
             self._forced_s.popitem(last=False)
         return await self._renewed(tenant, entry, math.inf, None)
 
+    def close(self) -> None:
+        """Cancel the loads in flight. One that waits for a frozen server takes 10 s to end."""
+        for load in list(self._loads.values()):
+            load.task.cancel()
+
     def _is_due(self, entry: _Entry, version: int) -> bool:
         age_s = self._monotonic() - entry.checked_s
         if entry.stale:

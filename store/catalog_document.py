@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from store.json_integers import decode_json
 from store.records import (
     DEFAULT_TENANT,
     SYSTEM_OUTCOME_TYPES,
@@ -123,7 +124,6 @@ _PARTS: Final[dict[str, type[_Item]]] = {
     "channels": ChannelItem,
     "outcomeTypes": OutcomeTypeItem,
 }
-_decoder: Final = msgspec.json.Decoder(CatalogDocument)
 
 
 def parse_document(data: bytes | str) -> CatalogDocument:
@@ -131,7 +131,7 @@ def parse_document(data: bytes | str) -> CatalogDocument:
     if isinstance(data, bytes):
         data = data.removeprefix(b"\xef\xbb\xbf")  # some editors write a BOM
     try:
-        document = _decoder.decode(data)
+        document = decode_json(data, CatalogDocument)
     except msgspec.ValidationError as error:
         raise CatalogError(_explained(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -8,10 +8,12 @@ the store's is refused and gets the stored values; an identity counts once.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from store.offsets import Gap
 from store.records import CounterReader, Grouping
+from store.shards import Layout
+from store.windows import Period
 
 
 class Deltas(NamedTuple):
@@ -20,7 +22,8 @@ class Deltas(NamedTuple):
     types: Sequence[str] = ()
     """Outcome type keys; the deltas below name them by index."""
     identities: Sequence[Any] = ()
-    """slot, concatenated identities as bytes, slot, ...: see `streams.aggregate.identity_of`."""
+    """slot, concatenated entries as bytes, slot, ...: each `streams.aggregate.identity_of` and its
+    owner, see `store.identity_owners`."""
     actions: Sequence[Any] = ()
     """id, [day, type, count, ...] in order of day, id, ..."""
     treatments: Sequence[Any] = ()
@@ -53,6 +56,13 @@ class Generation(NamedTuple):
     """The last day whose due records are all rolled; less than `day` during a roll."""
     build_token: str = ""
     """Set while this generation is built beside the active one."""
+    shards: int = 1
+    """Number of the tenant's shards; 1 also in the state of a shard other than shard 0."""
+
+    @property
+    def layout(self) -> Layout:
+        """The shards of this generation of a tenant."""
+        return Layout(self.tenant, self.number, self.shards)
 
 
 #: A partition of one incarnation of a topic: topic id, partition.
@@ -107,6 +117,13 @@ class Missing(NamedTuple):
     """It started empty, and does not hold all of history yet."""
     evicted: bool = False
     """Redis has evicted keys, perhaps of these counters; only a rebuild makes good for them."""
+    damaged: str = ""
+    """Why a script failed half-way; only a rebuild makes good for it."""
+    outdated: bool = False
+    """Its identities have the format of an older version: it is complete until the next event is
+    counted, and workers rebuild it."""
+    unsettled: bool = False
+    """The shards of the generation before may have counted more; see `CounterStore.settle`."""
 
 
 class GenerationState(NamedTuple):
@@ -126,19 +143,31 @@ class GenerationState(NamedTuple):
     offsets: int
     """Sum of its watermarks: how much further than another generation it is."""
     timezone: str
+    shards: int = 1
+
+
+#: What has a limit per tenant: groups of a grouping, and distinct offers of a customer.
+Limited = Grouping | Literal["customer_offers"]
 
 
 class Committed(NamedTuple):
     """The batch is counted."""
 
-    overflow: Sequence[tuple[Grouping, int]] = ()
-    """Interactions of groups beyond the limit of their grouping, which count as one group."""
+    overflow: Sequence[tuple[Limited, int]] = ()
+    """Interactions of groups beyond the limit of their grouping, which count as one group, and
+    times that an offer of a customer was not remembered."""
+    pending: int = 0
+    """Events of which actions, treatments and channels are pending: see `CounterStore.fold`."""
+    damaged: str = ""
+    """Why the script failed half-way: the generation is not complete any more."""
 
 
 class Duplicates(NamedTuple):
     """Nothing changed: the identities at these indexes of the batch are already counted."""
 
     indexes: Sequence[int]
+    undecided: Collection[int] = ()
+    """Those of which it is not known that another record was counted."""
 
 
 class Refused(NamedTuple):
@@ -150,6 +179,15 @@ class Refused(NamedTuple):
     generation: int | None
     day: int | None
     watermark: int | None
+
+
+class Building(NamedTuple):
+    """Result of one step of building ranks of customers."""
+
+    left: frozenset[Period]
+    """Periods that are not ranked yet."""
+    customers: int
+    """Number of customers that were taken."""
 
 
 class Rolled(NamedTuple):
@@ -172,10 +210,15 @@ class TenantOverview(NamedTuple):
     timezone: str
     groups: Mapping[Grouping, int]
     """Number of groups ever seen, per grouping."""
-    overflow: Mapping[Grouping, int] = {}
-    """Interactions of groups beyond the limit, per grouping with any: history answers for it."""
+    overflow: Mapping[Limited, int] = {}
+    """What was beyond each limit that was reached, as in `Committed`: history answers."""
     generations: Sequence[GenerationState] = ()
     """The active generation and the newest others, in order of number."""
+    shards: int = 1
+    """With several, the counts are sums, of actions, treatments and channels the highest of any
+    shard; the days are the lowest, and it is complete if all are."""
+    unranked: Collection[Period] = ()
+    """Periods in which customers are not ranked, or not yet: nobody has asked for them lately."""
 
 
 class Visible(NamedTuple):
@@ -194,6 +237,8 @@ class Counted(NamedTuple):
     """Partition -> next offset to count."""
     first_watermarks: Mapping[int, int]
     """Partition -> the watermark that the generation was created with."""
+    pending: int = 0
+    """Events whose actions, treatments and channels are yet to be folded."""
 
 
 class PartitionProgress(NamedTuple):
@@ -238,7 +283,33 @@ class Incidents(NamedTuple):
     log_changes: Sequence[LogChange]
 
 
-class CounterStore(CounterReader, Protocol):
+class CustomerRankStore(Protocol):
+    """Ranks of customers of the active generations. Every method raises StoreUnavailable."""
+
+    async def build(
+        self, generation: Generation, periods: Collection[Period], *, customers_max: int
+    ) -> Building | None:
+        """Build ranks, for up to `customers_max` customers; call again until nothing is left.
+
+        Return None if the generation is not the active one.
+        """
+        ...
+
+    async def drop(self, generation: Generation, periods: Collection[Period]) -> Collection[Period]:
+        """Drop ranks; return those that were kept. Reads answer `not_ranked` then."""
+        ...
+
+
+class HasCustomerRanks(Protocol):
+    """A store with ranks of customers."""
+
+    @property
+    def ranks(self) -> CustomerRankStore:
+        """Ranks of customers."""
+        ...
+
+
+class CounterStore(CounterReader, HasCustomerRanks, Protocol):
     """Counters of all tenants. Every method raises StoreUnavailable."""
 
     async def generation(self, tenant: str) -> Generation | None:
@@ -316,10 +387,11 @@ class CounterStore(CounterReader, Protocol):
         ...
 
     async def rollback(self, tenant: str, *, now_ms: int) -> Activated | None:
-        """Activate the previous generation; return None if there is none.
+        """Activate the previous generation, if any, complete once it has all that was counted."""
+        ...
 
-        It is complete as soon as it has reached every watermark of the one that was active.
-        """
+    async def settle(self, tenant: str) -> Sequence[Shortfall]:
+        """Finish a swap or rollback of several shards; return what they have yet to count."""
         ...
 
     async def drop(self, generation: Generation) -> None:
@@ -401,8 +473,28 @@ class CounterStore(CounterReader, Protocol):
         expected_offset: int | None,
         next_offset: int,
         deltas: Deltas,
+        keep_pending: bool = False,
     ) -> Committed | Duplicates | Refused:
-        """Count one batch and move the watermark from `expected_offset` to `next_offset`."""
+        """Count one batch and move the watermark from `expected_offset` to `next_offset`.
+
+        With `keep_pending`, actions, treatments and channels are counted by a later `fold`.
+        """
+        ...
+
+    async def fold(self, generation: Generation) -> Committed:
+        """Count actions, treatments and channels that are pending; a bounded part.
+
+        Call again while the answer has pending events. Pages of these groupings say how many events
+        they lack.
+        """
+        ...
+
+    async def owned_by_others(self, tenant: str, identities: Sequence[Any]) -> Sequence[int]:
+        """Return the indexes of the identities of which another record was counted.
+
+        `identities`: as in `Deltas`, with the owners that the records would be. Those that are not
+        remembered, and those whose owner is not known, are left out.
+        """
         ...
 
     async def roll(

@@ -10,10 +10,12 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from store.api_keys import hide_keys
+from store.settings import SECRETS
+
 #: Names of fields that may hold a secret; their values are never logged.
 SECRET_NAMES: Final = frozenset(
-    {"x-api-key", "authorization", "api_key", "api_key_pepper", "password", "redis_url"}
-    | {"database_url"}
+    {"x-api-key", "authorization", "api_key", "password", "sasl_plain_password", *SECRETS}
 )
 
 
@@ -29,6 +31,11 @@ def _hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _as_json(event: Any, **_: Any) -> str:
+    # A key in the wrong place, such as the path of a request, is in no field of a known name.
+    return hide_keys(_encoded(event))
+
+
+def _encoded(event: Any) -> str:
     try:
         return msgspec.json.encode(event, enc_hook=repr).decode()
     except (TypeError, ValueError, UnicodeError, RecursionError):

@@ -4,14 +4,19 @@ No other module creates a metric. `METRICS` describes each one, and a test compa
 documentation with it. The help text that Prometheus shows is meaning + remedy.
 
 To add one, define a module constant with `_counter`, `_gauge` or `_histogram`. Label values come
-from small closed sets, never from users (a tenant id is not a label).
+from small closed sets, never from users (a tenant id is not a label). Name them all: the series
+then exist from the start.
 """
 
 from __future__ import annotations
 
+import collections
 import os
-from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from prometheus_client import (
     REGISTRY,
@@ -21,49 +26,124 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from store.records import GROUPINGS
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+Part: TypeAlias = Literal["api", "worker"]
+_OfProcesses: TypeAlias = Literal["livemostrecent", "livemax"]
+_NO_LABELS: Final[Mapping[str, tuple[str, ...]]] = {}
+_PREFIX: Final = "interaction_summary_"
+_API_PREFIX: Final = "interaction_summary_api_"
 
 
 class Described(NamedTuple):
     """Description of a metric: its meaning, and what to do about a bad value."""
 
     type: Literal["counter", "gauge", "histogram"]
-    labels: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
+    """Label -> its values; none where requests decide them."""
     meaning: str
     remedy: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.values)
 
 
 #: Metric name in Prometheus -> description.
 METRICS: Final[dict[str, Described]] = {}
 
 
-def _counter(name: str, meaning: str, remedy: str, labels: Sequence[str] = ()) -> Counter:
-    METRICS[name] = Described("counter", tuple(labels), meaning, remedy)
-    return Counter(name, f"{meaning} {remedy}", labels)
+def _counter(
+    name: str, meaning: str, remedy: str, labels: Mapping[str, tuple[str, ...]] = _NO_LABELS
+) -> Counter:
+    METRICS[name] = Described("counter", labels, meaning, remedy)
+    counter = Counter(name, f"{meaning} {remedy}", tuple(labels))
+    # A series that began with 1 would not have increased, as Prometheus sees it.
+    for values in product(*labels.values()) if labels else ():
+        counter.labels(*values)
+    return counter
 
 
-def _gauge(name: str, meaning: str, remedy: str, labels: Sequence[str] = ()) -> Gauge:
-    METRICS[name] = Described("gauge", tuple(labels), meaning, remedy)
-    # With several API processes the last value set is used: they watch the same stores.
-    return Gauge(name, f"{meaning} {remedy}", labels, multiprocess_mode="mostrecent")
+def _gauge(
+    name: str, meaning: str, remedy: str, *, processes: _OfProcesses = "livemostrecent"
+) -> Gauge:
+    """Define a gauge.
+
+    `processes`: how the values of several API processes become one. Only those of processes that
+    live count (`forget_ended_processes`).
+    """
+    METRICS[name] = Described("gauge", _NO_LABELS, meaning, remedy)
+    return Gauge(name, f"{meaning} {remedy}", multiprocess_mode=processes)
 
 
 def _histogram(
-    name: str, meaning: str, remedy: str, buckets: Sequence[float], labels: Sequence[str] = ()
-) -> Histogram:
-    METRICS[name] = Described("histogram", tuple(labels), meaning, remedy)
-    return Histogram(name, f"{meaning} {remedy}", labels, buckets=tuple(buckets))
+    name: str,
+    meaning: str,
+    remedy: str,
+    buckets: Sequence[float],
+    labels: Mapping[str, tuple[str, ...]] = _NO_LABELS,
+) -> BatchHistogram:
+    METRICS[name] = Described("histogram", labels, meaning, remedy)
+    return BatchHistogram(name, f"{meaning} {remedy}", tuple(labels), buckets=tuple(buckets))
 
 
-def exposition() -> bytes:
-    """Return all metrics in Prometheus' text format, of all processes if there are several."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY)
+class BatchHistogram(Histogram):
+    """Histogram that takes the observations of a batch at once.
+
+    Leans on `_sum`, `_buckets` and `_upper_bounds` of the library's class.
+    """
+
+    def observe_all(self, amounts: Iterable[float]) -> None:
+        """Observe every amount; about 0.1 µs each, a fifth of what `observe` takes."""
+        times = collections.Counter(amounts)
+        self._sum.inc(sum(amount * n for amount, n in times.items()))
+        in_bucket: collections.Counter[int] = collections.Counter()
+        for amount, n in times.items():
+            in_bucket[bisect_left(self._upper_bounds, amount)] += n
+        for index, n in in_bucket.items():
+            self._buckets[index].inc(n)
+
+
+class _PartCollector(Collector):
+    """The metrics of one kind of process, out of all that are defined here."""
+
+    def __init__(self, source: Collector, part: Part) -> None:
+        self._source = source
+        self._part = part
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._source.collect():
+            part: Part = "api" if metric.name.startswith(_API_PREFIX) else "worker"
+            if part == self._part or not metric.name.startswith(_PREFIX):
+                yield metric
+
+
+def exposition(part: Part) -> bytes:
+    """Return the metrics of an API or a worker in Prometheus' text format.
+
+    Those of the other part are left out: their zeros would look like an API that counts nothing.
+    With several API processes the metrics are those of all of them.
+    """
+    source: Collector = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        source = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(_PartCollector(source, part))
     return generate_latest(registry)
+
+
+def forget_ended_processes(alive: Collection[int]) -> None:
+    """Remove the gauges of API processes that are not `alive` (process ids); counters stay."""
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    pids = {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}
+    for pid in pids - set(alive):
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 LATENCY_BUCKETS_S: Final = (
@@ -76,35 +156,49 @@ VISIBLE_BUCKETS_S: Final = (
     3_600.0,
 )  # fmt: skip
 
+#: Why history answers, in the order of docs/operations.md.
+FALLBACK_REASONS: Final = (
+    "no_generation", "not_complete", "rolling", "other_day", "other_timezone", "evicting",
+    "evicted", "lost_record", "capped", "not_ranked", "no_period", "too_many_groups", "timeout",
+    "unreachable", "breaker_open", "error",
+)  # fmt: skip
+
+#: `streams.decode.rejection.Reason`.
+DEAD_LETTER_REASONS: Final = (
+    "malformed", "too_large", "bad_field", "bad_timestamp", "future_timestamp",
+    "unregistered_type", "unregistered_tenant", "too_many_tenants", "unsendable", "unprocessable",
+    "corrupt_batch",
+)  # fmt: skip
+
 # --- API ------------------------------------------------------------------------------------------
 
 API_REQUESTS: Final = _counter(
     "interaction_summary_api_requests_total",
     "HTTP requests answered, by route and status.",
     "Many 503: see the fallback metrics. Many 500: the log has the traceback under the request id.",
-    ("route", "status"),
+    {"route": (), "status": ()},
 )
 API_REQUEST_SECONDS: Final = _histogram(
     "interaction_summary_api_request_seconds",
     "Seconds from the head of a request to the end of its response, by route.",
     "Slow while history answers: repair the counters. Otherwise: add API processes, check Redis.",
     LATENCY_BUCKETS_S,
-    ("route",),
+    {"route": ()},
 )
 API_ANSWERS: Final = _counter(
     "interaction_summary_api_answers_total",
     "Summaries answered, by source (materialized or history).",
     "History should be rare: see the fallback reasons.",
-    ("source",),
+    {"source": ("materialized", "history")},
 )
 API_FALLBACKS: Final = _counter(
     "interaction_summary_api_fallbacks_total",
     "Questions that the counters could not answer, by reason.",
     "timeout, unreachable, breaker_open, error: check Redis. no_generation, not_complete, "
     "rolling, other_day, other_timezone: is a worker running? evicting, evicted, lost_record: "
-    "Redis has evicted counters, or may. no_period, too_many_groups (both "
-    "window=exact) are normal.",
-    ("reason",),
+    "Redis has evicted counters, or may. not_ranked lasts until a worker has built the rank. "
+    "no_period, too_many_groups (both window=exact) are normal.",
+    {"reason": FALLBACK_REASONS},
 )
 API_FALLBACK_REFUSED: Final = _counter(
     "interaction_summary_api_fallback_refused_total",
@@ -112,7 +206,7 @@ API_FALLBACK_REFUSED: Final = _counter(
     "run), history (Postgres did not answer), catalog (no catalog could be read).",
     "busy: repair the counters, or raise FALLBACK_CONCURRENCY if Postgres has spare capacity. "
     "Otherwise: check Postgres.",
-    ("reason",),
+    {"reason": ("busy", "history", "catalog")},
 )
 API_COUNTER_SECONDS: Final = _histogram(
     "interaction_summary_api_counter_read_seconds",
@@ -130,6 +224,20 @@ API_BREAKER_OPEN: Final = _gauge(
     "interaction_summary_api_breaker_open",
     "1 while reads of the counters are suspended by the circuit breaker, else 0.",
     "1: Redis is unreachable or slower than READ_BUDGET_MS.",
+    processes="livemax",  # each process has a breaker of its own
+)
+API_KEYS_AGE: Final = _gauge(
+    "interaction_summary_api_keys_age_seconds",
+    "Seconds since the API keys were last compared with PostgreSQL, at the last attempt; 0 = it "
+    "succeeded, -1 = none ever did.",
+    "Above 5: revoked keys are still accepted. Check Postgres; beyond API_KEYS_STALE_MAX_S all "
+    "requests are refused.",
+    processes="livemax",
+)
+API_RATE_LIMIT_LOCAL: Final = _counter(
+    "interaction_summary_api_rate_limit_local_total",
+    "Requests whose rate limit was counted in the process, as Redis did not answer.",
+    "Check Redis. Meanwhile a key may have its limit in each process.",
 )
 API_LAG: Final = _gauge(
     "interaction_summary_api_lag_events",
@@ -155,7 +263,7 @@ VISIBLE: Final = _histogram(
     "Implausible values: producers' clocks are wrong, or they set the record's time stamp to the "
     "event's time.",
     VISIBLE_BUCKETS_S,
-    ("reading",),
+    {"reading": ("live", "catch_up")},
 )
 VISIBLE_LIVE: Final = VISIBLE.labels("live")
 VISIBLE_CATCH_UP: Final = VISIBLE.labels("catch_up")
@@ -168,14 +276,14 @@ DEAD_LETTERS: Final = _counter(
     "interaction_summary_dead_letters_total",
     "Events sent to the dead-letter topic, or quarantined, by reason.",
     "`interaction-summary dlq list` shows them; fix the producer or the catalog, then redrive.",
-    ("reason",),
+    {"reason": DEAD_LETTER_REASONS},
 )
 QUARANTINED: Final = _counter(
     "interaction_summary_quarantined_total",
     "Records that were quarantined in PostgreSQL, by reason: the dead-letter topic does not take "
     "them, not even as stubs.",
     "Any: `interaction-summary dlq list` shows them, and why they were not sent.",
-    ("reason",),
+    {"reason": DEAD_LETTER_REASONS},
 )
 DEAD_LETTER_ALARM: Final = _gauge(
     "interaction_summary_dead_letter_alarm",
@@ -184,10 +292,11 @@ DEAD_LETTER_ALARM: Final = _gauge(
 )
 OVER_LIMIT: Final = _counter(
     "interaction_summary_over_limit_total",
-    "Interactions of groups beyond KEYS_PER_GROUPING_MAX, counted as one group, by grouping.",
-    "History answers for that grouping, exactly but slowly: raise the limit and rebuild, or find "
-    "the producer of so many ids.",
-    ("grouping",),
+    "Interactions of groups beyond KEYS_PER_GROUPING_MAX, counted as one group, by grouping. "
+    "`customer_offers`: offers beyond OFFERS_PER_CUSTOMER_MAX, which are not remembered.",
+    "History answers for that grouping (for customers), exactly but slowly: raise the limit and "
+    "rebuild, or find the producer of so many ids.",
+    {"grouping": (*GROUPINGS, "customer_offers")},
 )
 SKIPPED: Final = _counter(
     "interaction_summary_skipped_total",
@@ -208,7 +317,7 @@ RETRIES: Final = _counter(
     "interaction_summary_retries_total",
     "Failed calls to a store that were retried, by store.",
     "Check that store.",
-    ("store",),
+    {"store": ("kafka", "counters", "history", "catalog", "quarantine")},
 )
 STORED: Final = _counter(
     "interaction_summary_history_rows_total",
@@ -246,7 +355,7 @@ LOST_OFFSETS: Final = _counter(
     "counters: `interaction-summary rebuild --from history`, if history has them. history: the "
     "counters are the only copy of these events; do not rebuild them from history. In both cases: "
     "give the topic a longer retention.",
-    ("store",),
+    {"store": ("counters", "history")},
 )
 LOG_CHANGES: Final = _counter(
     "interaction_summary_log_changes_total",
@@ -254,7 +363,7 @@ LOG_CHANGES: Final = _counter(
     "watermark).",
     "recreated: the topic was deleted and created again. cut: Kafka lost data; check its "
     "replication.",
-    ("kind",),
+    {"kind": ("recreated", "cut")},
 )
 REDIS_EVICTS: Final = _gauge(
     "interaction_summary_redis_evicts_counters",
@@ -283,7 +392,7 @@ AUDITS: Final = _counter(
     "Periodic audits of a tenant by this worker, by result: clean, drift, or skipped (the counters "
     "or history could not be compared).",
     "drift: run `interaction-summary audit`. Only skipped: its notes say why.",
-    ("result",),
+    {"result": ("clean", "drift", "skipped")},
 )
 AUDIT_DRIFT_CELLS: Final = _gauge(
     "interaction_summary_audit_drift_cells",

@@ -167,8 +167,9 @@ class Incomplete(NamedTuple):
     """Answer of counters that cannot answer a question.
 
     `reason`: no_generation | not_complete | rolling | other_day | other_timezone | no_period |
-    too_many_groups | capped (some of the grouping's groups are counted as one) | lost_record (a
-    group of the page has no record) | evicting | evicted (see `store.redis.evictions`).
+    too_many_groups | capped (some of the grouping's groups are counted as one) | not_ranked
+    (customers are not ranked in this period, see ADR 0022) | lost_record (a group of the page has
+    no record) | evicting | evicted (see `store.redis.evictions`).
     """
 
     reason: str
@@ -188,6 +189,10 @@ class CounterPage(NamedTuple):
     page: Page
     catalog_version: int
     """Version of the tenant's catalog that an import announced last (0 = none)."""
+    pending: int = 0
+    """Events that are counted and not yet in this page: see ADR 0019."""
+    is_ranked: bool = True
+    """Whether the rank was there; else all customers were summed, which few are: see ADR 0022."""
 
 
 class HistoryReader(Protocol):
@@ -200,6 +205,13 @@ class HistoryReader(Protocol):
 
 class StoreUnavailable(Exception):
     """A store did not answer in time. The message names the store and the cause."""
+
+
+class AccessRefused(StoreUnavailable):
+    """A store, or this program, refused the connection: TLS or authentication failed.
+
+    It stays so until somebody changes a setting or the store. The message names what to check.
+    """
 
 
 #: The ten system outcome types, which every tenant has (key, name, classification, category).

@@ -17,5 +17,6 @@ reading; `log_changes` handles a recreated or truncated topic; `rollover` is the
 `progress`, `arrival_watermarks` and `freshness` report; `watchdog` notices stalls, on which
 `stall_check` ends the process; `redis_watch` looks at the settings of Redis, and marks counters
 that it may have evicted; `isolation` finds the record on which the program fails; `rebuild` builds
-counters from history; `audit` compares them with it.
+counters from history; `audit` compares them with it; `tracing` makes spans of commit batches and
+history transactions; `endpoints` serves metrics and `health`.
 """

@@ -34,8 +34,11 @@ REJOINS_MAX: Final = 3
 class Consumer(Protocol):
     """What the worker's parts ask of the Kafka consumer (see `streams.kafka.consumer`)."""
 
-    async def perform_seek(self) -> None:
-        """Seek every assigned partition to where `StartOffsets.find` says."""
+    async def seek_again(self) -> None:
+        """Seek every assigned partition to where `StartOffsets.find` says.
+
+        Does not fail where a rebalance takes partitions meanwhile: the rebalance seeks too.
+        """
         ...
 
     async def earliest(self, partitions: int) -> dict[int, int]:
@@ -93,13 +96,15 @@ class StartOffsets:
         arrivals: ArrivalWatermarks,
         lost_offsets: LostOffsets,
         note_uncounted: Callable[[str], Awaitable[None]],
+        note_if_recreated: Callable[[str], Awaitable[None]],
         rewinder: Rewinder,
         progress: Reports,
         instance: Callable[[], Awaitable[str]],
     ) -> None:
         """`progress` is told when a session begins; `instance` returns that of Redis.
 
-        `note_uncounted(topic_id)`: see `streams.replaced_topics`.
+        `note_uncounted(topic_id)`: see `streams.replaced_topics`; `note_if_recreated(topic_id)`:
+        `streams.log_changes`.
         """
         self._settings = settings
         self._topic = topic
@@ -112,6 +117,7 @@ class StartOffsets:
         self._arrivals = arrivals
         self._lost_offsets = lost_offsets
         self._note_uncounted = note_uncounted
+        self._note_if_recreated = note_if_recreated
         self._rewinder = rewinder
         self._progress = progress
         self._instance = instance
@@ -130,6 +136,7 @@ class StartOffsets:
         settings = self._settings
         found = await retry("kafka", describe_topic, settings, settings.interactions_topic)
         topic_id = found.topic_id
+        await retry("counters", self._note_if_recreated, topic_id)
         self._topic.topic_id, self._topic.partitions = topic_id, found.partitions
         await retry("counters", self._dead_letters.assign, topic_id, partitions)
         earliest = await retry("kafka", self._consumer().earliest, found.partitions)
@@ -153,6 +160,22 @@ class StartOffsets:
         self._progress.begin_session(instance)
         logger.info("partitions assigned", topic_id=topic_id, starts=starts)
         return starts
+
+    async def end_session(self) -> None:
+        """End the read session of a worker that has no partitions any more.
+
+        It would go on to report the progress of these partitions. Their new owner would take that
+        for a loss of Redis, and rewind at each report. During a stop nothing is reported, and what
+        is in hand is finished.
+        """
+        if self._pipeline.closing:
+            return
+        self._arrivals.suspend()
+        self._progress.forget_reported()
+        await self._pipeline.assign({})
+        await self._history.start_session(self._topic.topic_id, {})
+        self._arrivals.begin([])
+        logger.info("no partitions assigned")
 
     async def _stored(self, topic_id: str) -> Mapping[int, int] | None:
         """Return, by partition, the offset below which history has everything.
@@ -220,9 +243,9 @@ class Rewinder:
         if after is not None:
             await after
         consumer = self._consumer()
-        await consumer.perform_seek()
+        await consumer.seek_again()
         while self._again:
-            await consumer.perform_seek()
+            await consumer.seek_again()
 
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -7,6 +7,7 @@ RewindRequired.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from store import metrics
@@ -22,10 +23,16 @@ from store.counters import (
 )
 from store.logs import get_logger
 from store.offsets import Gap
-from store.records import Grouping, SourcedEvent
-from streams.aggregate import aggregate, by_slot, distinct, identity_of
+from store.records import SourcedEvent
+from store.shards import Layout, is_shard, tenant_of
+from store.windows import slots_of_horizon
+from streams.aggregate import aggregate, by_slot, distinct
+from streams.commit_reports import CommitReports
 from streams.completeness import HistoryView
+from streams.copies import CopySearch
+from streams.folds import Folds
 from streams.freshness import Freshness
+from streams.recent_identities import RecentIdentities
 from streams.retry import retry
 from streams.tenant_state import (
     ReadSession,
@@ -48,21 +55,31 @@ class CounterCommitter:
         now_ms: Callable[[], int],
         timezone_of: Callable[[str], Awaitable[str]],
         tenants_max: int = 10_000,
+        dedup_horizon_h: int = 0,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create a committer without a session.
 
         `timezone_of(tenant)` returns its IANA name. `tenants_max`: tenants that may have counters.
+        `dedup_horizon_h`: that of the store; with 0, copies are left to it.
         """
+        self._recent = RecentIdentities(slots_of_horizon(dedup_horizon_h))
         self._store = store
         self._now_ms = now_ms
-        self._overflowed: set[tuple[str, Grouping]] = set()
+        self._reports = CommitReports()
         self.freshness = Freshness()
         self.unread: Mapping[int, Sequence[Generation]] = {}
         """Partition -> generations without a watermark of it, where retention took its beginning;
         as of the last call of `counted`."""
         self._found: list[Counted] = []
+        self.folds = Folds(store, on_answer=self._reports.report, monotonic_s=monotonic_s)
         self.tenants = TenantStates(
-            store, history, now_ms=now_ms, timezone_of=timezone_of, tenants_max=tenants_max
+            store,
+            history,
+            now_ms=now_ms,
+            timezone_of=timezone_of,
+            tenants_max=tenants_max,
+            on_pending=self.folds.note,
         )
 
     async def counted(self, topic_id: str, earliest_offsets: Mapping[int, int]) -> dict[int, int]:
@@ -79,7 +96,7 @@ class CounterCommitter:
         tenants = await self._store.tenants()
         async for counted in self._store.active_counted(tenants, topic_id):
             self._found.append(counted)
-            generation, watermarks, _ = counted
+            generation, watermarks, *_ = counted
             if self.tenants.known.were_recreated(counted, topic_id):
                 await mark_recreated(self._store, generation, self._now_ms())
             for partition, earliest in earliest_offsets.items():
@@ -108,30 +125,43 @@ class CounterCommitter:
             ReadSession(topic_id, dict(starts), dict(earliest_offsets or {}), {}), self._found
         )
         self._found = []
-        self._overflowed.clear()
+        self._recent.clear()
+        self._reports.clear()
         self.freshness.begin(self._now_ms())
 
     async def commit(
-        self, tenant: str, partition: int, events: Sequence[SourcedEvent], next_offset: int
-    ) -> None:
+        self,
+        tenant: str,
+        partition: int,
+        events: Sequence[SourcedEvent],
+        next_offset: int,
+        *,
+        stored_offset: int = 0,
+        more: bool = False,
+    ) -> set[int]:
         """Count `events`, all that the tenant has from its watermark to `next_offset`.
 
-        Raises RewindRequired when the store has less than that watermark.
+        Of a tenant with several shards, `tenant` is the name of one, and `events` are its events.
+        Return the offsets of the copies, which history must not store: another record with their
+        identity was counted. Those below `stored_offset`, history's watermark, may be left out.
+        While `more` records wait, a part of the deltas may be left pending: see `streams.folds`.
+        Raises RewindRequired when the store has less than the tenant's watermark.
         """
         session = self.tenants.session
         state = await self.tenants.get(tenant)
-        counted: set[bytes] = set()
-        """Identities that the store has counted before."""
+        search = CopySearch(self._store, tenant, session.topic_id, partition, stored_offset)
+        search.begin(self._recent.known(state.generation, events))
         while True:
             session.check_not_behind(state, partition)
             expected_offset = state.watermarks.get(partition)
             if expected_offset is not None:
+                search.pass_over(events, expected_offset)
                 if expected_offset >= next_offset:
                     session.committed_through[tenant, partition] = next_offset
-                    return
+                    return await search.offsets()
                 events = [e for e in events if e.offset >= expected_offset]
             # After that: of two copies, the one before the watermark may have been rejected.
-            unique, copies = distinct(events, counted)
+            unique, copies = distinct(events, search.counted)
             batch = by_slot(unique)
             answer = await retry(
                 "counters",
@@ -141,25 +171,29 @@ class CounterCommitter:
                 partition=partition,
                 expected_offset=expected_offset,
                 next_offset=next_offset,
-                deltas=aggregate(batch, state.calendar),
+                deltas=aggregate(batch, state.calendar, search.owners),
+                keep_pending=more,
             )
             if isinstance(answer, Committed):
                 state.watermarks[partition] = next_offset
                 session.committed_through[tenant, partition] = next_offset
                 metrics.COUNTED.inc(len(batch))
-                metrics.DUPLICATES.inc(copies)
-                arrived_ms = [e.recorded_ms for e in batch]
-                self.freshness.note(partition, arrived_ms, self._now_ms())
-                if answer.overflow:
-                    self._report_overflow(tenant, answer.overflow)
-                return
+                metrics.DUPLICATES.inc(len(copies))
+                owned = search.owned(batch)
+                if session is self.tenants.session:
+                    self._recent.add(state.generation, owned)
+                self.freshness.note(partition, [e.recorded_ms for e in batch], self._now_ms())
+                self._reports.report(tenant, answer)
+                await self.folds.after_commit(state.generation, answer.pending, more=more)
+                return await search.offsets(copies)
             if isinstance(answer, Duplicates):
-                counted |= {identity_of(batch[index].event) for index in answer.indexes}
+                search.note(batch, answer)
             elif answer.generation is None and not batch and await self._is_removed(tenant):
-                self.tenants.forget(tenant)
-                return
+                self.tenants.forget(tenant_of(tenant))
+                return set()
             else:
                 state = await self._correct(session, state, partition, expected_offset, answer)
+                search.begin(self._recent.known(state.generation, events))
 
     async def _correct(
         self,
@@ -172,6 +206,8 @@ class CounterCommitter:
         """Return the state corrected by a refusal; raise RewindRequired if the store has less."""
         metrics.REFUSED.inc()
         tenant = state.generation.tenant
+        if refused.generation is None and is_shard(tenant):
+            raise RewindRequired(f"{tenant} gets no more events: another generation is active")
         if refused.generation is None and not await self._is_removed(tenant):
             raise RewindRequired(f"the counters of tenant {tenant} are gone")
         if refused.generation != state.generation.number:
@@ -195,45 +231,44 @@ class CounterCommitter:
 
     async def _is_removed(self, tenant: str) -> bool:
         """Return whether an operator has removed the tenant, whose counters are gone."""
-        topic_id = self.tenants.session.topic_id
+        topic_id, tenant = self.tenants.session.topic_id, tenant_of(tenant)
         found = await retry("counters", self._store.counted_before_removal, [tenant], topic_id)
         return tenant in found
 
-    def _report_overflow(self, tenant: str, overflow: Sequence[tuple[Grouping, int]]) -> None:
-        for grouping, interactions in overflow:
-            metrics.OVER_LIMIT.labels(grouping).inc(interactions)
-            if (tenant, grouping) not in self._overflowed:
-                self._overflowed.add((tenant, grouping))
-                logger.warning(
-                    "too many groups: new groups are counted as one, and history answers for this "
-                    "grouping until KEYS_PER_GROUPING_MAX is raised and the counters are rebuilt",
-                    tenant=tenant,
-                    grouping=grouping,
-                )
-
     async def reset(self, partition: int, offset: int, end: int) -> None:
-        """Lower every tenant's watermark of the partition to `offset`, where it is higher.
+        """Lower every tenant's watermark of the partition to `offset`; see `lower_all`."""
+        await lower_all(self._store, self.tenants, partition, offset, end)
 
-        For a partition that was truncated at `end`: its records from `offset` on are read again.
-        """
-        session = self.tenants.session
-        position = Position(session.topic_id, partition, offset)
-        for tenant in await self._store.tenants():
-            # Those that are not active first: a swap or a rollback may activate them at any time.
-            await lower_others(self._store, tenant, position, end)
-            state = await self.tenants.load(tenant, session)
-            while (expected_offset := state.watermarks.get(partition, 0)) > offset:
-                answer = await self._store.commit(
-                    state.generation,
-                    topic_id=session.topic_id,
-                    partition=partition,
-                    expected_offset=expected_offset,
-                    next_offset=offset,
-                    deltas=Deltas(),
-                )
-                if isinstance(answer, Committed):
-                    break
-                state = await self.tenants.load(tenant, session)
+
+async def lower_all(
+    store: CounterStore, tenants: TenantStates, partition: int, offset: int, end: int
+) -> None:
+    """Lower every tenant's watermark of the partition to `offset`, where it is higher.
+
+    For a partition that was truncated at `end`: its records from `offset` on are read again.
+    """
+    session = tenants.session
+    position = Position(session.topic_id, partition, offset)
+    names = []
+    for tenant in await store.tenants():
+        # Those that are not active first: a swap or a rollback may activate them at any time.
+        await lower_others(store, tenant, position, end)
+    async for counted in store.active_counted(await store.tenants(), session.topic_id):
+        names.append(counted.generation.tenant)
+    for tenant in names:
+        state = await tenants.load(tenant, session)
+        while (expected_offset := state.watermarks.get(partition, 0)) > offset:
+            answer = await store.commit(
+                state.generation,
+                topic_id=session.topic_id,
+                partition=partition,
+                expected_offset=expected_offset,
+                next_offset=offset,
+                deltas=Deltas(),
+            )
+            if isinstance(answer, Committed):
+                break
+            state = await tenants.load(tenant, session)
 
 
 async def lower_others(store: CounterStore, tenant: str, position: Position, end: int) -> None:
@@ -248,6 +283,9 @@ async def lower_others(store: CounterStore, tenant: str, position: Position, end
             if source == (position.topic_id, position.partition) and target > end:
                 await store.note_gap(generation, Gap(*source, max(watermark, end), target))
         await store.lower_watermark(tenant, each.number, position)
+        if not each.active:
+            for name in Layout(tenant, each.number, each.shards).others:
+                await lower_others(store, name, position, end)
 
 
 async def mark_recreated(store: CounterStore, generation: Generation, at_ms: int) -> None:

@@ -1,13 +1,12 @@
-"""How many records of a fetched batch become one commit batch. Pure."""
+"""How many records become one commit batch. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
-#: Records of the largest commit batch, in multiples of the events of one commit. Decoding it takes
-#: some 40 ms, in which nothing else runs.
-COMMITS_PER_BATCH_MAX: Final = 40
+#: Records of the largest commit batch, in multiples of the events of one commit.
+COMMITS_PER_BATCH_MAX: Final = 160
 
 
 class CommitBatchSize:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from store.counters import CounterStore, Generation
 from store.logs import get_logger
 from store.offsets import Gap
+from store.shards import is_shard, tenant_of
 
 logger = get_logger("tenants")
 
@@ -47,6 +48,19 @@ class HistoryView(Protocol):
         ...
 
 
+async def complete_all(
+    store: CounterStore, history: HistoryView, known: Sequence[Generation], topic_id: str
+) -> bool:
+    """Mark shards of a tenant complete as `complete` does; False where only a rebuild helps."""
+    answers = []
+    for each in known:
+        generation = await store.generation(each.tenant)  # its `complete` may have changed
+        if generation is None or generation.number != each.number:
+            return False
+        answers.append(await complete(store, history, generation, topic_id))
+    return all(answers)
+
+
 async def complete(
     store: CounterStore, history: HistoryView, generation: Generation, topic_id: str
 ) -> bool:
@@ -58,15 +72,20 @@ async def complete(
     if generation.complete:
         return True
     missing = await store.missing(generation)
-    if missing.evicted:
+    if missing.unsettled:
+        await store.settle(generation.tenant)
+    if missing.evicted or missing.damaged or missing.outdated:
         return False
     if missing.gaps:
-        empty = [gap for gap in missing.gaps if await _is_empty(history, generation.tenant, gap)]
+        tenant = tenant_of(generation.tenant)
+        empty = [gap for gap in missing.gaps if await _is_empty(history, tenant, gap)]
         if empty and await store.close_gaps(generation, empty):
             logger.info("counters are complete", tenant=generation.tenant)
             return True
         if len(empty) < len(missing.gaps):
             return False
+    if missing.unproven and (is_shard(generation.tenant) or generation.shards > 1):
+        return False  # history does not say which of its events were counted in which shard
     if missing.unproven:
         return await _prove(store, history, generation, topic_id)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import tempfile
@@ -17,13 +18,17 @@ import faust  # noqa: E402 - Faust creates its loop when imported, so the loop i
 from faust.types.enums import ProcessingGuarantee  # noqa: E402
 from faust.worker import Worker as FaustWorker  # noqa: E402
 
+from store import logs  # noqa: E402
 from store.settings import Settings  # noqa: E402
-from streams.kafka.consumer import Batch, batch_transport  # noqa: E402
+from streams.kafka.consumer import Batch, batch_transport, credentials  # noqa: E402
 
 # Never reached, because the agent takes everything at once: the queues of the pipeline are bounded.
 STREAM_MESSAGES_MAX: Final = 1_000_000
 STOP_MAX_S: Final = 9.5  # for all of a stop
+LAST_LINE_S: Final = 0.2  # for the line that says that a stop took longer
 _NEVER_S: Final = 86_400.0
+
+logger = logs.get_logger("worker")
 
 
 class Hooks(Protocol):
@@ -31,6 +36,10 @@ class Hooks(Protocol):
 
     async def find_start(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Return the offset to read each assigned partition from."""
+        ...
+
+    async def on_no_partitions(self) -> None:
+        """Handle that a rebalance has taken all partitions."""
         ...
 
     def on_truncated(self, partition: int, end: int) -> None:
@@ -55,6 +64,7 @@ def create_app(settings: Settings, hooks: Hooks) -> Any:
     app = faust.App(
         settings.consumer_group,
         broker=[f"kafka://{broker}" for broker in settings.brokers],
+        broker_credentials=credentials(settings),
         autodiscover=False,
         datadir=tempfile.gettempdir(),  # required by Faust for tables; there are none
         web_enabled=False,
@@ -83,6 +93,7 @@ def create_app(settings: Settings, hooks: Hooks) -> Any:
         settings.interactions_topic,
         fetch_wait_ms=settings.fetch_wait_ms,
         find_start=hooks.find_start,
+        on_no_partitions=hooks.on_no_partitions,
         on_truncated=hooks.on_truncated,
         full_partitions=hooks.full_partitions,
     )
@@ -111,10 +122,12 @@ def run_app(
     `on_start` is awaited before Faust starts, `on_stop` before it stops: what is finished then is
     still acknowledged and committed by Faust. A stop that takes too long ends the process; its
     exit code is 0 only if a signal asked for the stop, and 1 also after a failure that `has_failed`
-    tells of.
+    tells of. An error during the stop also makes it 1. The log says why it is 1.
     """
 
     class Process(FaustWorker):  # type: ignore[misc]
+        stop_failed = False
+
         async def on_first_start(self) -> None:
             await super().on_first_start()  # installs the handlers of signals
             await on_start()
@@ -125,12 +138,45 @@ def run_app(
             timer = threading.Timer(STOP_MAX_S, self._end)
             timer.daemon = True
             timer.start()
-            await on_stop()
+            try:
+                await on_stop()
+            except Exception as error:
+                self._note(error)  # and still leave the group
             await super().stop()
+
+        def stop_and_shutdown(self) -> None:
+            try:
+                super().stop_and_shutdown()
+            except (Exception, asyncio.CancelledError) as error:
+                if error is not self.crash_reason:  # that one is in the log
+                    self._note(error)
+                raise  # Faust makes it exit code 1, without a line in the log
+            if self.stop_failed:
+                raise SystemExit(1)
+
+        def _note(self, error: BaseException) -> None:
+            self.stop_failed = True
+            text = f"{type(error).__name__}: {error}"
+            logger.error("worker stop failed", error=text, exc_info=error)
 
         def _end(self) -> None:
             was_asked = self._signal_stop_time is not None
-            os._exit(0 if was_asked and not self.crashed and not has_failed() else 1)
+            failed = self.crashed or self.stop_failed or has_failed()
+            code = 0 if was_asked and not failed else 1
+
+            def say() -> None:
+                logger.warning(
+                    "stop not finished in time: the process ends",
+                    limit_s=STOP_MAX_S,
+                    exit_code=code,
+                    asked_by_signal=was_asked,
+                )
+
+            # In a thread: a log that takes no more lines must not keep the process alive.
+            line = threading.Thread(target=say, daemon=True)
+            line.start()
+            line.join(LAST_LINE_S)
+            os._exit(code)
 
     process = Process(
         app,

@@ -42,14 +42,14 @@ class Freshness:
 
         Clocks may differ: an arrival in the future is a wait of 0 ms.
         """
-        live: list[int] = []
-        for arrived in arrived_ms:
-            waited_ms = max(0, at_ms - arrived)
-            if arrived >= self._since_ms:
-                live.append(waited_ms)
-                metrics.VISIBLE_LIVE.observe(waited_ms / 1e3)
-            else:
-                metrics.VISIBLE_CATCH_UP.observe(waited_ms / 1e3)
+        arrived_ms = list(arrived_ms)
+        live = [max(0, at_ms - arrived) for arrived in arrived_ms if arrived >= self._since_ms]
+        if live:
+            metrics.VISIBLE_LIVE.observe_all([waited_ms / 1e3 for waited_ms in live])
+        if len(live) < len(arrived_ms):
+            metrics.VISIBLE_CATCH_UP.observe_all(
+                [max(0, at_ms - a) / 1e3 for a in arrived_ms if a < self._since_ms]
+            )
         if live:
             recent = self._recent.setdefault(partition, deque(maxlen=RECENT_COMMITS))
             recent.append((at_ms, live))

@@ -11,10 +11,15 @@ from store.offsets import Gap, after, offsets_in
 from store.postgres.history import HistoryRefused, HistoryWriter
 from store.postgres.quarantine import QuarantinedRecord
 from store.records import SourcedEvent
+from streams.commit_batch import split_evenly
 from streams.dead_letters.quarantine import report, row_of_event
 from streams.isolation import Isolation
 from streams.retry import retry
 from streams.tenant_state import RewindRequired
+
+
+def no_acknowledgement() -> None:
+    """Do nothing: only the last part of a fetched batch acknowledges it."""
 
 
 @dataclasses.dataclass
@@ -29,6 +34,19 @@ class HistoryBatch:
     """Bytes of the records that the events came in."""
     gaps: Sequence[Gap] = ()
     """Offsets before the events that retention took."""
+
+    def split(self, events_max: int) -> list[HistoryBatch]:
+        """Return the batch in even parts of at most `events_max` events; the last acknowledges."""
+        parts = list(split_evenly(self.events, events_max))
+        if len(parts) < 2:
+            return [self]
+        size = self.size // len(parts)
+        batches = [
+            HistoryBatch(part, part[-1].offset + 1, no_acknowledgement, size) for part in parts
+        ]
+        batches[0].gaps = self.gaps
+        batches[-1].next_offset, batches[-1].acknowledge = self.next_offset, self.acknowledge
+        return batches
 
 
 class HistorySession:

@@ -81,6 +81,10 @@ class HistorySink:
             self._buffered = self._bytes = 0
             self._changed.notify_all()
 
+    def stored_offset(self, partition: int) -> int:
+        """Return the offset below which history has everything, as far as this session knows."""
+        return self._session.positions.get(partition) or 0
+
     def _new_session(
         self, topic_id: str, positions: Mapping[int, int | None], gaps: Sequence[Gap]
     ) -> HistorySession:
@@ -93,16 +97,17 @@ class HistorySink:
             gaps=gaps,
         )
 
-    async def put(self, partition: int, batch: HistoryBatch) -> None:
-        """Append the batch to the buffer; wait while the buffer is full."""
+    async def put(self, partition: int, *batches: HistoryBatch) -> None:
+        """Append the batches, all or none, to the buffer; wait while the buffer is full."""
         async with self._changed:
             epoch = self._epoch
             await self._changed.wait_for(lambda: self._has_room() or self._epoch != epoch)
             if self._epoch != epoch or partition not in self._batches:
                 return  # the partition was reassigned: its new reader reads the batch again
-            self._batches[partition].append(batch)
-            self._buffered += len(batch.events)
-            self._bytes += batch.size
+            for batch in batches:
+                self._batches[partition].append(batch)
+                self._buffered += len(batch.events)
+                self._bytes += batch.size
             metrics.HISTORY_BUFFER.set(self._buffered)
             self._changed.notify_all()
 

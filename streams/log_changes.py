@@ -41,19 +41,26 @@ class LogChanges:
         self._writer = writer
         self._rewinder = rewinder
         self._now_ms = now_ms
+        self._noted = ""  # topic id that was recorded last
 
     async def check_topic_id(self) -> None:
         """Rewind if the topic was recreated: its new incarnation is counted from its start."""
         found = await describe_topic(self._settings, self._settings.interactions_topic)
         if self._topic.topic_id and found.topic_id != self._topic.topic_id:
-            metrics.LOG_CHANGES.labels("recreated").inc()
-            logger.warning(
-                "the topic was recreated", before=self._topic.topic_id, now=found.topic_id
-            )
-            await self._counters.reports.note_log_change(
-                "recreated", found.topic_id, self._now_ms()
-            )
+            await self.note_if_recreated(found.topic_id)
             self._rewinder.rewind()
+
+    async def note_if_recreated(self, topic_id: str) -> None:
+        """Record that the topic is another one than before, if it is: once for each topic id.
+
+        A start that follows a rebalance may find that before `check_topic_id` does.
+        """
+        if self._topic.topic_id in ("", topic_id) or topic_id == self._noted:
+            return
+        await self._counters.reports.note_log_change("recreated", topic_id, self._now_ms())
+        self._noted = topic_id
+        metrics.LOG_CHANGES.labels("recreated").inc()
+        logger.warning("the topic was recreated", before=self._topic.topic_id, now=topic_id)
 
     def on_truncated(self, partition: int, end: int) -> None:
         """Handle a partition that ends at `end`, before what was read."""

@@ -16,6 +16,7 @@ from store.logs import get_logger
 from store.offsets import Gap
 from store.postgres.pool import bounded
 from store.records import StoreUnavailable
+from store.shards import lowest_of_tenants, tenant_of
 from streams.completeness import HistoryView
 from streams.retry import retry
 from streams.tenant_state import TenantStates
@@ -46,7 +47,7 @@ class LostOffsets:
         stored = await self._stored(gap)
         held = await self._held(gap, lacking, stored)
         for generation, first_offset in lacking.items():
-            if generation.tenant in held:
+            if tenant_of(generation.tenant) in held:
                 part = gap._replace(first_offset=first_offset)
                 await retry("counters", self._counters.note_gap, generation, part)
         uncounted = gap.next_offset
@@ -87,7 +88,7 @@ class LostOffsets:
             lacking = dict.fromkeys(unread.get(partition, ()), 0)
             held = await self._held(gap, lacking, position)
             for generation in lacking:
-                if generation.tenant in held:
+                if tenant_of(generation.tenant) in held:
                     await retry("counters", self._counters.note_gap, generation, gap)
             if held:
                 _report(gap, 0, position, sorted(held))
@@ -101,11 +102,9 @@ class LostOffsets:
     async def _first_counted(self, gap: Gap) -> int:
         """Return the offset at which counting of the partition began, at most the gap's end."""
         first = gap.next_offset
-        for tenant in await self._counters.tenants():
-            generation = await self._counters.generation(tenant)
-            if generation is not None:
-                starts = await self._counters.first_watermarks(generation, gap.topic_id)
-                first = min(first, starts.get(gap.partition, first))
+        tenants = await self._counters.tenants()
+        async for counted in self._counters.active_counted(tenants, gap.topic_id):
+            first = min(first, counted.first_watermarks.get(gap.partition, first))
         return first
 
     async def _stored(self, gap: Gap) -> int | None:
@@ -120,7 +119,7 @@ class LostOffsets:
         self, gap: Gap, lacking: Mapping[Generation, int], stored: int | None
     ) -> set[str]:
         """Return the tenants whose part of the gap history has, or may have."""
-        first_offsets = {generation.tenant: first for generation, first in lacking.items()}
+        first_offsets = lowest_of_tenants({g.tenant: first for g, first in lacking.items()})
         if stored is not None:
             first_offsets = {t: first for t, first in first_offsets.items() if first < stored}
             if first_offsets:

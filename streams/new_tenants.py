@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from store.counters import CounterStore, Position
 from store.logs import get_logger
 from store.records import StoreUnavailable
+from store.shards import is_shard, tenant_of
 from store.windows import Calendar
 from streams.completeness import HistoryView
 
@@ -34,16 +35,21 @@ class NewTenants:
     ) -> None:
         """Create the tenant's first generation, unless another worker has done it meanwhile.
 
+        Or a shard, other than shard 0, that the store has lost.
+
         `starts`: partition -> offset below which every tenant was counted when the session began.
         `was_known`: this worker knew counters of the tenant. Unless it was removed, the store lost
         them: their events may be below the new watermarks, and history may have yet to store them.
         """
-        is_lost = was_known and not await self._store.counted_before_removal([tenant], topic_id)
-        zone = await self._timezone_of(tenant)
+        is_lost = is_shard(tenant) or (
+            was_known and not await self._store.counted_before_removal([tenant], topic_id)
+        )
+        plain = tenant_of(tenant)
+        zone = await self._timezone_of(plain)
         removed: Mapping[int, int] = {}
         try:
-            removed = await self._history.removed_through(tenant, topic_id)
-            complete = not is_lost and await self._history.covers(tenant, topic_id, {})
+            removed = await self._history.removed_through(plain, topic_id)
+            complete = not is_lost and await self._history.covers(plain, topic_id, {})
         except StoreUnavailable as error:
             logger.warning("completeness not known yet", tenant=tenant, error=str(error))
             complete = False

@@ -44,9 +44,10 @@ class OldGenerations:
 
     async def _drop(self, generation: Generation, deadline_s: float) -> bool:
         """Drop the generation; return False if the time was over before."""
-        while await self._counters.drop_some(generation):
-            if asyncio.get_running_loop().time() > deadline_s:
-                return False
-            await asyncio.sleep(DROP_PAUSE_S)
+        for each in await self._counters.with_shards(generation):
+            while await self._counters.drop_some(each):
+                if asyncio.get_running_loop().time() > deadline_s:
+                    return False
+                await asyncio.sleep(DROP_PAUSE_S)
         logger.info("old generation dropped", tenant=generation.tenant, number=generation.number)
         return True

@@ -49,22 +49,27 @@ class PartitionQueue:
         self._arrived.set()
         self._idle.clear()
 
-    async def take(self) -> tuple[Batch, Acknowledge]:
+    async def take(self, records_min: int = 0) -> tuple[Batch, Acknowledge]:
         """Wait for a batch; return it joined with the batches that follow without a gap.
 
-        At most `batch_bytes` are joined.
+        At most `batch_bytes` are joined, or more while the batch has less than `records_min`
+        records.
         """
         await self._arrived.wait()
         batch, acknowledge, size = self._waiting.popleft()
         records, acknowledges, end = list(batch.records), [acknowledge], batch.next_offset
+        end_offset = batch.end_offset
         while self._waiting:
             following, acknowledge, more = self._waiting[0]
-            if not following.follows(end) or size + more > self._batch_bytes:
+            if not following.follows(end):
+                break
+            if size + more > self._batch_bytes and len(records) >= records_min:
                 break
             self._waiting.popleft()
             records += following.records
             acknowledges.append(acknowledge)
             end, size = following.next_offset, size + more
+            end_offset = following.end_offset
         self._bytes -= size
         if not self._waiting:
             self._arrived.clear()
@@ -73,7 +78,7 @@ class PartitionQueue:
             for each in acknowledges:
                 each()
 
-        return batch._replace(records=records), acknowledge_all
+        return batch._replace(records=records, end_offset=end_offset), acknowledge_all
 
     def done(self) -> None:
         """Mark the batch returned by `take` as processed."""

@@ -11,11 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from store.offsets import Gap
+from store.records import SourcedEvent
+from streams.at_once import all_at_once, end
+from streams.backlogs import Backlogs
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatch, CommitBatchBuilder
 from streams.commit_batch_size import CommitBatchSize, split_batch
 from streams.dead_letters.record import DeadLetterSink
-from streams.history_session import HistoryBatch
+from streams.history_session import HistoryBatch, no_acknowledgement
 from streams.history_sink import HistorySink
 from streams.isolation import Isolation
 from streams.partition_queue import PartitionQueue
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Tenants whose watermark one idle commit moves: thousands at once would delay events of others.
 IDLE_TENANTS_MAX: Final = 200
+#: Events that history takes at once: encoding more for PostgreSQL would delay other tasks.
+HISTORY_EVENTS_MAX: Final = 5_000
 
 
 class Pipeline:
@@ -71,12 +76,17 @@ class Pipeline:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.positions: dict[int, int] = {}
         """Partition -> offset below which everything is counted."""
+        self._ahead: dict[int, int] = {}
+        """Partition -> events above its position that are counted."""
+        self._backlogs = Backlogs()
         self.closing = False
 
     async def assign(self, starts: Mapping[int, int]) -> None:
         """Begin with these partitions, each at its offset, and with no others."""
         await self.abandon()
         self.positions = dict(starts)
+        self._ahead = dict.fromkeys(starts, 0)
+        self._backlogs = Backlogs()
         self._commit_batch_sizes = {p: CommitBatchSize(self._commit_events_max) for p in starts}
         for partition in starts:
             self._queues[partition] = PartitionQueue(
@@ -111,24 +121,37 @@ class Pipeline:
         """Return the partitions whose queue is full."""
         return {partition for partition, queue in self._queues.items() if queue.is_full}
 
+    def progress(self) -> dict[int, int]:
+        """Return a number of each partition that grows with each commit.
+
+        Its position stands still until a whole commit batch is counted, which may take minutes
+        where a store is slow. The number is at least the position, and at most the next one.
+        """
+        return {p: position + self._ahead[p] for p, position in self.positions.items()}
+
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_failure(error)
 
     async def _run(self, partition: int) -> None:
-        queue = self._queues[partition]
+        queue, sizes = self._queues[partition], self._commit_batch_sizes
         loop = asyncio.get_running_loop()
         next_idle_s = loop.time() + self._idle_commit_s
         while True:
             try:
                 async with asyncio.timeout_at(next_idle_s):
-                    batch, acknowledge = await queue.take()
+                    batch, acknowledge = await queue.take(sizes[partition].records)
             except TimeoutError:
-                pass
+                # What seemed to wait is never delivered: an open transaction, say.
+                if self._backlogs.forget(partition):
+                    await self._committer.folds.fold_all()
             else:
                 # A batch with another base was fetched before a rewind, and is fetched again.
                 if batch.base == self.positions[partition]:
+                    self._backlogs.begin(batch)
                     await self._process(batch, acknowledge)
+                    if self._backlogs.end(batch):
+                        await self._committer.folds.fold_all()
                 queue.done()
             # Also after a batch: while batches wait, `take` returns at once and never times out.
             if loop.time() >= next_idle_s:
@@ -166,7 +189,8 @@ class Pipeline:
                         records,
                         commit_batch,
                         gaps,
-                        acknowledge if is_last else _no_acknowledgement,
+                        acknowledge if is_last else no_acknowledgement,
+                        more=bool(self._backlogs) or not is_last,
                     )
                 )
                 gaps = ()  # they are before the first commit batch
@@ -174,8 +198,8 @@ class Pipeline:
             if committing is not None:
                 await committing
         finally:
-            if committing is not None and not committing.done():
-                committing.cancel()
+            if committing is not None:
+                await end(committing)
 
     async def _commit(
         self,
@@ -184,24 +208,28 @@ class Pipeline:
         batch: CommitBatch,
         gaps: Sequence[Gap],
         acknowledge: Callable[[], None],
+        *,
+        more: bool,
     ) -> None:
         if batch.rejected:
             await retry("kafka", self._dead_letters.send, batch.rejected)
-        failed = await asyncio.gather(
-            *(
-                self._tenant_commits.commit(tenant, partition, records, events, batch.next_offset)
-                for tenant, events in batch.events.items()
+        stored_offset = self._history.stored_offset(partition)
+        ahead = self._ahead  # of this session: a commit may end after another one has started
+
+        async def commit(tenant: str, events: Sequence[SourcedEvent]) -> set[int]:
+            end = batch.next_offset
+            uncounted = await self._tenant_commits.commit(
+                tenant, partition, records, events, end, stored_offset=stored_offset, more=more
             )
-        )
+            ahead[partition] += len(events)
+            return uncounted
+
+        of_tenants = await all_at_once(*(commit(*each) for each in batch.events.items()))
         self.positions[partition] = batch.next_offset
-        uncounted = set().union(*failed)
+        ahead[partition] = 0
+        uncounted = set().union(*of_tenants)
         events = [e for of in batch.events.values() for e in of if e.offset not in uncounted]
         events += batch.of_removed
         events.sort(key=lambda e: e.offset)
-        await self._history.put(
-            partition, HistoryBatch(events, batch.next_offset, acknowledge, batch.size, gaps)
-        )
-
-
-def _no_acknowledgement() -> None:
-    """Do nothing: only the last commit of a fetched batch acknowledges it."""
+        whole = HistoryBatch(events, batch.next_offset, acknowledge, batch.size, gaps)
+        await self._history.put(partition, *whole.split(HISTORY_EVENTS_MAX))

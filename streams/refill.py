@@ -19,6 +19,7 @@ from store.postgres.pool import Pool
 from store.postgres.refill import HistoryFiller
 from store.records import Event, SourcedEvent
 from store.settings import Settings
+from store.shards import by_shard
 from streams.commit_batch import (
     judged_at_ms,
     recorded_ms,
@@ -26,10 +27,12 @@ from streams.commit_batch import (
     split_evenly,
     unregistered,
 )
+from streams.copies import IdentityOwners, copies_among
 from streams.counting_catalogs import CountingCatalogs, NoCopies, PostgresCatalogs
 from streams.decode.decoder import make_decoder
 from streams.decode.rejection import Skipped
 from streams.kafka.topic_scan import OffsetsGone, ScanBatch, TopicScan, open_scan
+from streams.retry import retry
 
 #: Records of one transaction.
 BATCH_RECORDS: Final = 5_000
@@ -63,6 +66,8 @@ class RefillResult:
     """Events of other tenants than the one that was asked for."""
     removed: int = 0
     """Events that were removed with their tenant."""
+    copies: int = 0
+    """Events of which the counters have counted another record."""
     left: int = 0
     """Events beyond history's position: a worker took over while they were read."""
     identities: int = 0
@@ -89,13 +94,18 @@ class Refill:
         pool: Pool,
         *,
         counted_tenants: Collection[str],
+        owners: IdentityOwners | None = None,
         tenant: str | None = None,
         progress: Progress = _no_progress,
         now_ms: Callable[[], int] = system_clock_ms,
     ) -> None:
-        """`counted_tenants`: tenants with counters; as many others as a worker accepts are new."""
+        """`counted_tenants`: tenants with counters; as many others as a worker accepts are new.
+
+        `owners`: the counters, which know which record of an identity was counted; None = none.
+        """
         self._settings = settings
         self._pool = pool
+        self._owners = owners
         self._tenant = tenant
         self._progress = progress
         self._writer = HistoryWriter(pool)
@@ -181,6 +191,7 @@ class Refill:
         """Store what history lacks of the records of one partition."""
         partition = part.partition
         events = await self._reader.read(self._topic_id, part.partition, part.records)
+        events = await self._without_copies(partition, events)
         stored = 0
         if partition in self._moved:
             stored = await self._write(partition, part.next_offset, events)
@@ -193,6 +204,24 @@ class Refill:
         self._result.stored += stored
         self._result.present += len(below) - stored
         self._result.left += len(events) - len(below)
+
+    async def _without_copies(
+        self, partition: int, events: list[SourcedEvent]
+    ) -> list[SourcedEvent]:
+        """Leave out the events of which the counters have counted another record."""
+        if self._owners is None:
+            return events
+        by_tenant: dict[str, list[SourcedEvent]] = {}
+        for each in events:
+            by_tenant.setdefault(each.event.tenant, []).append(each)
+        copies: set[int] = set()
+        for tenant, of_tenant in by_tenant.items():
+            active = await retry("counters", self._owners.generation, tenant)
+            shards = by_shard(active.layout, of_tenant) if active else {}
+            for name, part in shards.items():
+                copies |= await copies_among(self._owners, name, self._topic_id, partition, part)
+        self._result.copies += len(copies)
+        return [each for each in events if each.offset not in copies]
 
     async def _suspect(self, partition: int, known: Sequence[SourcedEvent]) -> None:
         """Keep the events of `known` that have a registered identity, but perhaps no row."""

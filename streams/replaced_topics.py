@@ -15,6 +15,7 @@ from store.logs import get_logger
 from store.offsets import Gap
 from store.postgres.pool import bounded
 from store.records import StoreUnavailable
+from store.shards import lowest_of_tenants, tenant_of
 from streams.lost_offsets import HISTORY_TIMEOUT_S
 from streams.retry import retry
 
@@ -71,29 +72,32 @@ async def note_uncounted(counters: Counters, history: History, topic_id: str) ->
     generations: dict[str, Generation] = {}
     watermarks: dict[str, Mapping[Source, int]] = {}
     for tenant in await retry("counters", counters.tenants):
-        generation = await retry("counters", counters.generation, tenant)
-        if generation is not None:
-            generations[tenant] = generation
-            watermarks[tenant] = await retry("counters", counters.all_watermarks, generation)
+        active = await retry("counters", counters.generation, tenant)
+        for name in active.layout.names if active is not None else ():
+            generation = await retry("counters", counters.generation, name)
+            if generation is not None:
+                generations[name] = generation
+                watermarks[name] = await retry("counters", counters.all_watermarks, generation)
     for (other, partition), end in sorted(others.items()):
-        firsts = {t: marks.get((other, partition), 0) for t, marks in watermarks.items()}
-        firsts = {tenant: first for tenant, first in firsts.items() if first < end}
+        firsts = {name: marks.get((other, partition), 0) for name, marks in watermarks.items()}
+        firsts = {name: first for name, first in firsts.items() if first < end}
         if not firsts:
             continue
         try:
             found = await bounded(
-                history.tenants_between(other, partition, firsts, end), HISTORY_TIMEOUT_S
+                history.tenants_between(other, partition, lowest_of_tenants(firsts), end),
+                HISTORY_TIMEOUT_S,
             )
         except StoreUnavailable as error:
             logger.info("retrying later", work="note_uncounted", error=str(error))
             return
-        for tenant in sorted(found):
-            gap = Gap(other, partition, firsts[tenant], end)
-            await retry("counters", counters.note_gap, generations[tenant], gap)
+        for name in sorted(name for name in firsts if tenant_of(name) in found):
+            gap = Gap(other, partition, firsts[name], end)
+            await retry("counters", counters.note_gap, generations[name], gap)
             logger.error(
                 "counters lack events of a topic that was replaced, and history has them: "
                 "`interaction-summary rebuild` counts them",
-                tenant=tenant,
+                tenant=name,
                 topic_id=other,
                 partition=partition,
                 first=gap.first_offset,

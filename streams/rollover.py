@@ -13,8 +13,9 @@ from typing import Final
 from store import metrics
 from store.counters import Generation, Rolled
 from store.logs import get_logger
+from store.redis.active import TENANTS_PER_CALL
 from store.redis.counters import RedisCounters
-from store.redis.old_generations import TENANTS_PER_CALL
+from store.shards import tenant_of
 from store.windows import Calendar, date_of
 from streams.assignment import CurrentTopic
 from streams.commit import CounterCommitter
@@ -99,27 +100,29 @@ class Rollover:
 
         Add those whose counters are not complete to `incomplete`. Return the arrival watermark, ms.
         """
-        rolling = {generation.tenant for generation in self._turns}
+        rolling = {tenant_of(generation.tenant) for generation in self._turns}
         now_ms, until_ms = self._now_ms(), self._rolled.get
         names = await self._names.get()
         due = [t for t in names if until_ms(t, 0) <= now_ms and t not in rolling]
         due = turn_order(due, self._worker)
         arrived_ms = await self._arrival_watermark_ms() if due or rolling else 0
-        found: list[Generation] = []
+        found: dict[str, list[Generation]] = {}
         for first in range(0, len(due), TENANTS_PER_CALL):
             # Read just before they move: by then another worker may have moved them.
             part = due[first : first + TENANTS_PER_CALL]
             generations = [g async for g in self._counters.active_generations(part)]
             await self._move(generations, arrived_ms)
-            found += generations
-        for generation in found:
-            rolled_until_ms = self._rolled_until_ms(generation)
-            if not generation.complete and self._topic.topic_id != "":
-                incomplete[generation.tenant] = rolled_until_ms
-            elif rolled_until_ms is not None and not self._is_behind(generation):
-                self._rolled[generation.tenant] = rolled_until_ms
-        for generation in found:  # at the end: one that is behind ends this call
-            await self._committer.tenants.adopt_generation(generation)
+            for generation in generations:
+                found.setdefault(tenant_of(generation.tenant), []).append(generation)
+        for tenant, shards in found.items():
+            rolled_until_ms = self._rolled_until_ms(shards)
+            if not all(each.complete for each in shards) and self._topic.topic_id != "":
+                incomplete[tenant] = rolled_until_ms
+            elif rolled_until_ms is not None and not any(map(self._is_behind, shards)):
+                self._rolled[tenant] = rolled_until_ms
+        for shards in found.values():  # at the end: one that is behind ends this call
+            for generation in shards:
+                await self._committer.tenants.adopt_generation(generation)
         return arrived_ms
 
     async def _move(self, generations: Sequence[Generation], arrived_ms: int) -> None:
@@ -146,11 +149,12 @@ class Rollover:
         """Return whether the generation was not rolled to the end of a day that has begun."""
         return max(self._today(generation), generation.day) > (generation.rolled or 0)
 
-    def _rolled_until_ms(self, generation: Generation) -> int | None:
-        today = self._today(generation)
-        if generation.day < today:
+    def _rolled_until_ms(self, shards: Sequence[Generation]) -> int | None:
+        """Return the next midnight of a tenant; None if one of its shards has an earlier day."""
+        today = self._today(shards[0])
+        if any(each.day < today for each in shards):
             return None
-        return self._calendar(generation).midnight_ms(today + 1)
+        return self._calendar(shards[0]).midnight_ms(today + 1)
 
     def _today(self, generation: Generation) -> int:
         return self._calendar(generation).day_of(self._now_ms())

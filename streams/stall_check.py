@@ -19,21 +19,22 @@ BROKER_TIMEOUT_S: Final = 5.0
 
 async def watch(
     settings: Settings,
-    positions: Callable[[], Mapping[int, int]],
+    progress: Callable[[], Mapping[int, int]],
     ends: Callable[[], Mapping[int, int | None]],
 ) -> NoReturn:
     """Raise RuntimeError once a partition with lag stands still, or gets no fetch answer.
 
-    `positions` returns partition -> offset below which it is counted, `ends` partition -> its end;
-    None = not known. A consumer can stop fetching after an outage of its broker; the supervisor of
-    the process then starts another one. While no broker answers, waiting is right.
+    `progress` returns partition -> offset below which it is counted, plus the events above it that
+    are counted; `ends` partition -> its end, None = not known. A consumer can stop fetching after
+    an outage of its broker; the supervisor of the process then starts another one. While no broker
+    answers, waiting is right.
     """
     watchdog = Watchdog(settings.watchdog_s)
     for_s = f"for {settings.watchdog_s:.0f} s"
     while True:
         await asyncio.sleep(CHECK_S)
         known = ends()
-        stalled = watchdog.stalled(time.monotonic(), dict(positions()), known)
+        stalled = watchdog.stalled(time.monotonic(), dict(progress()), known)
         if with_lag := [partition for partition in stalled if known.get(partition) is not None]:
             raise RuntimeError(
                 f"nothing counted {for_s} while events wait in partitions {with_lag}"

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from store import metrics
 from store.records import SourcedEvent
+from store.shards import by_shard, tenant_of
+from streams.at_once import all_at_once
 from streams.commit import CounterCommitter
 from streams.commit_batch import split_evenly
 from streams.dead_letters.record import DeadLetterSink, RejectedRecord
@@ -45,29 +47,77 @@ class TenantCommits:
         records: Sequence[Any],
         events: Sequence[SourcedEvent],
         next_offset: int,
+        *,
+        stored_offset: int = 0,
+        more: bool = False,
     ) -> set[int]:
         """Commit the tenant's events of a commit batch, usually at once.
 
-        An event on which the program fails becomes a dead letter. Return the offsets of these.
+        An event on which the program fails becomes a dead letter. Return the offsets that history
+        must not store: these, and those of copies; `stored_offset`: see `CounterCommitter.commit`.
+        `more`: whether more records of the partition wait.
         """
-        failed: set[int] = set()
+        layout = await self._committer.tenants.layout(tenant)
+        shards = by_shard(layout, events)
+        uncounted: set[int] = set()
+
+        async def commit_shard(name: str, of_shard: Sequence[SourcedEvent]) -> None:
+            uncounted.update(
+                await self._commit_shard(
+                    name,
+                    partition,
+                    records,
+                    of_shard,
+                    next_offset,
+                    stored_offset=stored_offset,
+                    more=more,
+                )
+            )
+
+        if len(shards) == 1:
+            await commit_shard(*next(iter(shards.items())))
+        else:
+            await all_at_once(*(commit_shard(*each) for each in shards.items()))
+        return uncounted
+
+    async def _commit_shard(
+        self,
+        shard: str,
+        partition: int,
+        records: Sequence[Any],
+        events: Sequence[SourcedEvent],
+        next_offset: int,
+        *,
+        stored_offset: int,
+        more: bool,
+    ) -> set[int]:
+        """Commit the events of one shard; see `commit`."""
+        uncounted: set[int] = set()
 
         def end_of(event: SourcedEvent) -> int:
             return next_offset if event is events[-1] else event.offset + 1
 
         async def commit_part(part: Sequence[SourcedEvent]) -> None:
             async with self._commits:
-                await self._committer.commit(tenant, partition, part, end_of(part[-1]))
+                copies = await self._committer.commit(
+                    shard,
+                    partition,
+                    part,
+                    end_of(part[-1]),
+                    stored_offset=stored_offset,
+                    more=more,
+                )
+            uncounted.update(copies)
 
         async def reject(event: SourcedEvent, error: Exception) -> None:
             self._isolation.note_failure(error, partition=partition, offset=event.offset)
             (record,) = [r for r in records if r.offset == event.offset]
             metrics.DEAD_LETTERS.labels(Reason.UNPROCESSABLE).inc()
-            rejected = RejectedRecord(partition, record, unprocessable(error), tenant)
+            rejected = RejectedRecord(partition, record, unprocessable(error), tenant_of(shard))
             await retry("kafka", self._dead_letters.send, [rejected])
-            failed.add(event.offset)
-            await self._committer.commit(tenant, partition, [], end_of(event))
+            uncounted.add(event.offset)
+            await self._committer.commit(shard, partition, [], end_of(event))
 
         for part in split_evenly(events, self._events_max):
             await self._isolation.run(part, commit_part, reject)
-        return failed
+        return uncounted

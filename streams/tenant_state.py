@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from typing import Final
 
@@ -15,14 +16,16 @@ from store.counters import Counted, CounterStore, Generation
 from store.logs import get_logger
 from store.offsets import Gap
 from store.records import StoreUnavailable
+from store.shards import Layout, generation_of, is_shard, tenant_of, tenants_of
 from store.windows import Calendar
-from streams.completeness import HistoryView, complete
+from streams.completeness import HistoryView, complete_all
 from streams.known_counters import KnownCounters
 from streams.new_tenants import NewTenants
 from streams.retry import retry
 
 logger = get_logger("tenants")
 
+calendar_of: Final = functools.cache(Calendar)  # as many as there are time zones
 #: Tenants whose counters are read or created at once, each with a connection of its own.
 OPEN_MAX: Final = 16
 
@@ -102,19 +105,22 @@ class TenantStates:
         now_ms: Callable[[], int],
         timezone_of: Callable[[str], Awaitable[str]],
         tenants_max: int,
+        on_pending: Callable[[Generation, int], None] = lambda generation, pending: None,
     ) -> None:
         """Create an empty cache.
 
         `timezone_of(tenant)` returns its IANA name. `tenants_max`: tenants that may have counters.
+        `on_pending` is told of events that a generation has yet to fold, when it is read.
         """
+        self._on_pending = on_pending
         self.tenants_max = tenants_max
         self.session = ReadSession("", {}, {}, {})
         self._store = store
         self._history = history
         self._new = NewTenants(store, history, now_ms=now_ms, timezone_of=timezone_of)
         self._states: dict[str, TenantState] = {}
+        self._generations: dict[str, Generation] = {}  # as met last in the session
         self._opening: dict[str, asyncio.Lock] = {}
-        self._calendars: dict[str, Calendar] = {}
         self.known = KnownCounters()
 
     def start_session(self, session: ReadSession, found: Iterable[Counted] = ()) -> None:
@@ -124,23 +130,26 @@ class TenantStates:
         """
         self.session = session
         self._states = {counted.generation.tenant: self._state(counted) for counted in found}
+        self._generations = {name: state.generation for name, state in self._states.items()}
 
     @property
     def names(self) -> Set[str]:
         """The tenants met in this session."""
-        return self._states.keys()
+        return tenants_of(self._states)
 
     def behind(self, partition: int, offset: int) -> list[str]:
-        """Return the tenants whose watermark of the partition is below `offset`, lowest first."""
+        """Return the shards whose watermark of the partition is below `offset`, lowest first."""
         watermarks = {
             tenant: state.watermarks.get(partition, 0) for tenant, state in self._states.items()
         }
         return sorted((t for t, w in watermarks.items() if w < offset), key=watermarks.__getitem__)
 
     def forget(self, tenant: str) -> None:
-        """Forget a tenant that was removed."""
-        self._states.pop(tenant, None)
-        self.known.forget(tenant)
+        """Forget a tenant that was removed, with all its shards."""
+        self._generations.pop(tenant, None)
+        for name in [tenant, *(name for name in self._states if tenant_of(name) == tenant)]:
+            self._states.pop(name, None)
+            self.known.forget(name)
 
     async def counted_before_removal(
         self, tenants: Iterable[str], partition: int
@@ -199,15 +208,23 @@ class TenantStates:
                         session.check_not_behind(state, partition)
                     if not is_new:
                         session.check_gaps_noted(state)
+                    check_shards(self._generations.get(tenant), state.generation)
+                    self._generations[tenant] = state.generation
                     self._states[tenant] = state
             return self._states[tenant]
 
     async def reload(self, state: TenantState) -> TenantState:
         """Return the tenant's state read again, because its generation is no longer active."""
-        tenant = state.generation.tenant
-        if self._states.get(tenant) is state:
-            del self._states[tenant]
-        return await self.get(tenant)
+        if self._states.get(state.generation.tenant) is state:
+            del self._states[state.generation.tenant]
+        return await self.get(state.generation.tenant)
+
+    async def layout(self, tenant: str) -> Layout:
+        """Return the shards of the tenant, whose states are all known then."""
+        layout = (await self.get(tenant)).generation.layout
+        for name in layout.others if layout.shards > 1 else ():
+            await self.get(name)
+        return layout
 
     async def adopt_generation(self, active: Generation) -> None:
         """Take `active` as the tenant's generation; raise RewindRequired as `get` does.
@@ -230,6 +247,8 @@ class TenantStates:
         """Return the tenant's state from the store, and whether it was not there before."""
         async for counted in self._store.active_counted([tenant], session.topic_id):
             return self._state(counted), False
+        if is_shard(tenant):
+            await check_lost(self._store, tenant)
         await self._new.create(
             tenant, session.topic_id, session.starts, was_known=tenant in self.known
         )
@@ -238,26 +257,21 @@ class TenantStates:
         raise StoreUnavailable(f"the counters of tenant {tenant} were removed at once")
 
     def _state(self, counted: Counted) -> TenantState:
-        generation, watermarks, _ = counted
+        generation, watermarks, _, pending = counted
+        self._on_pending(generation, pending)
         self.known.note(counted, self.session.topic_id)
-        calendar = self._calendars.get(generation.timezone)
-        if calendar is None:
-            calendar = self._calendars[generation.timezone] = Calendar(generation.timezone)
-        return TenantState(generation, calendar, dict(watermarks))
+        return TenantState(generation, calendar_of(generation.timezone), dict(watermarks))
 
     async def try_mark_complete(self, tenant: str) -> bool:
         """Mark the tenant's generation complete if it now holds everything that history has.
 
         Return False where only a rebuild from history completes it.
         """
-        topic_id = self.session.topic_id
-        if not topic_id:
+        if not self.session.topic_id:
             return False
-        state = await self.get(tenant)
-        generation = await self._store.generation(tenant)  # its `complete` may have changed
-        if generation is None or generation.number != state.generation.number:
-            return False
-        return await complete(self._store, self._history, generation, topic_id)
+        shards = [await self.get(name) for name in (await self.layout(tenant)).names]
+        known = [state.generation for state in shards]
+        return await complete_all(self._store, self._history, known, self.session.topic_id)
 
     async def lacking(self, gap: Gap) -> Mapping[Generation, int]:
         """Return generation -> its first offset of `gap`, for every tenant that lacks some.
@@ -266,9 +280,9 @@ class TenantStates:
         active later and lacks some raises RewindRequired, so that the gap is met again for it.
         """
         session = self.session
-        for tenant in await self._store.tenants():
-            if await self._store.generation(tenant) is not None:
-                await self.get(tenant)
+        tenants = await self._store.tenants()
+        async for counted in self._store.active_counted(tenants, session.topic_id):
+            await self.get(counted.generation.tenant)
         session.lost_through[gap.partition] = gap.next_offset
         watermarks = {
             state.generation: state.watermarks.get(gap.partition, 0)
@@ -279,3 +293,34 @@ class TenantStates:
             for generation, watermark in watermarks.items()
             if watermark < gap.next_offset
         }
+
+
+def check_shards(known: Generation | None, active: Generation) -> None:
+    """Raise RewindRequired if another generation is active, and one of the two has several shards.
+
+    The watermarks of its shards say nothing about those of the other ones. So what is read next
+    begins where all shards of the active generation have counted everything.
+    """
+    if known is None or known.number == active.number:
+        return
+    if max(known.shards, active.shards) > 1:
+        raise RewindRequired(
+            f"generation {active.number} of tenant {active.tenant} is active, with "
+            f"{active.shards} shards, in place of {known.number}, with {known.shards}"
+        )
+
+
+async def check_lost(store: CounterStore, shard: str) -> None:
+    """Log that the store has lost a shard without counters.
+
+    Raises RewindRequired if it is none of the active generation, so that nothing is lost.
+    """
+    tenant = tenant_of(shard)
+    active = await store.generation(tenant)
+    if active is None or active.number != generation_of(shard):
+        raise RewindRequired(f"another generation of tenant {tenant} is active")
+    logger.error(
+        "Redis lost a shard of a tenant; history answers until it is rebuilt",
+        tenant=tenant,
+        shard=shard,
+    )

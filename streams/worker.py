@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,12 +15,12 @@ from store.clock import system_clock_ms
 from store.offsets import Gap
 from store.postgres.history import HistoryWriter
 from store.postgres.migrate import ensure_partitions
-from store.postgres.pool import make_pool
+from store.postgres.pool import connect_once, make_pool
 from store.postgres.quarantine import Quarantine
-from store.records import StoreUnavailable
+from store.records import AccessRefused, StoreUnavailable
 from store.redis.catalog_copies import RedisCatalogCopies
 from store.redis.client import make_client
-from store.redis.counters import RedisCounters
+from store.redis.counters import RedisCounters, open_counters
 from store.redis.evictions import RedisEvictions
 from store.redis.owners import PartitionOwners, new_owner
 from store.settings import Settings
@@ -31,20 +32,26 @@ from streams.audit.periodic import make_periodic_audit
 from streams.commit import CounterCommitter
 from streams.commit_batch import CommitBatchBuilder
 from streams.counting_catalogs import CountingCatalogs, PostgresCatalogs
+from streams.customer_ranks import CustomerRanks
 from streams.dead_letters.alarm import RatioAlarm
 from streams.dead_letters.record import DeadLetterSink
 from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.decoder import make_decoder
+from streams.endpoints import Endpoints
 from streams.faust_app import create_app, run_app, tune_garbage_collector
+from streams.health import WorkerState
 from streams.history_sink import HistorySink
 from streams.isolation import Isolation
+from streams.kafka.connection import raise_if_refused
 from streams.kafka.topic_id import check_brokers
 from streams.kafka.topic_settings import log_weaknesses
 from streams.log_changes import LogChanges
 from streams.lost_offsets import LostOffsets
 from streams.old_generations import OldGenerations
+from streams.outdated import OutdatedCounters
 from streams.pipeline import Pipeline
 from streams.progress import ProgressReporter
+from streams.rebuild import open_rebuilder
 from streams.redis_watch import RedisWatch
 from streams.replaced_topics import note_uncounted
 from streams.retry import retry
@@ -52,6 +59,9 @@ from streams.rollover import Rollover
 from streams.stall_check import watch
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
+    from store.tracing import Traces
     from streams.kafka.consumer import Batch
 
 logger = logs.get_logger("worker")
@@ -63,9 +73,12 @@ TOPIC_CHECK_S: Final = 5.0
 FORGET_ROLLED_S: Final = 30.0
 REBUILD_REPORT_S: Final = 5.0
 BROKER_WAIT_S: Final = 5.0
+ACCESS_CHECK_S: Final = 5.0
 STOP_S: Final = 7.0  # for the batches in hand
 PARTITIONS_EVERY_S: Final = 3_600.0
 DROP_EVERY_S: Final = 300.0
+OUTDATED_CHECK_S: Final = 60.0
+RANKS_EVERY_S: Final = 600.0
 
 
 class Stores:
@@ -81,8 +94,16 @@ class Stores:
             settings.redis_prefix,
             dedup_horizon_h=settings.dedup_horizon_h,
             groups_max=settings.keys_per_grouping_max,
+            offers_max=settings.offers_per_customer_max,
+            all_ranks=settings.ranks_kept_days == 0,
         )
         self.writer = HistoryWriter(self.pool)
+        self.tracer: Tracer | None = None
+        if settings.traces_enabled:
+            from streams.tracing import TracedHistoryWriter, tracer
+
+            self.tracer = tracer()
+            self.writer = TracedHistoryWriter(self.pool, self.tracer)
         self.catalogs = CountingCatalogs(
             PostgresCatalogs(self.pool),
             RedisCatalogCopies(self.client, settings.redis_prefix),
@@ -131,7 +152,7 @@ class Worker:
         self.settings = settings
         self._now_ms = clock_ms
         self._tasks: list[asyncio.Task[Any]] = []
-        self._closed = self._failed = False
+        self._closed = self.failed = False  # `failed`: a part has, for good
         self.app = create_app(settings, self)
 
     # ---- wiring
@@ -140,8 +161,7 @@ class Worker:
         """Build the parts. Needs a running event loop; connects to nothing."""
         settings = self.settings
         self.stores = Stores(settings, self._now_ms)
-        self.topic = CurrentTopic()
-        self.arrivals = ArrivalWatermarks()
+        self.topic, self.arrivals = CurrentTopic(), ArrivalWatermarks()
         self.rewinder = Rewinder(self.consumer, on_rewind=self.arrivals.suspend)
         self.committer = CounterCommitter(
             self.stores.counters,
@@ -149,6 +169,7 @@ class Worker:
             now_ms=self._now_ms,
             timezone_of=self.stores.timezone_of,
             tenants_max=settings.tenants_max,
+            dedup_horizon_h=settings.dedup_horizon_h,
         )
         isolation = Isolation()
         self.history = HistorySink(
@@ -178,7 +199,7 @@ class Worker:
         )
         self.pipeline = make_pipeline(
             settings,
-            self.stores.catalogs,
+            self.stores,
             self.committer,
             self.history,
             self.dead_letters,
@@ -194,8 +215,19 @@ class Worker:
             now_ms=self._now_ms,
             worker=new_owner(),
         )
+        self.customer_ranks = CustomerRanks(
+            self.stores.counters,
+            kept_days=settings.ranks_kept_days,
+            now_ms=self._now_ms,
+            worker=new_owner(),
+        )
         self.old_generations = OldGenerations(
             self.stores.counters, keep_h=settings.generation_keep_h, now_ms=self._now_ms
+        )
+        self.outdated = OutdatedCounters(
+            self.stores.counters,
+            partial(open_rebuilder, settings, now_ms=self._now_ms),
+            worker=new_owner(),
         )
         self.activations = ActivationWatch(
             self.stores.counters, self.committer.tenants, self.rollover
@@ -222,6 +254,7 @@ class Worker:
             arrivals=self.arrivals,
             lost_offsets=self.lost_offsets,
             note_uncounted=partial(note_uncounted, self.stores.counters, self.stores.writer),
+            note_if_recreated=self.log_changes.note_if_recreated,
             rewinder=self.rewinder,
             progress=self.progress,
             instance=self.stores.counters.instance,
@@ -239,6 +272,10 @@ class Worker:
         """Return the offset to read each assigned partition from."""
         return await self.start_offsets.find(partitions)
 
+    async def on_no_partitions(self) -> None:
+        """End the read session: another worker has the partitions."""
+        await self.start_offsets.end_session()
+
     def on_truncated(self, partition: int, end: int) -> None:
         """Handle a partition that ends at `end`, before what was read."""
         self.log_changes.on_truncated(partition, end)
@@ -254,7 +291,7 @@ class Worker:
     async def run(self) -> None:
         """End the process, through Faust, when a part has failed for good."""
         error = await self.rewinder.failed
-        self._failed = True
+        self.failed = True
         logger.error("worker failed", error=f"{type(error).__name__}: {error}", exc_info=error)
         raise error
 
@@ -264,23 +301,7 @@ class Worker:
         """Build the parts and start their tasks."""
         self.build()
         await self.stores.pool.open(wait=False)
-        on_error = self.rewinder.on_error
-        for work in (
-            self.history.run(),
-            every(TICK_S, self.rollover.roll_tenants, on_error),
-            every(FORGET_ROLLED_S, self.rollover.forget_rolled, on_error),
-            every(TICK_S, self.progress.report, on_error),
-            every(REBUILD_REPORT_S, self.progress.report_rebuilds, on_error),
-            every(self.settings.catalog_refresh_s, self.stores.catalogs.refresh, on_error),
-            every(TICK_S, self.activations.check_activations, on_error),
-            every(REDIS_CHECK_S, self.stores.redis_watch.check, on_error),
-            every(TOPIC_CHECK_S, self._check_topic, on_error),
-            every(PARTITIONS_EVERY_S, self.stores.make_partitions, on_error),
-            every(DROP_EVERY_S, self.old_generations.drop_old, on_error),
-            log_weaknesses(self.settings),
-            watch(self.settings, lambda: self.pipeline.positions, self.progress.ends),
-            every(self.stores.audit.check_s, self.stores.audit.audit_next, on_error),
-        ):
+        for work in background_work(self):
             task = asyncio.create_task(work)
             self.rewinder.watch(task)
             self._tasks.append(task)
@@ -310,18 +331,40 @@ class Worker:
         self._tasks.append(waiting)  # a stop cancels it
         await waiting
 
-    async def _check_topic(self) -> None:
+    async def check_topic(self) -> None:
+        """Notice another topic of the same name, and rejoin the group where that helps."""
         await self.log_changes.check_topic_id()
         await self.idle_rejoin.rejoin_if_idle()
 
-    def has_failed(self) -> bool:
-        """Return whether a part has failed for good."""
-        return self._failed
+
+def background_work(worker: Worker) -> list[Coroutine[Any, Any, None]]:
+    """Return what an open worker does besides counting, each until it is cancelled."""
+    on_error = worker.rewinder.on_error
+    return [
+        worker.history.run(),
+        every(TICK_S, worker.rollover.roll_tenants, on_error),
+        every(FORGET_ROLLED_S, worker.rollover.forget_rolled, on_error),
+        every(TICK_S, worker.progress.report, on_error),
+        every(REBUILD_REPORT_S, worker.progress.report_rebuilds, on_error),
+        every(worker.settings.catalog_refresh_s, worker.stores.catalogs.refresh, on_error),
+        every(TICK_S, worker.activations.check_activations, on_error),
+        every(TICK_S, worker.committer.folds.fold_old, on_error),
+        every(REDIS_CHECK_S, worker.stores.redis_watch.check, on_error),
+        every(TOPIC_CHECK_S, worker.check_topic, on_error),
+        every(PARTITIONS_EVERY_S, worker.stores.make_partitions, on_error),
+        every(DROP_EVERY_S, worker.old_generations.drop_old, on_error),
+        every(OUTDATED_CHECK_S, worker.outdated.rebuild, on_error),
+        every(TICK_S, worker.customer_ranks.build_wanted, on_error),
+        every(RANKS_EVERY_S, worker.customer_ranks.keep_or_drop, on_error),
+        log_weaknesses(worker.settings),
+        watch(worker.settings, worker.pipeline.progress, worker.progress.ends),
+        every(worker.stores.audit.check_s, worker.stores.audit.audit_next, on_error),
+    ]
 
 
 def make_pipeline(
     settings: Settings,
-    catalogs: CountingCatalogs,
+    stores: Stores,
     committer: CounterCommitter,
     history: HistorySink,
     dead_letters: DeadLetterSink,
@@ -334,7 +377,7 @@ def make_pipeline(
     """Return a pipeline with the limits of `settings`."""
     builder = CommitBatchBuilder(
         decoder=make_decoder(settings),
-        catalogs=catalogs,
+        catalogs=stores.catalogs,
         tenants=committer.tenants,
         alarm=RatioAlarm(
             ratio=settings.dead_letter_alarm_ratio,
@@ -345,7 +388,12 @@ def make_pipeline(
         now_ms=now_ms,
         registered_only=settings.tenants_registered_only,
     )
-    return Pipeline(
+    make: Callable[..., Pipeline] = Pipeline
+    if stores.tracer is not None:
+        from streams.tracing import TracedPipeline
+
+        make = partial(TracedPipeline, stores.tracer, settings.interactions_topic)
+    return make(
         builder=builder,
         committer=committer,
         history=history,
@@ -360,19 +408,100 @@ def make_pipeline(
     )
 
 
-def run_worker(settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT; raise SystemExit, 0 after a clean stop."""
-    logs.configure(settings.log_level)
-    if settings.worker_metrics_port:
-        from prometheus_client import start_http_server
-
-        start_http_server(settings.worker_metrics_port, addr="127.0.0.1")
-    worker = Worker(settings)
-    tune_garbage_collector()
-    run_app(
-        worker.app,
-        settings,
-        on_start=worker.open,
-        on_stop=worker.close,
-        has_failed=worker.has_failed,
+def state_of(worker: Worker) -> WorkerState:
+    """Return the state of an open worker. Call it on the worker's event loop."""
+    failed = worker.rewinder.failed  # cancelled by a stop
+    error = failed.result() if failed.done() and not failed.cancelled() else None
+    ends = worker.progress.ends()
+    return WorkerState(
+        failure=None if error is None else f"{type(error).__name__}: {error}",
+        stopping=worker.pipeline.closing,
+        lags={
+            partition: None if (end := ends[partition]) is None else max(0, end - position)
+            for partition, position in worker.pipeline.positions.items()
+        },
     )
+
+
+async def check_stores(settings: Settings) -> None:
+    """Raise AccessRefused if a store refuses the connection: waiting would not mend that.
+
+    Returns where a store does not answer: it may come back.
+    """
+    async with open_counters(settings, timeout_s=ACCESS_CHECK_S) as counters:
+        answers = await asyncio.gather(
+            asyncio.wait_for(raise_if_refused(settings), ACCESS_CHECK_S),
+            counters.ping(),
+            connect_once(settings),
+            return_exceptions=True,
+        )
+    failures = [answer for answer in answers if answer is not None]
+    # First what is wrong with the settings themselves, such as a missing file.
+    for failure in sorted(failures, key=lambda each: isinstance(each, AccessRefused)):
+        unavailable = isinstance(failure, StoreUnavailable | TimeoutError)
+        if isinstance(failure, AccessRefused) or not unavailable:
+            raise failure
+
+
+def _run_until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` on a loop of its own; raise SystemExit with 0 at SIGTERM or SIGINT.
+
+    Faust has created the loop that the worker runs on, and installs its handlers later.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    handlers = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)}
+    for which in handlers:
+        loop.add_signal_handler(which, task.cancel)
+    try:
+        loop.run_until_complete(task)
+    except asyncio.CancelledError:
+        raise SystemExit(0) from None
+    finally:
+        loop.close()
+        for which, handler in handlers.items():
+            signal.signal(which, handler)
+
+
+def run_worker(settings: Settings) -> None:
+    """Run a worker until SIGTERM or SIGINT; raise SystemExit, 0 after a clean stop.
+
+    Raises TracesRefused if traces are enabled and cannot be sent, and AccessRefused before it
+    starts if a store refuses TLS or authentication.
+    """
+    logs.configure(settings.log_level)
+    _run_until_signal(check_stores(settings))
+    traces: Traces | None = None
+    if settings.traces_enabled:
+        from streams.tracing import start_traces
+
+        traces = start_traces()
+    endpoints = None
+    if settings.worker_metrics_port:
+        endpoints = Endpoints(
+            settings.worker_metrics_host,
+            settings.worker_metrics_port,
+            lag_max=settings.worker_ready_lag_max,
+        )
+        endpoints.start()
+    worker = Worker(settings)
+
+    async def start() -> None:
+        if endpoints is not None:
+            endpoints.attach(asyncio.get_running_loop(), partial(state_of, worker))
+        await worker.open()
+
+    tune_garbage_collector()
+    try:
+        run_app(
+            worker.app,
+            settings,
+            on_start=start,
+            on_stop=worker.close,
+            has_failed=lambda: worker.failed,
+        )
+    finally:
+        # After Faust has left the group: a collector that does not answer delays no partition. The
+        # limit of the stop, which ends the process, includes it.
+        if traces:
+            traces.stop()

@@ -9,7 +9,11 @@ import argparse
 import asyncio
 import dataclasses
 import logging
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import psycopg
@@ -17,7 +21,9 @@ import psycopg
 from store.postgres.migrate import migrate
 from store.settings import Settings
 from tests.support.chaos import ChaosRun
+from tests.support.chaos_cluster import ClusterFaults, ClusterService, chaos_cluster
 from tests.support.chaos_stream import Plan
+from tests.support.redis_cluster import CliCluster
 from tests.support.resources import make_settings, make_topics
 from tests.support.services.base import Services
 from tests.support.services.start import start_services
@@ -36,18 +42,48 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=4_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--services", default="real", choices=("wheels", "docker", "real"))
+    parser.add_argument(
+        "--cluster",
+        action="store_true",
+        help="counters in a Redis cluster of 3 + 3",
+    )
     options = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(
         logging.CRITICAL
     )  # thousands of lines while the broker is unavailable
-    with start_services(options.services) as services:
+    with start_services(options.services) as services, _cluster(options.cluster) as cluster:
         for seed in range(options.seed, options.seed + options.seeds):
             plan = Plan(seed, events=options.events, rate=options.rate, kills=options.kills)
             if options.services == "wheels":
                 plan = dataclasses.replace(plan, restart=("redis", "postgres"))
             started_s = time.monotonic()
-            asyncio.run(ChaosRun(plan, services, _settings_of(services, seed), _say).run())
+            asyncio.run(_run(plan, services, cluster))
             _say(f"seed {seed}: exact, in {time.monotonic() - started_s:.0f} s")
+
+
+@contextmanager
+def _cluster(wanted: bool) -> Iterator[CliCluster | None]:
+    if not wanted:
+        yield None
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-cluster-") as folder,
+        chaos_cluster(Path(folder)) as cluster,
+    ):
+        yield cluster
+
+
+async def _run(plan: Plan, services: Services, cluster: CliCluster | None) -> None:
+    settings = await asyncio.to_thread(_settings_of, services, plan.seed)
+    if cluster is None:
+        await ChaosRun(plan, services, settings, _say).run()
+        return
+    redis = ClusterService(cluster)
+    settings = settings.model_copy(update={"redis_url": redis.url, "redis_cluster": True})
+    faults = ClusterFaults(cluster, plan.seed)
+    more = [("reshard", faults.reshard)] * 3 + [("failover", faults.fail_over)] * 2
+    plan = dataclasses.replace(plan, restart=("kafka", "postgres"))
+    await ChaosRun(plan, services._replace(redis=redis), settings, _say, more).run()
 
 
 def _settings_of(services: Services, seed: int) -> Settings:

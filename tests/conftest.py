@@ -40,7 +40,13 @@ _database_numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--services`."""
+    """Add `--services` and `--process`."""
+    parser.addoption(
+        "--process",
+        default="0/1",
+        metavar="N/COUNT",
+        help="number of this process, from 0, of those that run side by side: each has its ports",
+    )
     parser.addoption(
         "--services",
         choices=("auto", "wheels", "docker", "real"),
@@ -75,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis_settings.load_profile("shared_cores")
     for folder in _FOLDERS:
         config.addinivalue_line("markers", f"{folder}: in tests/{folder}, set by the folder")
-    if (worker := _xdist_worker(config)) is not None:
+    if (worker := _process_of(config)) is not None:
         server.PORTS = port_range(*worker)
 
 
@@ -92,12 +98,13 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
         pytest.exit(f"--services={kind}: {error}", returncode=3)
 
 
-def _xdist_worker(config: pytest.Config) -> tuple[int, int] | None:
-    """Return the index of this process and the number of processes; None without pytest-xdist."""
+def _process_of(config: pytest.Config) -> tuple[int, int] | None:
+    """Return the index of this process and the number of processes; None if it is the only one."""
     given: dict[str, Any] | None = getattr(config, "workerinput", None)
-    if given is None:
-        return None
-    return int(given["workerid"].removeprefix("gw")), int(given["workercount"])
+    if given is not None:
+        return int(given["workerid"].removeprefix("gw")), int(given["workercount"])
+    index, _, count = config.getoption("--process").partition("/")
+    return (int(index), int(count)) if int(count) > 1 else None
 
 
 def port_range(index: int, count: int) -> range:
@@ -123,7 +130,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if folder(item) in _FOLDERS:
             item.add_marker(folder(item))
-    order = _FOLDERS if _xdist_worker(config) is None else tuple(reversed(_FOLDERS))
+    order = _FOLDERS if _process_of(config) is None else tuple(reversed(_FOLDERS))
     items.sort(key=lambda item: order.index(folder(item)) if folder(item) in order else len(order))
 
 

@@ -128,7 +128,7 @@ class ChildProcess:
         size = self.log_path.stat().st_size if self.log_path.exists() else 0
         empties = self._log_bytes_max is not None and size > self._log_bytes_max
         self._log_start = 0 if empties else size
-        with self.log_path.open("wb" if empties else "ab") as log:
+        with open(self.log_path, "wb" if empties else "ab", opener=_for_us_only) as log:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -139,6 +139,10 @@ class ChildProcess:
                 start_new_session=self._own_session,
                 pass_fds=self._inherited_fds,
             )
+
+
+def _for_us_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def tail(path: Path, lines: int = _TAIL_LINES) -> str:

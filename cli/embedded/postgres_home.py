@@ -3,8 +3,9 @@
 PostgreSQL refuses to run as root, so it runs as the system user `interaction-summary`, which must
 have access to its programs and its data. A virtual environment or a data folder below /root is not
 accessible to that user, and the permissions of /root are not changed: the programs are copied once
-to /var/lib/interaction-summary, and the data is kept there. Other users than root need none of
-this.
+to /var/lib/interaction-summary, and the data is kept there. Where only the data folder itself is
+closed to that user, as `up` makes it, its group gets the right to pass (mode 0710). Users other
+than root need none of this.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import stat
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -67,40 +69,71 @@ def wheel_programs(user: User | None) -> Path:
 def data_folder(wanted: Path, user: User | None) -> Path:
     """Return the real path of the data folder `wanted`, created if missing and owned by the user.
 
-    If the user has no access to the parent folder, `wanted` becomes a symbolic link to a new
-    folder below HOME. Raises StackError.
+    Other users have no access to it. If the user cannot get to the parent folder, `wanted` becomes
+    a symbolic link to a new folder below HOME. Raises StackError.
     """
-    if wanted.is_dir():  # also through a link from an earlier run
-        return wanted.resolve()
-    if wanted.is_symlink():
-        raise StackError(
-            f"{wanted} points to {wanted.readlink()}, which does not exist; remove the link"
-        )
+    if wanted.is_symlink():  # from an earlier run
+        if not wanted.is_dir():
+            raise StackError(
+                f"{wanted} points to {wanted.readlink()}, which does not exist; remove the link"
+            )
+        return _closed(wanted.resolve())
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    if user is None:
-        wanted.mkdir(mode=0o700)
-        return wanted.resolve()
-    if _has_access(user, wanted.parent):
+    reachable = user is None or _let_in(user, wanted.parent)
+    if wanted.is_dir():
+        return _closed(wanted.resolve())
+    if reachable:
         wanted.mkdir(mode=0o700)
         folder = wanted.resolve()
     else:
         _make_home()
         folder = Path(tempfile.mkdtemp(prefix="data-", dir=HOME))
         wanted.symlink_to(folder)
-    os.chown(folder, user.uid, user.gid)
+    if user is not None:
+        os.chown(folder, user.uid, user.gid)
+    return folder
+
+
+def can_enter(user: User, folder: Path) -> bool:
+    """Return whether the user can use files in the folder whose names it knows."""
+    return _is_true(user, "-x", folder)
+
+
+def _let_in(user: User, folder: Path) -> bool:
+    """Let the group of the user pass through the folder if needed; return whether it can enter."""
+    if can_enter(user, folder):
+        return True
+    before = folder.stat()
+    os.chown(folder, -1, user.gid)
+    folder.chmod(0o710)  # not to list it, and nothing for other users
+    if can_enter(user, folder):
+        return True
+    os.chown(folder, -1, before.st_gid)  # a folder above is closed as well
+    folder.chmod(stat.S_IMODE(before.st_mode))
+    return False
+
+
+def _closed(folder: Path) -> Path:
+    """Close an existing folder to other users than its owner, and return it."""
+    folder.chmod(0o700)
     return folder
 
 
 def _has_access(user: User, *paths: Path) -> bool:
+    return all(
+        _is_true(user, "-r", path, "-a", "-x", path.parent)
+        and (not path.is_dir() or can_enter(user, path))
+        for path in paths
+    )
+
+
+def _is_true(user: User, *expression: str | Path) -> bool:
     # The kernel decides, in a process of that user: permission bits do not tell everything.
     test = find_program("test", "/usr/bin", "/bin")
     if test is None:
         return False
     try:
-        for path in paths:
-            run([test, "-r", path, "-a", "-x", path.parent], "access check", user)
-            if path.is_dir():
-                run([test, "-x", path], "access check", user)
+        run([test, *expression], "access check", user)
     except StackError:
         return False
     return True

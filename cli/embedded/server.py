@@ -18,6 +18,9 @@ HOST: Final = "127.0.0.1"
 _LOG_BYTES_MAX: Final = 5_000_000
 _POLL_S: Final = 0.02
 
+#: A port of 127.0.0.1, or the path of a Unix socket.
+Endpoint = int | Path
+
 PORTS = range(15_000, 32_000)
 """Where `free_port` looks. Test processes that run side by side each take a part of it."""
 
@@ -56,18 +59,17 @@ def is_free(port: int) -> bool:
 
 
 class Server:
-    """Child process that listens on 127.0.0.1:`port` and logs to `log_path`.
+    """Child process that listens on `endpoint` and logs to `log_path`.
 
     It has a session of its own, so that Ctrl-C in our terminal does not reach it, and ends when we
-    end, in any way. Subclasses define `name`, `_command` and `_answers`.
+    end, in any way. Subclasses define `name`, `endpoint`, `_command` and `_answers`.
     """
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     """Ends the server in an orderly way: what it has acknowledged is on disk afterwards."""
 
-    def __init__(self, port: int | None, log_path: Path) -> None:
-        self.port = free_port() if port is None else port
+    def __init__(self, log_path: Path) -> None:
         self.log_path = log_path.absolute()
         self.inherited_fds: Sequence[int] = ()
         """File descriptors that the server keeps open, so that it holds the locks on them."""
@@ -96,8 +98,14 @@ class Server:
     # --- public
 
     @property
+    def endpoint(self) -> Endpoint:
+        """Where the server listens: a port of 127.0.0.1, or a Unix socket."""
+        raise NotImplementedError
+
+    @property
     def address(self) -> str:
-        return f"{HOST}:{self.port}"
+        """The endpoint, for people."""
+        return f"{HOST}:{self.endpoint}" if isinstance(self.endpoint, int) else str(self.endpoint)
 
     @property
     def pid(self) -> int | None:
@@ -115,8 +123,8 @@ class Server:
             return
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self._prepare()
-        if not is_free(self.port):
-            raise StackError(f"{self.name}: port {self.port} of {HOST} is in use")
+        if isinstance(self.endpoint, int) and not is_free(self.endpoint):
+            raise StackError(f"{self.name}: port {self.endpoint} of {HOST} is in use")
         process = ChildProcess(
             self._command(),
             environment=server_environment(),
@@ -159,12 +167,28 @@ class Server:
         )
 
 
-def ask(port: int, question: bytes, answered: Callable[[bytes], bool]) -> bool:
-    """Send `question` to 127.0.0.1:`port` and return `answered(first bytes of the response)`.
+class TcpServer(Server):
+    """Server on a port of the loopback interface, which every user of this machine can reach."""
+
+    def __init__(self, port: int | None, log_path: Path) -> None:
+        """`port` of None is replaced by a free one."""
+        super().__init__(log_path)
+        self.port = free_port() if port is None else port
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.port
+
+
+def ask(endpoint: Endpoint, question: bytes, answered: Callable[[bytes], bool]) -> bool:
+    """Send `question` to a server and return `answered(first bytes of the response)`.
 
     `answered` gets at least 4 bytes, or fewer if the server closes the connection. Raises OSError.
     """
-    with socket.create_connection((HOST, port), timeout=1) as connection:
+    is_port = isinstance(endpoint, int)
+    with socket.socket(socket.AF_INET if is_port else socket.AF_UNIX) as connection:
+        connection.settimeout(1)
+        connection.connect((HOST, endpoint) if is_port else str(endpoint))
         connection.settimeout(2)
         connection.sendall(question)
         response = b""

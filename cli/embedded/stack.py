@@ -3,9 +3,10 @@
     with Stack(Path(".data")) as stack:
         ...  # our commands find the servers through stack.environment()
 
-All servers listen on 127.0.0.1 only and require no password, so every user of this machine has
-access. The stack is for laptops and tests. Valkey and PostgreSQL keep their data in `data_dir`; the
-broker keeps topics in memory and starts empty.
+Valkey and PostgreSQL listen on Unix sockets in folders that other users cannot enter. The broker
+can only listen on a port, here of 127.0.0.1, and asks for no password, so every user of this
+machine can connect to it. The stack is for laptops and tests. Valkey and PostgreSQL keep their data
+in `data_dir`; the broker keeps topics in memory and starts empty.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from cli.embedded.private_folder import check_owner, make_private
 from cli.embedded.server import Server, StackError
 from cli.embedded.servers import Broker, Postgres, Valkey
 
@@ -30,24 +32,20 @@ _KILLED_SERVERS_S: Final = 20.0
 class Stack:
     """The three servers in one data folder, which one run at a time may use."""
 
-    def __init__(
-        self,
-        data_dir: Path,
-        *,
-        broker_port: int | None = None,
-        valkey_port: int | None = None,
-        postgres_port: int | None = None,
-    ) -> None:
+    def __init__(self, data_dir: Path, *, broker_port: int | None = None) -> None:
         """Create the servers; a port of None is replaced by a free one, different in each run."""
         self.data_dir = data_dir.absolute()
-        self.postgres = Postgres(self.data_dir, postgres_port)
-        self.valkey = Valkey(valkey_port, self.data_dir)
+        self.postgres = Postgres(self.data_dir)
+        self.valkey = Valkey(self.data_dir)
         self.broker = Broker(broker_port, self.data_dir)
         self.servers: tuple[Server, ...] = (self.postgres, self.valkey, self.broker)
         self._lock_fds: list[int] = []
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables with which our commands use this stack."""
+        """Return the environment variables with which our commands use this stack, once it runs.
+
+        None of them is a secret: what protects the servers is who may open their sockets.
+        """
         return {
             "KAFKA_BOOTSTRAP_SERVERS": self.broker.bootstrap,
             "REDIS_URL": self.valkey.url,
@@ -60,7 +58,9 @@ class Stack:
         Raises StackError, after which no server runs.
         """
         try:
+            check_owner(self.data_dir)
             self._lock()
+            make_private(self.data_dir)
             for server in self.servers:
                 server.start()
                 started(server)
@@ -95,7 +95,6 @@ class Stack:
         # Two locks. `run.lock` is held by this process: if it is taken, another run is alive.
         # `servers.lock` is inherited by the servers: after a killed run it is held until the last
         # of them has ended, so that two servers never write the same files.
-        self.data_dir.mkdir(parents=True, exist_ok=True)
         run_lock, servers_lock = self.data_dir / "run.lock", self.data_dir / "servers.lock"
         fd = self._open_lock(run_lock)
         if not _locked_within(_KILLED_RUN_S, fd):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from store.audit import HistoryRow, Watermarks
@@ -13,6 +13,7 @@ from store.counters import Source
 from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.sql import load
 from store.records import Grouping
+from store.shards import WHOLE, Shard, tenant_of
 from store.windows import TILE_DAYS, Calendar
 
 _COLUMNS: Final[Mapping[Grouping, str]] = {
@@ -24,6 +25,7 @@ _COLUMNS: Final[Mapping[Grouping, str]] = {
 _GAPS: Final = load("gaps")
 _GROUPS: Final = load("audit_groups")
 _IDS: Final = load("audit_ids")
+_OF_SHARD: Final = load("of_shard")
 _SAMPLE: Final = load("audit_sample")
 _SOURCES: Final = load("sources")
 _TENANTS: Final = load("tenants")
@@ -55,11 +57,13 @@ class Scope(NamedTuple):
 class AuditedHistory:
     """Reads of an audit. Every method raises StoreUnavailable.
 
-    `statement_timeout_ms` bounds each statement; 0 = not at all.
+    `statement_timeout_ms` bounds each statement; 0 = not at all. With `shard`, only the rows of its
+    customers are read; a tenant may then be given by the name of the shard.
     """
 
-    def __init__(self, pool: Pool, *, statement_timeout_ms: int = 0) -> None:
+    def __init__(self, pool: Pool, *, statement_timeout_ms: int = 0, shard: Shard = WHOLE) -> None:
         self._pool = pool
+        self._shard = shard
         self._statement_timeout_ms = statement_timeout_ms
 
     async def tenants(self) -> list[str]:
@@ -74,9 +78,10 @@ class AuditedHistory:
 
     async def ids(self, tenant: str, grouping: Grouping) -> AsyncIterator[str]:
         """Yield the ids of all groups."""
-        statement = _IDS.format(column=_COLUMNS[grouping])
+        condition, parameters = _of_shard(self._shard)
+        statement = _IDS.format(column=_COLUMNS[grouping], shard=condition)
         async with self._snapshot() as connection, connection.cursor(name="ids") as cursor:
-            await cursor.execute(statement, {"tenant": tenant})
+            await cursor.execute(statement, {"tenant": tenant_of(tenant), **parameters})
             while rows := await cursor.fetchmany(_FETCH):
                 for (id_,) in rows:
                     yield id_
@@ -85,20 +90,27 @@ class AuditedHistory:
         self, tenant: str, grouping: Grouping, instants_ms: Iterable[int]
     ) -> list[str]:
         """Return the groups of the first events at or after the instants."""
-        statement = _SAMPLE.format(column=_COLUMNS[grouping])
-        instants = [_instant(ms) for ms in instants_ms]
+        condition, parameters = _of_shard(self._shard)
+        statement = _SAMPLE.format(column=_COLUMNS[grouping], shard=condition)
+        parameters |= {"tenant": tenant_of(tenant), "instants": [_instant(t) for t in instants_ms]}
         async with self._snapshot() as connection:
-            cursor = await connection.execute(statement, {"tenant": tenant, "instants": instants})
+            cursor = await connection.execute(statement, parameters)
             return [id_ for (id_,) in await cursor.fetchall()]
 
     @asynccontextmanager
     async def snapshot(self, tenant: str) -> AsyncIterator[HistorySnapshot]:
         """Yield history as of now."""
+        tenant = tenant_of(tenant)
         async with self._snapshot() as connection:
             positions = await _positions(connection)
             found = await (await connection.execute(_SOURCES, {"tenant": tenant})).fetchall()
             sources = [(str(topic_id), partition) for topic_id, partition, _ in found]
-            yield HistorySnapshot(connection, tenant, positions, sources)
+            yield HistorySnapshot(connection, tenant, positions, sources, self._shard)
+
+    def of_shard(self, shard: Shard) -> AuditedHistory:
+        """Return a reader of the rows of one shard."""
+        timeout_ms = self._statement_timeout_ms
+        return AuditedHistory(self._pool, statement_timeout_ms=timeout_ms, shard=shard)
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Connection]:
@@ -123,7 +135,9 @@ class HistorySnapshot:
         tenant: str,
         positions: Watermarks,
         sources: Sequence[Source],
+        shard: Shard = WHOLE,
     ) -> None:
+        self._shard = shard
         self._connection = connection
         self._tenant = tenant
         self.positions = positions
@@ -172,15 +186,18 @@ class HistorySnapshot:
         midnights = [scope.calendar.midnight_ms(day) for day in range(oldest, scope.today + 3)]
         listed = len(scope.ids) <= _LISTED_MAX
         column = _COLUMNS[scope.grouping]
+        condition, of_shard = _of_shard(self._shard)
         ids = f"h.{column} = ANY(%(ids)s)" if listed else f"h.{column} BETWEEN %(low)s AND %(high)s"
         statement = _GROUPS.format(
             column=column,
             offer="h.offer_id" if scope.grouping == "customer" else "NULL::text",
             ids=ids,
             days="h.occurred_at >= %(start)s" if scope.recent else "true",
+            shard=condition,
         )
         parameters = {
-            "tenant": scope.tenant,
+            **of_shard,
+            "tenant": self._tenant,
             "midnights": [_instant(ms) for ms in midnights],
             "start": _instant(midnights[0]),
             "logs": [UUID(topic_id) for topic_id, _ in sources],
@@ -203,6 +220,11 @@ class HistorySnapshot:
                     rows.append(HistoryRow(id_, offer, day, outcome, source, offset or 0, n))
         if rows:
             yield current, rows
+
+
+def _of_shard(shard: Shard) -> tuple[str, dict[str, Any]]:
+    """Return the condition on rows of a shard, and its parameters."""
+    return (_OF_SHARD, shard._asdict()) if shard.shards > 1 else ("true", {})
 
 
 async def _positions(connection: Connection) -> dict[Source, int]:

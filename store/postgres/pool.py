@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from store.cancellation import cancellable
 from store.driver_errors import AMBIGUOUS, is_raised_in
-from store.records import StoreUnavailable
+from store.records import AccessRefused, StoreUnavailable
 from store.settings import Settings
 
 Connection = AsyncConnection[tuple[Any, ...]]
@@ -27,8 +27,41 @@ CONNECT_TIMEOUT_S: Final = 3
 CHECKOUT_TIMEOUT_S: Final = 2.0
 #: Longest time that a frozen or disconnected writer keeps its locks.
 IDLE_IN_TRANSACTION_MS: Final = 30_000
+#: What a failure to connect is called where retrying does not help, and what to look at then.
+_CHECK: Final = "user, password, sslmode, sslrootcert"
+_REFUSALS: Final = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "is not permitted to log in",
+    "SSL error",
+    "server does not support SSL",
+    "server certificate for",
+    "root certificate file",
+    "certificate file",
+    "private key file",
+)
 #: Bound of one transaction, for a server that keeps the connection open but does not answer.
 TRANSACTION_TIMEOUT_S: Final = 60.0
+
+
+class _PoolConnection(AsyncConnection[tuple[Any, ...]]):
+    """Connection of one pool, whose class remembers why the last attempt to connect failed.
+
+    The pool itself reports only that it has no connection.
+    """
+
+    failure: ClassVar[psycopg.Error | None] = None
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        try:
+            connection = await super().connect(conninfo, **options)
+        except psycopg.Error as error:
+            cls.failure = error
+            raise
+        cls.failure = None
+        return connection
 
 
 def make_pool(
@@ -40,6 +73,7 @@ def make_pool(
     """
     return AsyncConnectionPool(
         settings.database_url,
+        connection_class=type("PoolConnection", (_PoolConnection,), {}),
         kwargs=connect_options(settings.database_url, statement_timeout_ms=statement_timeout_ms),
         min_size=0,
         max_size=max_size,
@@ -82,8 +116,12 @@ def connect_options(
     """Return keyword arguments for `psycopg.connect`. Raises ValueError for a malformed URL."""
     try:
         given = conninfo_to_dict(database_url)
-    except psycopg.ProgrammingError as error:
-        raise ValueError(f"DATABASE_URL: {str(error).strip()}") from None
+    except psycopg.ProgrammingError:
+        # The error quotes parts of the URL, the password among them.
+        raise ValueError(
+            "DATABASE_URL is not valid: it must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
+            "with special characters in USER and PASSWORD percent-encoded"
+        ) from None
     settings = [
         f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}",
         "-c jit=off",  # compiling takes longer than our statements run
@@ -121,11 +159,23 @@ def postgres_errors() -> Iterator[None]:
         psycopg.InterfaceError,
         psycopg.errors.ReadOnlySqlTransaction,  # connected to a standby during a failover
     ) as error:
-        raise StoreUnavailable(f"Postgres: {_line(error)}") from error
+        line = _line(error)
+        if isinstance(error, psycopg.OperationalError) and is_refusal(line):
+            raise AccessRefused(f"Postgres: {line}; check DATABASE_URL ({_CHECK})") from error
+        raise StoreUnavailable(f"Postgres: {line}") from error
     except AMBIGUOUS as error:
         if not is_raised_in(error, "psycopg", "psycopg_pool"):
             raise
         raise StoreUnavailable(f"Postgres: {type(error).__name__}: {_line(error)}") from error
+
+
+def is_refusal(message: str) -> bool:
+    """Return whether a failure to connect is one of TLS or authentication. Pure.
+
+    libpq gives no code, only the text. The server's part of it may be in another language: then
+    the failure is retried like any other.
+    """
+    return any(part in message for part in _REFUSALS)
 
 
 def _line(error: Exception) -> str:
@@ -147,12 +197,22 @@ async def transaction(
     """
     level = IsolationLevel.REPEATABLE_READ if snapshot else IsolationLevel.READ_COMMITTED
     with postgres_errors():
-        async with cancellable(), asyncio.timeout(timeout_s), pool.connection() as connection:
+        async with cancellable(), asyncio.timeout(timeout_s), _connection(pool) as connection:
             # Attributes of the client: they are sent with BEGIN, without an extra round trip.
             await connection.set_isolation_level(level)
             await connection.set_read_only(read_only)
             async with connection.transaction():
                 yield connection
+
+
+@asynccontextmanager
+async def _connection(pool: Pool) -> AsyncIterator[Connection]:
+    """Check a connection out. Raises the error of the last attempt to connect if there is none."""
+    try:
+        async with pool.connection() as connection:
+            yield connection
+    except PoolTimeout as error:
+        raise getattr(pool.connection_class, "failure", None) or error from None
 
 
 #: Reads whose caller has stopped waiting, until they end. Keeps a reference to the tasks.
@@ -182,6 +242,17 @@ def _forget(task: asyncio.Task[Any]) -> None:
     _abandoned.discard(task)
     if not task.cancelled():
         task.exception()  # retrieved, or asyncio would log that it never was
+
+
+async def connect_once(settings: Settings) -> None:
+    """Connect and disconnect, without a second attempt.
+
+    Raises AccessRefused if TLS or authentication fails, else StoreUnavailable.
+    """
+    url = settings.database_url
+    with postgres_errors():
+        connection = await AsyncConnection.connect(url, **connect_options(url))
+        await connection.close()
 
 
 async def ping(pool: Pool, *, timeout_s: float = 2 * CHECKOUT_TIMEOUT_S) -> None:

@@ -1,8 +1,8 @@
 """Fills history that was lost, from events that were read again, without moving a watermark.
 
-Two tables tell what history has: `interaction_ids` which identities, `interaction_history` the row
-of each. A part of either may be lost. An identity never gets a second row, whatever is lost and
-whoever writes at the same time:
+Two tables tell what history has: `interaction_identities` which identities, `interaction_history`
+the row of each. A part of either may be lost. An identity never gets a second row, whatever is lost
+and whoever writes at the same time:
 
 1. `restore_identities` registers the identities of rows that have none.
 2. `fill` registers the identities that history lacks and adds their rows, as a worker does.

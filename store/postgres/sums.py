@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from store.identity_owners import entries_of, partition_owners
 from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.sql import load
 from store.records import Grouping
+from store.shards import WHOLE, Shard
 from store.windows import DAY_MS, TILE_DAYS, Calendar
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,6 +47,7 @@ class HistorySums:
         tenant: str,
         positions: Mapping[tuple[str, int], int],
         since_ms: int | None = None,
+        shard: Shard = WHOLE,
     ) -> None:
         """`since_ms`: count only the events that occurred then or later; None = all."""
         self.positions = positions
@@ -51,6 +55,13 @@ class HistorySums:
         self._since = None if since_ms is None else _instant(since_ms)
         self._connection = connection
         self._tenant = tenant
+        self._shard = shard
+
+    def of_shard(self, shard: Shard) -> HistorySums:
+        """Return the same snapshot of the customers of one shard only."""
+        found = copy.copy(self)
+        found._shard = shard
+        return found
 
     async def rows(self, below: Below | None) -> int:
         """Return the number of the tenant's rows that are counted."""
@@ -80,9 +91,10 @@ class HistorySums:
     async def identities(
         self, oldest_slot: int, below: Below | None, also: Collection[int] = ()
     ) -> AsyncIterator[tuple[int, bytes]]:
-        """Yield (slot, concatenated identities) of the rows that arrived in `oldest_slot` or later.
+        """Yield (slot, concatenated entries) of the rows that arrived in `oldest_slot` or later.
 
-        `also`: older slots that are wanted, too. The parts of a slot follow each other.
+        An entry is an identity and its owner. `also`: older slots that are wanted, too. The parts
+        of a slot follow each other.
         """
         statement, parameters = self._query("recent_identities", below)
         parameters |= {
@@ -91,8 +103,8 @@ class HistorySums:
             "slots": list(also),
         }
         async for rows in self._fetch(statement, parameters, rows_max=16):
-            for slot, packed in rows:
-                yield slot, packed
+            for slot, topic_id, partition, packed in rows:
+                yield slot, entries_of(packed, partition_owners(str(topic_id), partition))
 
     async def last_before(self, before_ms: int) -> AsyncIterator[list[tuple[str, str, int]]]:
         """Yield (customer, offer, time of the last event in ms) of the events before a time."""
@@ -113,6 +125,9 @@ class HistorySums:
             source = load("source_below")
             parameters["topic_id"] = UUID(below.topic_id)
             parameters["ends"] = [below.ends[p] for p in sorted(below.ends)]
+        if self._shard.shards > 1:
+            source = f"{source} AND {load('of_shard')}"
+            parameters |= self._shard._asdict()
         return load(name).format(source=source, **names), parameters
 
     async def _fetch(
@@ -145,9 +160,9 @@ def _midnights(calendar: Calendar, day: int) -> list[datetime]:
 
 @asynccontextmanager
 async def open_sums(
-    pool: Pool, tenant: str, since_ms: int | None = None
+    pool: Pool, tenant: str, since_ms: int | None = None, shard: Shard = WHOLE
 ) -> AsyncIterator[HistorySums]:
-    """Yield a snapshot of the tenant's rows as of now. Raises StoreUnavailable.
+    """Yield a snapshot of the tenant's rows, or of one shard's, as of now. Raises StoreUnavailable.
 
     Only events that occurred at `since_ms` or later are counted; None = all.
     """
@@ -161,4 +176,4 @@ async def open_sums(
         cursor = await connection.execute(load("watermarks"))
         found: Sequence[tuple[Any, ...]] = await cursor.fetchall()
         positions = {(str(log), p): offset for log, p, offset in found}
-        yield HistorySums(connection, tenant, positions, since_ms)
+        yield HistorySums(connection, tenant, positions, since_ms, shard)

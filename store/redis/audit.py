@@ -11,14 +11,20 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from store.audit import NO_GROUP, Correction, GroupState, OfferSeen, Watermarks
-from store.records import Grouping
+from store.records import Grouping, StoreUnavailable
+from store.redis.active import active_generations
 from store.redis.client import Client, Script, redis_errors
+from store.redis.fold import Fold
 from store.redis.keys import GROUPING_CODES, Keys
+from store.redis.ranks import unranked_of
 from store.redis.watermarks import offsets_of
+from store.shards import Layout
 from store.windows import TILE_DAYS, Period
 
 #: Groups of one read: a script of 1 ms, or 3 ms if each group has 20 fields.
 READ_GROUPS: Final = 100
+#: Reads of the same groups: each may find deltas that a commit has left since the last fold.
+READS_MAX: Final = 1_000
 #: Groups of one correction: about 30 commands each.
 ADJUST_GROUPS: Final = 40
 _BLOCK_DAYS: Final = 4
@@ -38,8 +44,10 @@ class GenerationState(NamedTuple):
     timezone: str
     complete: bool
     overflow: frozenset[str]
-    """Codes of the groupings of which some groups are counted as one."""
+    """Codes of the limits that were reached: see `LIMITED_CODES`."""
     types: Sequence[str]
+    unranked: frozenset[Period]
+    """Periods whose rank of customers is not kept, or not complete yet."""
     watermarks: Watermarks
     first_watermarks: Watermarks
 
@@ -70,13 +78,24 @@ class Unreadable(Exception):
 class AuditedCounters:
     """Reads and corrections of an audit. Every method raises StoreUnavailable."""
 
-    def __init__(self, client: Client, prefix: str, *, generation: int | None = None) -> None:
-        """Read the tenant's active generation, or `generation`, which may be under construction."""
+    def __init__(
+        self,
+        client: Client,
+        prefix: str,
+        *,
+        generation: int | None = None,
+        groups_max: int = 5_000_000,
+    ) -> None:
+        """Read the tenant's active generation, or `generation`, which may be under construction.
+
+        `groups_max`: maximum groups of a grouping, for deltas that are folded.
+        """
         self._client: Any = client
+        self._fold = Fold(client, prefix, groups_max=groups_max)
         self._generation = "" if generation is None else generation
         self._keys = Keys(prefix)
         self._read = Script("audit", read_only=True)
-        self._adjust = Script("adjust", include=["windows"])
+        self._adjust = Script("adjust", include=["parts", "windows"])
 
     async def tenants(self) -> list[str]:
         """Return the tenants that have a generation, sorted."""
@@ -84,17 +103,32 @@ class AuditedCounters:
             names = await self._client.smembers(self._keys.tenants)
         return sorted(name.decode() for name in names)
 
+    async def layout(self, tenant: str) -> Layout:
+        """Return the shards of the tenant's active generation; one shard if it has none."""
+        async for generation in active_generations(self._client, self._keys, [tenant]):
+            return generation.layout
+        return Layout(tenant, 0)
+
     async def read(self, tenant: str, grouping: Grouping, ids: Sequence[str]) -> Chunk | None:
-        """Return the first groups of `ids`, at least one, at one moment; None = no generation."""
-        answer = await self._read(
-            self._client,
-            self._keys.active(tenant),
-            GROUPING_CODES[grouping],
-            self._generation,
-            *ids[:READ_GROUPS],
-        )
-        if not answer:
-            return None
+        """Return the first groups of `ids`, at least one, at one moment; None = no generation.
+
+        What is pending is folded first: the counts are those of the watermarks.
+        """
+        for _ in range(READS_MAX):
+            answer = await self._read(
+                self._client,
+                self._keys.active(tenant),
+                GROUPING_CODES[grouping],
+                self._generation,
+                *ids[:READ_GROUPS],
+            )
+            if not answer:
+                return None
+            if answer[0] != b"pending":
+                break
+            await self._fold.all(tenant, int(answer[1]))
+        else:
+            raise StoreUnavailable(f"the counters of tenant {tenant} change without a pause")
         groups = {
             id_: RawGroup(fields, ranks)
             for id_, (fields, *ranks) in zip(ids, answer[2], strict=False)
@@ -103,6 +137,7 @@ class AuditedCounters:
 
     async def ids(self, tenant: str, generation: int, grouping: Grouping) -> AsyncIterator[str]:
         """Yield the ids of all groups, some perhaps more than once."""
+        await self._fold.all(tenant, generation)
         key = self._keys.rank(tenant, generation, grouping, "a")
         cursor = 0
         while True:
@@ -115,6 +150,7 @@ class AuditedCounters:
 
     async def sample(self, tenant: str, generation: int, grouping: Grouping, n: int) -> list[str]:
         """Return up to `n` ids, chosen at random."""
+        await self._fold.all(tenant, generation)
         key = self._keys.rank(tenant, generation, grouping, "a")
         async with redis_errors():
             found = await self._client.zrandmember(key, n)
@@ -193,6 +229,7 @@ def _generation(number: int, flat: Sequence[bytes]) -> GenerationState:
         complete=meta[b"complete"] == b"1",
         overflow=frozenset(k[5:].decode() for k in meta if k.startswith(b"over:")),
         types=_unpack(meta[b"types"]) if b"types" in meta else (),
+        unranked=unranked_of(meta),
         watermarks=offsets_of(meta, "w"),
         first_watermarks=offsets_of(meta, "f"),
     )

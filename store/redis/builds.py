@@ -71,7 +71,7 @@ class RedisBuilds:
         identities: int,
         writes: int,
     ) -> bool:
-        """Store a part of the buckets of a slot, at most BUCKETS_MAX, from index `first` on.
+        """Store a part of a slot's buckets, at most BUCKETS_MAX, from index `first` on.
 
         Returns False if the generation is not under construction, or has lost writes. The slot must
         have nothing else. `identities` is their number in the whole slot, `writes` the number of

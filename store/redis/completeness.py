@@ -21,6 +21,7 @@ class RedisCompleteness(RedisWatermarks):
         self._lower = Script("lower")
         self._doubt = Script("doubt")
         self._evicted = Script("evicted")
+        self._prove = Script("prove")
 
     async def missing(self, generation: Generation) -> Missing:
         """Return what keeps the generation from being complete."""
@@ -63,6 +64,10 @@ class RedisCompleteness(RedisWatermarks):
         active = self._keys.active(generation.tenant)
         return bool((await self._evicted(self._client, active, generation.number, at_ms))[0])
 
+    async def mark_complete(self, generation: Generation) -> None:
+        """Record that a generation that started empty has all of history now."""
+        await self._prove(self._client, self._keys.active(generation.tenant), generation.number)
+
     async def lower_watermark(self, tenant: str, number: int, position: Position) -> None:
         """Lower a watermark of a generation that is not active, where it is higher."""
         field = watermark_field("w", position.topic_id, position.partition)
@@ -86,5 +91,9 @@ def missing_of(meta: Mapping[bytes, bytes]) -> Missing:
     gaps.sort()
     evicted = b"evicted" in meta
     incomplete = meta.get(b"complete") == b"0"
-    unproven = b"unproven" in meta or (incomplete and not behind and not gaps and not evicted)
-    return Missing(behind, gaps, unproven, evicted)
+    damaged = meta.get(b"damaged", b"").decode(errors="replace")
+    outdated = bool(meta) and b"format" not in meta
+    unsettled = b"unsettled" in meta
+    others = behind or gaps or evicted or damaged or outdated or unsettled
+    unproven = b"unproven" in meta or (incomplete and not others)
+    return Missing(behind, gaps, unproven, evicted, damaged, outdated, unsettled)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -18,46 +18,40 @@ from store.counters import (
     Duplicates,
     Floor,
     Generation,
+    Limited,
     Refused,
     Rolled,
     TenantOverview,
 )
-from store.records import CounterPage, GroupCounts, Grouping, Incomplete, Page, Question
+from store.records import CounterPage, Incomplete, Question
 from store.redis.active import active_counted, active_generations
 from store.redis.audit import AuditedCounters
 from store.redis.builds import RedisBuilds
 from store.redis.client import Client, Script, open_client, redis_errors
 from store.redis.floors import read_floors, report_floors
+from store.redis.fold import Fold
 from store.redis.generations import RedisGenerations
-from store.redis.keys import GROUPING_CODES, watermark_field
+from store.redis.keys import LIMITED_CODES, watermark_field
 from store.redis.overview import overview
+from store.redis.pipelined import PipelinedScript
+from store.redis.ranks import RedisRanks
+from store.redis.reads import RedisReads
 from store.redis.removals import RedisRemovals
 from store.settings import Settings
-from store.windows import DAY_MS, Period, from_tiles, slots_of_horizon
+from store.windows import DAY_MS, slots_of_horizon
 
 #: Length of a slot of remembered identities, in event arrival time.
 SLOT_MS: Final = DAY_MS
-_PERIOD_CODES: Final[dict[Period, str]] = {
-    "daily": "d",
-    "weekly": "w",
-    "monthly": "m",
-    "alltime": "a",
-}
-_GROUPINGS: Final[dict[bytes, Grouping]] = {v.encode(): k for k, v in GROUPING_CODES.items()}
-#: Code of an exact window, which no period has.
-_EXACT_CODE: Final = "x"
-#: Offset of a window's count after each outcome type code in a record's `s`: see lua/layout.lua.
-_WINDOW_INDEX: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
+_LIMITED: Final[dict[bytes, Limited]] = {v.encode(): k for k, v in LIMITED_CODES.items()}
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.decode
 
 
 class RedisCounters(RedisGenerations):
     """The `store.counters.CounterStore` in Redis: generations, and the counts in them.
 
     `reports` holds what workers report about themselves, `builds` what rebuilds need besides,
-    `removals` what the removal of a tenant needs.
+    `removals` what the removal of a tenant needs, `ranks` those of customers.
     """
 
     def __init__(
@@ -67,20 +61,28 @@ class RedisCounters(RedisGenerations):
         *,
         dedup_horizon_h: int = 48,
         groups_max: int = 5_000_000,
+        offers_max: int = 2_000,
+        all_ranks: bool = True,
     ) -> None:
         """Prepare the scripts; no command is sent.
 
         `dedup_horizon_h` is the minimum time in hours that an identity is remembered (0 = never).
-        Once a grouping has `groups_max` groups, all further ones count as one group.
+        Once a grouping has `groups_max` groups, all further ones count as one group. Once a
+        customer has `offers_max` distinct offers, further ones are not remembered. `all_ranks`:
+        new generations rank customers in all periods, whether asked for or not.
         """
-        super().__init__(client, prefix)
+        super().__init__(client, prefix, all_ranks=all_ranks)
         self.builds = RedisBuilds(client, prefix)
         self.removals = RedisRemovals(client, prefix)
+        self.ranks = RedisRanks(client, prefix)
         self._groups_max = groups_max
+        self._offers_max = offers_max
         self._slots_back = slots_of_horizon(dedup_horizon_h)
-        self._commit = Script("commit")
-        self._roll = Script("roll", include=["windows"])
-        self._read = Script("read", read_only=True)
+        self._commit = PipelinedScript(Script("commit", include=["parts", "slots", "counting"]))
+        self._owned = PipelinedScript(Script("owned", include=["parts", "slots"], read_only=True))
+        self._fold = Fold(client, prefix, groups_max=groups_max)
+        self._roll = Script("roll", include=["parts", "windows"])
+        self._reads = RedisReads(client, prefix)
         self._announce_catalog = Script("announce_catalog")
 
     async def ping(self) -> None:
@@ -90,39 +92,16 @@ class RedisCounters(RedisGenerations):
 
     def audited(self, generation: int | None = None) -> AuditedCounters:
         """Return a reader for audits of the active generation, or of `generation`."""
-        return AuditedCounters(self._client, self._keys.prefix, generation=generation)
+        return AuditedCounters(
+            self._client,
+            self._keys.prefix,
+            generation=generation,
+            groups_max=self._groups_max,
+        )
 
     async def read(self, question: Question) -> CounterPage | Incomplete:
-        """Return one page from one snapshot. Raises StoreUnavailable."""
-        period, start = question.period, question.window.start_day
-        if period is None and not from_tiles(question.window, question.today):
-            return Incomplete("no_period")
-        answer = await self._read(
-            self._client,
-            self._keys.active(question.tenant),
-            GROUPING_CODES[question.group_by],
-            _PERIOD_CODES[period] if period else _EXACT_CODE,
-            question.today,
-            question.timezone,
-            question.offset,
-            question.limit,
-            "" if start is None else start,
-        )
-        if answer[0] != b"ok":
-            return Incomplete(answer[0].decode())
-        _, version, types, total, ids, counts, uniques = answer
-        names = _unpack(types) if types else []
-        index = _WINDOW_INDEX.get(period, 0) if period else 0
-        groups = []
-        for i, name in enumerate(ids):
-            flat = _unpack(counts[i])
-            if index:  # due, code, weekly, monthly, alltime, code, ...
-                codes, numbers = flat[1::4], flat[1 + index :: 4]
-            else:
-                codes, numbers = flat[::2], flat[1::2]
-            by_type = {names[c]: n for c, n in zip(codes, numbers, strict=True) if n}
-            groups.append(GroupCounts(name.decode(), by_type, uniques[i] if uniques else None))
-        return CounterPage(Page(groups, total), int(version))
+        """Return one page; see `RedisReads.read`. Raises StoreUnavailable."""
+        return await self._reads.read(question)
 
     async def announce_catalog(self, tenant: str, version: int) -> None:
         """Publish the tenant's catalog version: each reader gets it with its next read.
@@ -141,8 +120,12 @@ class RedisCounters(RedisGenerations):
         expected_offset: int | None,
         next_offset: int,
         deltas: Deltas,
+        keep_pending: bool = False,
     ) -> Committed | Duplicates | Refused:
         """Count one batch and move the watermark to `next_offset`, in one script.
+
+        With `keep_pending`, actions, treatments and channels are counted by a later `fold`. They
+        are also kept while others are pending, since the order decides which groups are OTHER.
 
         `expected_offset` is the watermark before (None = there is none). Safe to repeat: a batch
         that is already committed is refused. Raises StoreUnavailable.
@@ -157,25 +140,35 @@ class RedisCounters(RedisGenerations):
             next_offset,
             generation.build_token,
             self._slots_back,
-            _pack(
-                {
-                    "types": deltas.types,
-                    "n": deltas.events,
-                    "a": deltas.actions,
-                    "t": deltas.treatments,
-                    "c": deltas.channels,
-                    "u": deltas.customers,
-                }
-            ),
-            self._groups_max,
+            *_packed(deltas),
+            f"{self._groups_max}{'+' if keep_pending else ''}",
+            self._offers_max,
             *(deltas.identities if self._slots_back else ()),
         )
-        if answer[0] == b"ok":
-            overflow = zip(answer[1::2], answer[2::2], strict=True)
-            return Committed([(_GROUPINGS[code], n) for code, n in overflow] if answer[1:] else ())
+        if answer[0] in (b"ok", b"damaged"):
+            return _committed(answer)
         if answer[0] == b"duplicates":
-            return Duplicates(sorted(set(answer[1:])))
+            others = {index for index in answer[1:] if index >= 0}
+            undecided = {-1 - index for index in answer[1:] if index < 0} - others
+            return Duplicates(sorted(others | undecided), undecided)
         return Refused(*(int(v) if v else None for v in answer[1:4]))
+
+    async def fold(self, generation: Generation) -> Committed:
+        """Add pending deltas of actions, treatments and channels to their groups, a bounded part.
+
+        Call again while the answer has pending events. Raises StoreUnavailable.
+        """
+        return _committed(await self._fold(generation.tenant, generation.number))
+
+    async def owned_by_others(self, tenant: str, identities: Sequence[Any]) -> Sequence[int]:
+        """Return the indexes of the identities of which another record was counted.
+
+        See `store.counters.CounterStore`; changes nothing. Raises StoreUnavailable.
+        """
+        if not identities or not self._slots_back:
+            return ()
+        active = self._keys.active(tenant)
+        return await self._owned(self._client, active, self._slots_back, *identities)
 
     async def roll(
         self, generation: Generation, target_day: int, *, now_ms: int, records_max: int
@@ -240,6 +233,28 @@ class RedisCounters(RedisGenerations):
         return await self.reports.last_lost(topic_id)
 
 
+def _packed(deltas: Deltas) -> tuple[bytes, bytes]:
+    """Return the two parts of the deltas that the script takes."""
+    types, n = deltas.types, deltas.events
+    customers = _pack({"types": types, "n": n, "u": deltas.customers})
+    if not (deltas.actions or deltas.treatments or deltas.channels):
+        return customers, b""
+    groups = {"a": deltas.actions, "t": deltas.treatments, "c": deltas.channels}
+    return customers, _pack({"types": types, "n": n, **groups})
+
+
+def _committed(answer: Sequence[Any]) -> Committed:
+    """Return what a commit or a fold has answered that was not refused.
+
+    That is {'ok', pending, code of a limit, how much was beyond it, ...} or {'damaged', reason}.
+    """
+    if answer[0] == b"damaged":
+        return Committed(damaged=answer[1].decode(errors="replace"))
+    pairs = zip(answer[2::2], answer[3::2], strict=True)
+    overflow = [(_LIMITED[code], n) for code, n in pairs] if answer[2:] else ()
+    return Committed(overflow, answer[1])
+
+
 @asynccontextmanager
 async def open_counters(
     settings: Settings, *, timeout_s: float | None = None, retries: int = 0
@@ -255,4 +270,6 @@ async def open_counters(
             settings.redis_prefix,
             dedup_horizon_h=settings.dedup_horizon_h,
             groups_max=settings.keys_per_grouping_max,
+            offers_max=settings.offers_per_customer_max,
+            all_ranks=settings.ranks_kept_days == 0,
         )

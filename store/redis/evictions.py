@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 from store.redis.client import Client, Script, redis_errors
 from store.redis.health import NodeHealth, RedisHealth, health_of
 from store.redis.keys import Keys
+from store.redis.shards import RedisShards
+from store.shards import is_shard, tenant_of
 
 #: Tenants that are marked at the same time.
 TENANTS_AT_ONCE: Final = 100
@@ -36,6 +38,7 @@ class RedisEvictions:
         self._client: Any = client
         self._keys = Keys(prefix)
         self._mark = Script("evicted")
+        self._shards = RedisShards(client, prefix)
 
     async def health(self) -> RedisHealth:
         """Return how Redis is set and how full it is."""
@@ -54,7 +57,7 @@ class RedisEvictions:
         return any(may_lack_counters(node, seen.get(node.run_id)) for node in health.nodes)
 
     async def mark(self, tenants: Iterable[str], at_ms: int) -> int:
-        """Mark all generations of `tenants`; return how many were not marked before.
+        """Mark all generations of `tenants`, in all shards; return how many were not marked before.
 
         Tenants with counters are listed again, as the list of tenants may be evicted too.
         """
@@ -87,7 +90,7 @@ class RedisEvictions:
                 self._keys.active(tenant), self._keys.last(tenant)
             )
             if active is not None:
-                await self._client.sadd(self._keys.tenants, tenant)
+                await self._client.sadd(self._keys.tenants, tenant_of(tenant))
         last = int(last or 0)
         numbers = {*range(max(1, last - MARKED_MAX + 1), last + 1)}
         if active is not None:
@@ -96,6 +99,8 @@ class RedisEvictions:
         for number in sorted(numbers):
             answer = await self._mark(self._client, self._keys.active(tenant), number, at_ms)
             marked += answer[0]
+        for layout in [] if is_shard(tenant) else await self._shards.layouts(tenant):
+            marked += sum([await self._mark_tenant(name, at_ms) for name in layout.others])
         return marked
 
     async def _seen(self) -> dict[str, Seen]:

@@ -20,35 +20,26 @@ from store.counters import (
 )
 from store.offsets import Gap
 from store.records import StoreUnavailable
-from store.redis.active import active_generations
 from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import gap_field, watermark_field
 from store.redis.old_generations import RedisOldGenerations
+from store.redis.ranks import ALL_CODES, unranked_codes
 from store.redis.reports import RedisReports
+from store.redis.shards import shortfalls
+from store.shards import Layout, is_shard, tenant_of
 
 
 class RedisGenerations(RedisOldGenerations):
     """Generations and watermarks of all tenants. Every method raises StoreUnavailable."""
 
-    def __init__(self, client: Client, prefix: str) -> None:
+    def __init__(self, client: Client, prefix: str, *, all_ranks: bool) -> None:
+        """`all_ranks`: new generations rank customers in all periods, whether asked for or not."""
         super().__init__(client, prefix)
+        self._all_ranks = all_ranks
         self.reports = RedisReports(client, prefix)
         self._create = Script("create")
-        self._admit = Script("admit")
         self._swap = Script("swap")
         self._rollback = Script("rollback")
-        self._prove = Script("prove")
-
-    async def generation(self, tenant: str) -> Generation | None:
-        """Return the tenant's active generation, or None if it has none."""
-        async for generation in active_generations(self._client, self._keys, [tenant]):
-            return generation
-        return None
-
-    async def refused(self, tenants: Sequence[str], tenants_max: int) -> Sequence[str]:
-        """Return the new tenants beyond `tenants_max`; reserve a slot for the others."""
-        answer = await self._admit(self._client, self._keys.tenants, tenants_max, *tenants)
-        return [name.decode() for name in answer]
 
     async def create(
         self,
@@ -58,10 +49,11 @@ class RedisGenerations(RedisOldGenerations):
         timezone: str,
         complete: bool,
         watermarks: Sequence[Position],
+        shards: int = 1,
     ) -> Generation:
         """Create the tenant's first generation, or return the one that exists."""
         # Listed first: a tenant listed without a generation is harmless, the opposite is not.
-        await _list(self._client, self._keys.tenants, tenant)
+        await _list(self._client, self._keys.tenants, tenant_of(tenant))
         await self._new_generation(
             tenant,
             day=day,
@@ -70,9 +62,11 @@ class RedisGenerations(RedisOldGenerations):
             token="",
             watermarks=watermarks,
             gaps=(),
+            shards=shards,
+            unranked="" if self._all_ranks else ALL_CODES,
         )
         # Again, as a removal of the tenant may have taken it from the list meanwhile.
-        await _list(self._client, self._keys.tenants, tenant)
+        await _list(self._client, self._keys.tenants, tenant_of(tenant))
         generation = await self.generation(tenant)
         assert generation is not None
         return generation
@@ -86,8 +80,13 @@ class RedisGenerations(RedisOldGenerations):
         token: str,
         watermarks: Sequence[Position],
         gaps: Sequence[Gap] = (),
+        shards: int = 1,
     ) -> Generation:
-        """Create a generation beside the active one; `token` is needed to change it."""
+        """Create a generation beside the active one; `token` is needed to change it.
+
+        Of several shards this is shard 0, and a call for each of the others follows.
+        """
+        unranked = "" if self._all_ranks else await unranked_codes(self._client, self._keys, tenant)
         number = await self._new_generation(
             tenant,
             day=day,
@@ -96,6 +95,8 @@ class RedisGenerations(RedisOldGenerations):
             token=token,
             watermarks=watermarks,
             gaps=gaps,
+            shards=shards,
+            unranked=unranked,
         )
         return Generation(
             tenant=tenant,
@@ -105,6 +106,7 @@ class RedisGenerations(RedisOldGenerations):
             complete=False,
             rolled=day,
             build_token=token,
+            shards=shards,
         )
 
     async def _new_generation(
@@ -117,8 +119,12 @@ class RedisGenerations(RedisOldGenerations):
         token: str,
         watermarks: Sequence[Position],
         gaps: Sequence[Gap],
+        shards: int,
+        unranked: str,
     ) -> int:
-        fields: list[str | int] = []
+        fields: list[str | int] = ["unranked", unranked]
+        if shards > 1:
+            fields += ["shards", shards]
         for gap in gaps:
             fields += [gap_field(gap), gap.next_offset]
         for position in watermarks:
@@ -128,6 +134,19 @@ class RedisGenerations(RedisOldGenerations):
         while True:
             async with redis_errors():
                 number = int(await self._client.incr(self._keys.last(tenant)))
+            if not token:  # a rebuild builds each shard by a call of its own
+                for name in Layout(tenant, number, shards).others:
+                    await self._new_generation(
+                        name,
+                        day=day,
+                        timezone=timezone,
+                        complete=complete,
+                        token="",
+                        watermarks=watermarks,
+                        gaps=gaps,
+                        shards=1,
+                        unranked=unranked,
+                    )
             answer = await self._create(
                 self._client,
                 self._keys.active(tenant),
@@ -153,7 +172,7 @@ class RedisGenerations(RedisOldGenerations):
     ) -> Activated | Behind | Fewer | None:
         """Make a generation under construction the active one; None if it is not that."""
         # Listed first, as in `create`: it may be the tenant's first one after a flush.
-        await _list(self._client, self._keys.tenants, building.tenant)
+        await _list(self._client, self._keys.tenants, tenant_of(building.tenant))
         answer = await self._swap(
             self._client,
             self._keys.active(building.tenant),
@@ -168,10 +187,13 @@ class RedisGenerations(RedisOldGenerations):
         match answer[0]:
             case b"ok":
                 previous = int(answer[1]) if answer[1] else None
-                await self._announce(building.tenant)
-                return Activated(building.number, previous, _shortfalls(answer[2]))
+                lacking: Sequence[Shortfall] = shortfalls(answer[2])
+                if not is_shard(building.tenant):
+                    lacking = await self.shards.settle(building.tenant) or lacking
+                    await self._announce(building.tenant)
+                return Activated(building.number, previous, lacking)
             case b"behind":
-                return Behind(_shortfalls(answer[1]))
+                return Behind(shortfalls(answer[1]))
             case b"fewer":
                 return Fewer(int(answer[1]), int(answer[2]))
         return None
@@ -182,39 +204,30 @@ class RedisGenerations(RedisOldGenerations):
         previous = active and await self.previous(active)
         if active is None or previous is None:
             return None
+        layout = await self.shards.layout(tenant, previous.number)
+        await self.shards.restore(layout)
         answer = await self._rollback(
             self._client, self._keys.active(tenant), active.number, now_ms
         )
         if answer[0] == b"ok":
-            behind = _shortfalls(answer[2])
+            lacking: Sequence[Shortfall] = shortfalls(answer[2])
         else:
             # Refused, as another generation is active now. If it is the previous one, this is a
             # repetition of a call whose answer was lost.
             now = await self.generation(tenant)
             if now is None or now.number != previous.number:
                 return None
-            behind = list((await self.missing(now)).behind)
+            lacking = (await self.missing(now)).behind
+        lacking = await self.shards.settle(tenant) or lacking
         await self._announce(tenant)
-        return Activated(previous.number, active.number, behind)
+        return Activated(previous.number, active.number, lacking)
 
     async def _announce(self, tenant: str) -> None:
         """Tell the workers of an activation. It is done, so an error here must not hide that."""
         with contextlib.suppress(StoreUnavailable):  # workers look at all tenants every 30 s
             await self.reports.note_activation(tenant)
 
-    async def mark_complete(self, generation: Generation) -> None:
-        """Record that a generation that started empty has all of history now."""
-        await self._prove(self._client, self._keys.active(generation.tenant), generation.number)
-
 
 async def _list(client: Any, tenants_key: str, tenant: str) -> None:
     async with redis_errors():
         await client.sadd(tenants_key, tenant)
-
-
-def _shortfalls(flat: Sequence[Any]) -> list[Shortfall]:
-    found = []
-    for i in range(0, len(flat), 3):
-        topic_id, _, partition = flat[i].decode().rpartition(":")
-        found.append(Shortfall((topic_id, int(partition)), int(flat[i + 1]), int(flat[i + 2])))
-    return found

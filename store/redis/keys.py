@@ -1,15 +1,18 @@
 """Names of all keys.
 
-A tenant's keys share one hash tag, `{tenant/shard}`, so that each script is legal on a cluster.
-The shard is reserved for tenants that are too big for one slot; so far it is 0.
+The keys of a shard share one hash tag, `{tenant/index}`, so that each script is legal on a cluster.
+A tenant has one shard, 0, unless a rebuild has given it more. Where a method takes a tenant, the
+name of a shard is right, too: see `store.shards`.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from store.counters import Limited
 from store.offsets import Gap
 from store.records import Grouping
+from store.shards import place_of
 
 #: Code of a grouping in keys, scripts and the members of due sets.
 GROUPING_CODES: Final[dict[Grouping, str]] = {
@@ -19,6 +22,14 @@ GROUPING_CODES: Final[dict[Grouping, str]] = {
     "customer": "u",
 }
 
+#: Code of what has a limit, in `over:` of a generation's meta and in answers of commits and folds.
+LIMITED_CODES: Final[dict[Limited, str]] = {
+    "action": "a",
+    "treatment": "t",
+    "channel": "c",
+    "customer": "u",
+    "customer_offers": "o",
+}
 
 #: The group under which all groups beyond the limit of a grouping are counted.
 OTHER: Final = "__other__"
@@ -30,11 +41,19 @@ class Keys(NamedTuple):
     prefix: str
 
     def _base(self, tenant: str) -> str:
-        return f"{self.prefix}:{{{tenant}/0}}:"
+        slot, inside = place_of(tenant)
+        return f"{self.prefix}:{{{slot}}}:{inside}"
 
     def active(self, tenant: str) -> str:
         """Return the key of the active generation's number; scripts derive all other keys."""
         return self._base(tenant) + "active"
+
+    def retired(self, tenant: str) -> str:
+        """Return the key of what was `active` of a shard whose generation is not active any more.
+
+        Only shards other than shard 0, whose `active` says which generation that is, have it.
+        """
+        return self._base(tenant) + "retired"
 
     def last(self, tenant: str) -> str:
         """Return the key of the highest generation number that the tenant ever had."""
@@ -60,11 +79,18 @@ class Keys(NamedTuple):
         """Return the key of a generation's hash.
 
         Fields: day, rolled, timezone, types, events, previous, replaced_ms, abandoned_ms (when a
-        build was first seen without a lease), w:*, f:*, d:*,
-        over:<grouping code> (interactions counted as OTHER); building while it is built, token
-        afterwards. It is complete while it has none of: t:<source> (watermark to reach),
-        gap:<source>:<first offset> (end of a gap), unproven (it started empty), evicted (time in
-        ms at which Redis was seen to have evicted keys).
+        build was first seen without a lease), w:*, f:*, and d:*, o:*, n:* (see lua/slots.lua),
+        over:<grouping code> (interactions counted as OTHER), over:o (times that an offer of a
+        customer was not remembered), pending (events whose actions, treatments and channels are in
+        the list `pending`), unranked, ranking, ranked_to (ranks of customers, see lua/rank.lua);
+        building while it is built, token afterwards; shards (their number, at
+        shard 0 of several). It is complete while it has none of: t:<source> (watermark to reach),
+        gap:<source>:<first offset> (end of a gap), unproven (it started empty), evicted (time in ms
+        at which Redis was seen to have evicted keys), damaged (why a script failed half-way),
+        outdated (it has no field `format`, and events were counted: its identities leave out the
+        customer), unsettled (the generation that was active before, while its shards may have
+        counted more: see lua/settle.lua; given_up has the sources of which nobody has what is
+        missing).
         """
         return f"{self._base(tenant)}{generation}:meta"
 
@@ -79,6 +105,16 @@ class Keys(NamedTuple):
     def offers(self, tenant: str, generation: int) -> str:
         """Return the key of the hash offer id -> the offer's number in customers' records."""
         return f"{self._base(tenant)}{generation}:offers"
+
+    @property
+    def ranks_asked(self) -> str:
+        """Sorted set: `<tenant>:<period code>` -> time in ms of a question about customers."""
+        return f"{self.prefix}:ranks_asked"
+
+    @property
+    def ranks_wanted(self) -> str:
+        """Set of `<tenant>:<period code>` whose ranks of customers workers are to build."""
+        return f"{self.prefix}:ranks_wanted"
 
     @property
     def audits(self) -> str:

@@ -6,19 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
-from store.counters import Generation, GenerationState
+from store.counters import Generation, GenerationState, Shortfall
+from store.redis.active import TENANTS_PER_CALL, active_generations, outdated_tenants
 from store.redis.client import Client, Script, redis_errors
 from store.redis.completeness import RedisCompleteness, missing_of
+from store.redis.shards import NUMBERS_MAX, RedisShards
 from store.redis.watermarks import offsets_of
 
 #: Maximum number of keys that one call of the `drop` script deletes: a few milliseconds.
 DROP_KEYS: Final = 1_000
 #: Pause between two such calls, in which Redis serves others.
 DROP_PAUSE_S: Final = 0.005
-#: How many of a tenant's last numbers are looked at.
-NUMBERS_MAX: Final = 100
-#: Tenants of one pipeline: Redis serves others between its commands.
-TENANTS_PER_CALL: Final = 500
 
 
 class RedisOldGenerations(RedisCompleteness):
@@ -26,6 +24,8 @@ class RedisOldGenerations(RedisCompleteness):
 
     def __init__(self, client: Client, prefix: str) -> None:
         super().__init__(client, prefix)
+        self.shards = RedisShards(client, prefix)
+        self._admit = Script("admit")
         self._drop = Script("drop")
         self._expire = Script("expire")
 
@@ -39,6 +39,25 @@ class RedisOldGenerations(RedisCompleteness):
         """Return the number of tenants that have a generation."""
         async with redis_errors():
             return int(await self._client.scard(self._keys.tenants))
+
+    async def refused(self, tenants: Sequence[str], tenants_max: int) -> Sequence[str]:
+        """Return the new tenants beyond `tenants_max`; reserve a slot for the others."""
+        answer = await self._admit(self._client, self._keys.tenants, tenants_max, *tenants)
+        return [name.decode() for name in answer]
+
+    async def generation(self, tenant: str) -> Generation | None:
+        """Return the tenant's active generation, or None if it has none."""
+        async for generation in active_generations(self._client, self._keys, [tenant]):
+            return generation
+        return None
+
+    async def outdated(self, tenants: Sequence[str]) -> list[str]:
+        """Return those of the tenants whose counters have identities of an older format."""
+        return await outdated_tenants(self._client, self._keys, tenants)
+
+    async def settle(self, tenant: str) -> Sequence[Shortfall]:
+        """Finish a swap or rollback of several shards; see `RedisShards.settle`."""
+        return await self.shards.settle(tenant)
 
     async def generations(self, tenant: str) -> list[GenerationState]:
         """Return the tenant's generations, the active one among them, in order of number."""
@@ -94,10 +113,30 @@ class RedisOldGenerations(RedisCompleteness):
         return found
 
     async def drop(self, generation: Generation) -> None:
-        """Delete a generation that is not active, in steps with pauses."""
-        active = self._keys.active(generation.tenant)
-        async for _ in drop_in_steps(self._drop, self._client, active, generation.number):
-            pass
+        """Delete a generation that is not active, with all its shards, in steps with pauses."""
+        for each in await self.with_shards(generation):
+            active = self._keys.active(each.tenant)
+            async for _ in drop_in_steps(self._drop, self._client, active, each.number):
+                pass
+
+    async def drop_shard(self, name: str) -> None:
+        """Delete what a shard other than shard 0 has, before it is built: remains of a lost one."""
+        for number in await self.shards.end_one(name):
+            await self.drop(Generation(name, number, 0, "", complete=False))
+
+    async def with_shards(self, generation: Generation) -> list[Generation]:
+        """Return the parts of a generation; shard 0, which it is, comes last. None if it is active.
+
+        Nobody can activate it or count in it any more after that.
+        """
+        answer = await self._drop(
+            self._client, self._keys.active(generation.tenant), generation.number, 0
+        )
+        if not answer[0]:
+            return []
+        layout = await self.shards.layout(generation.tenant, generation.number)
+        numbers = await self.shards.end(layout)
+        return [Generation(name, n, 0, "", complete=False) for name, n in numbers] + [generation]
 
     async def drop_some(self, generation: Generation) -> bool:
         """Delete up to DROP_KEYS keys of a generation; return whether any may be left."""
@@ -150,4 +189,5 @@ def generation_state(
         replaced_ms=whole_number(b"replaced_ms"),
         offsets=sum(offsets_of(meta, "w").values()),
         timezone=meta.get(b"timezone", b"").decode(),
+        shards=int(meta.get(b"shards", 1)),
     )

@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from store.counters import Source
+from store.redis.active import TENANTS_PER_CALL
 from store.redis.client import Client, Script, redis_errors
 from store.redis.keys import Keys
-from store.redis.old_generations import NUMBERS_MAX, TENANTS_PER_CALL, drop_in_steps
+from store.redis.old_generations import drop_in_steps
+from store.redis.ranks import rank_members
+from store.redis.shards import NUMBERS_MAX, RedisShards, join
 
 
 class Ended(NamedTuple):
@@ -33,14 +36,19 @@ class RedisRemovals:
         self._keys = Keys(prefix)
         self._remove = Script("remove")
         self._drop = Script("drop")
+        self._shards = RedisShards(client, prefix)
 
     async def end(self, tenant: str, stored: Mapping[Source, int]) -> Ended:
-        """End the counters of the tenant in one step; safe to repeat.
+        """End the counters of the tenant, all shards in one step; safe to repeat.
 
         `stored` is (topic id, partition) -> offset below which history has the topic.
         """
+        counted = dict(stored)
+        for layout in await self._shards.layouts(tenant):
+            # Before shard 0: what they have counted must not be counted again.
+            join(counted, await self._shards.retire(layout))
         fields: list[str | int] = []
-        for (topic_id, partition), offset in stored.items():
+        for (topic_id, partition), offset in counted.items():
             fields += [f"{topic_id}:{partition}", offset]
         last, flat = await self._remove(self._client, self._keys.active(tenant), "", *fields)
         return Ended(tenant, int(last), _offsets(dict(zip(flat[::2], flat[1::2], strict=True))))
@@ -60,12 +68,14 @@ class RedisRemovals:
                     self._keys.meta(tenant, number), self._keys.dropped(tenant, number)
                 )
             generations += bool(found)
+            parts = await self._shards.end(await self._shards.layout(tenant, number))
             # Also where meta was lost: it may have been evicted.
-            async for deleted in drop_in_steps(
-                self._drop, self._client, self._keys.active(tenant), number
-            ):
-                groups += deleted
-                progress(groups)
+            for name, part in [*parts, (tenant, number)]:
+                async for deleted in drop_in_steps(
+                    self._drop, self._client, self._keys.active(name), part
+                ):
+                    groups += deleted
+                    progress(groups)
         await self._delete_reports(tenant)
         return generations, groups
 
@@ -77,6 +87,8 @@ class RedisRemovals:
             for reports in (keys.audits, keys.rebuilds, keys.rebuilding):
                 pipeline.hdel(reports, tenant)
             pipeline.zrem(keys.activations, tenant)
+            pipeline.zrem(keys.ranks_asked, *rank_members(tenant))
+            pipeline.srem(keys.ranks_wanted, *rank_members(tenant))
             # Last: a tenant that is listed without a generation is harmless, and an interrupted
             # removal is found by the list.
             pipeline.srem(keys.tenants, tenant)

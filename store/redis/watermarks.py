@@ -53,15 +53,17 @@ class RedisWatermarks:
 
     async def identity_slots(self, generation: Generation) -> set[int]:
         """Return the slots of arrival of which the generation remembers identities."""
-        names = await self._meta(generation)
-        return {int(name[2:]) for name in names if name.startswith(b"d:")}
+        return slots_of(await self._meta(generation))
 
     async def build_watermark(
         self, building: Generation, topic_id: str, partition: int
     ) -> int | None:
-        """Return a watermark of a generation under construction; None if it is not that."""
+        """Return a watermark of a generation under construction; None if it is not that.
+
+        Without a token: of one that is not under construction any more.
+        """
         meta = await self._meta(building)
-        if meta.get(b"building") != building.build_token.encode():
+        if meta.get(b"building", b"") != building.build_token.encode():
             return None
         value = meta.get(watermark_field("w", topic_id, partition).encode())
         return None if value is None else int(value)
@@ -79,6 +81,11 @@ class RedisWatermarks:
                 self._keys.meta(generation.tenant, generation.number)
             )
         return meta
+
+
+def slots_of(meta: Mapping[bytes, bytes]) -> set[int]:
+    """Return the slots of arrival of which a meta hash says that identities are remembered."""
+    return {int(name[2:]) for name in meta if name[:2] in (b"d:", b"o:")}
 
 
 def offsets_of(meta: Mapping[bytes, bytes], kind: str) -> dict[Source, int]:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from store.audit import AuditNote, Correction
-from store.clock import system_clock_ms
 from store.postgres.audit import AuditedHistory
-from store.postgres.catalog import load_catalog
-from store.postgres.pool import open_pool
 from store.records import GROUPINGS, Grouping
 from store.redis.audit import ADJUST_GROUPS, AuditedCounters
-from store.redis.client import open_client
-from store.redis.reports import RedisReports
-from store.settings import Settings
 from streams.audit.cells import same_differences
 from streams.audit.groups import AuditedGroups
 from streams.audit.segment import DIFFERING_MAX, Comparer, Difference, NotAudited
@@ -56,6 +49,8 @@ class TenantAudit(NamedTuple):
     differing: Sequence[Difference]
     notes: Sequence[str]
     """What was not compared, and why."""
+    shards: Sequence[TenantAudit] = ()
+    """With several shards: their results, shard 0 first."""
 
     @property
     def cells(self) -> int:
@@ -355,25 +350,3 @@ def make_auditor(
         is_building=is_building,
     )
     return Auditor(counters, history, comparer, now_ms=now_ms, pause_s=pause_s)
-
-
-@asynccontextmanager
-async def open_auditor(
-    settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms
-) -> AsyncIterator[tuple[Auditor, RedisReports]]:
-    """Open the stores and yield an Auditor on them, and where its results are noted.
-
-    Redis commands are not repeated: a correction that was applied twice would be wrong.
-    """
-    async with (
-        open_client(settings, timeout_s=settings.redis_timeout_s, retries=0) as client,
-        open_pool(settings, max_size=3) as pool,
-    ):
-        counters = AuditedCounters(client, settings.redis_prefix)
-        history = AuditedHistory(pool)
-
-        async def timezone_of(tenant: str) -> str:
-            return (await load_catalog(pool, tenant)).timezone
-
-        auditor = make_auditor(counters, history, timezone_of=timezone_of, now_ms=now_ms)
-        yield auditor, RedisReports(client, settings.redis_prefix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from store.audit import Correction, GroupState, HistoryRow, OfferSeen, Watermarks
@@ -52,11 +52,17 @@ def expected(rows: Iterable[HistoryRow], watermarks: Watermarks, today: int) -> 
 
 
 def compare(
-    found: GroupState | None, wanted: Expected, today: int, *, recent: bool = False
+    found: GroupState | None,
+    wanted: Expected,
+    today: int,
+    *,
+    recent: bool = False,
+    unranked: Collection[Period] = (),
 ) -> list[Cell]:
     """Return the cells of one group that differ; `found` None = its record cannot be read.
 
-    With `recent`, `wanted` has the tile days only, and alltime is not compared.
+    With `recent`, `wanted` has the tile days only, and alltime is not compared. `unranked`: periods
+    in which the group need not be ranked.
     """
     if found is None:
         return [Cell("alltime", RECORD, None, sum(wanted.counts.values()))]
@@ -68,7 +74,9 @@ def compare(
         if period == "daily":
             has = _sums(found.tiles, period, today)
         cells += _differing(period, has, should)
-        rank = Cell(period, TOTAL, found.ranks.get(period, 0), sum(should.values()))
+        total = sum(should.values())
+        ranked = total if period in unranked else found.ranks.get(period, 0)
+        rank = Cell(period, TOTAL, ranked, total)
         unique = Cell(
             period,
             UNIQUE,
@@ -76,7 +84,7 @@ def compare(
             _unique(wanted.offers, period, today),
         )
         cells += (cell for cell in (rank, unique) if cell.counters != cell.history)
-    cells += _differing_days(found, wanted, today)
+    cells += _differing_days(found, wanted, today, is_ranked="daily" not in unranked)
     has_offers = found.offers
     if recent:
         has_offers = {seen: day for seen, day in has_offers.items() if day > today - TILE_DAYS}
@@ -89,7 +97,9 @@ def compare(
     return cells
 
 
-def _differing_days(found: GroupState, wanted: Expected, today: int) -> Iterator[Cell]:
+def _differing_days(
+    found: GroupState, wanted: Expected, today: int, *, is_ranked: bool
+) -> Iterator[Cell]:
     """Compare the days that windows will be made of, except today: it is the period `daily`."""
     tiles = {key: n for key, n in wanted.counts.items() if key[0] > today - TILE_DAYS}
     for day in sorted({day for day, _ in (*tiles, *found.tiles)} - {today}):
@@ -97,7 +107,7 @@ def _differing_days(found: GroupState, wanted: Expected, today: int) -> Iterator
         yield from _differing(date_of(day).isoformat(), _of_day(found.tiles, day), should)
     tomorrow = today + 1
     total = sum(_of_day(tiles, tomorrow).values())
-    if found.ranks.get(tomorrow, 0) != total:
+    if is_ranked and found.ranks.get(tomorrow, 0) != total:
         yield Cell(date_of(tomorrow).isoformat(), TOTAL, found.ranks.get(tomorrow, 0), total)
 
 

@@ -15,7 +15,8 @@ from store.redis.audit import AuditedCounters
 from store.redis.client import Client
 from store.redis.reports import RedisReports
 from store.settings import Settings
-from streams.audit.auditor import Auditor, TenantAudit, make_auditor
+from streams.audit.auditor import TenantAudit
+from streams.audit.shards import TenantAuditor, make_tenant_auditor
 
 logger = get_logger("audit")
 
@@ -34,7 +35,7 @@ class PeriodicAudit:
 
     def __init__(
         self,
-        auditor: Auditor,
+        auditor: TenantAuditor,
         counters: AuditedCounters,
         reports: RedisReports,
         *,
@@ -108,10 +109,12 @@ def make_periodic_audit(
     now_ms: Callable[[], int],
 ) -> PeriodicAudit:
     """Return the periodic audit of a worker, on the worker's connections."""
-    counters = AuditedCounters(client, settings.redis_prefix)
+    counters = AuditedCounters(
+        client, settings.redis_prefix, groups_max=settings.keys_per_grouping_max
+    )
     history = AuditedHistory(pool, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
     return PeriodicAudit(
-        make_auditor(counters, history, timezone_of=timezone_of, now_ms=now_ms),
+        make_tenant_auditor(counters, history, timezone_of=timezone_of, now_ms=now_ms),
         counters,
         RedisReports(client, settings.redis_prefix),
         every_s=settings.audit_every_s,

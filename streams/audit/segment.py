@@ -16,7 +16,8 @@ from store.counters import Source
 from store.postgres.audit import AuditedHistory, HistorySnapshot, Scope
 from store.records import Grouping
 from store.redis.audit import READ_GROUPS, AuditedCounters, Chunk, GenerationState, RawGroup, decode
-from store.redis.keys import GROUPING_CODES
+from store.redis.keys import GROUPING_CODES, LIMITED_CODES
+from store.shards import tenant_of
 from store.windows import Calendar
 from streams.audit.cells import Cell, Expected, compare, correction, expected
 
@@ -87,7 +88,7 @@ class Comparer:
 
     async def check(self, tenant: str, grouping: Grouping | None = None) -> GenerationState:
         """Return the tenant's generation; raise NotAudited if it does not answer questions."""
-        timezone = await self._timezone_of(tenant)
+        timezone = await self._timezone_of(tenant_of(tenant))
         chunk = await self._counters.read(tenant, grouping or "action", [])
         return self._answering(chunk, grouping, timezone)
 
@@ -110,6 +111,8 @@ class Comparer:
             GROUPING_CODES[grouping] in overflow or (grouping == "customer" and "a" in overflow)
         ):
             raise NotAudited("some groups are counted as one (KEYS_PER_GROUPING_MAX)")
+        if grouping == "customer" and LIMITED_CODES["customer_offers"] in overflow:
+            raise NotAudited("not all offers are remembered (OFFERS_PER_CUSTOMER_MAX)")
         return state
 
     async def differences(
@@ -155,7 +158,7 @@ class Comparer:
         return [_judge(difference) for difference in differing] if lacks else differing
 
     async def _read(self, tenant: str, grouping: Grouping, ids: Sequence[str]) -> _Found:
-        timezone = await self._timezone_of(tenant)
+        timezone = await self._timezone_of(tenant_of(tenant))
         state = await self.check(tenant, grouping)
         found = _Found(state, {}, dict(state.watermarks), {})
         while len(found.groups) < len(ids):
@@ -233,7 +236,8 @@ def _compare(
 ) -> list[Difference]:
     raw, generation = group
     state = decode(raw, generation, offers)
-    cells = compare(state, wanted, generation.day, recent=recent)
+    unranked = generation.unranked if grouping == "customer" else ()
+    cells = compare(state, wanted, generation.day, recent=recent, unranked=unranked)
     if not cells:
         return []
     fix = correction(id_, state, wanted, generation.day)

@@ -6,6 +6,7 @@ its shape (positional arguments, no helper calls) unless a measurement shows a f
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -43,6 +44,9 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 PAYLOAD_FIELDS: Final = frozenset(_Payload.__struct_fields__)
 
+_BACKSLASH: Final = ord("\\")
+_is_tenant: Final = lru_cache(maxsize=1_024)(is_tenant)
+
 _read_envelope: Final = msgspec.json.Decoder(_Envelope).decode
 _read_payload: Final = msgspec.json.Decoder(_Payload).decode
 
@@ -54,20 +58,38 @@ def read_fast(value: bytes) -> Event | None:
     timestamp is invalid.
     """
     # May be a NUL, which only the strict reader checks for. One byte is found ten times as fast.
-    if b"\\" in value and b"\\u" in value:
+    if _BACKSLASH in value and b"\\u" in value:
         return None
     fallback: str | None = None
     try:
-        envelope = _read_envelope(value)
-        payload, fallback = envelope.payload, envelope.timestamp
-    except (ValueError, RecursionError):
-        try:
+        # No value fits both, so this only saves an attempt that fails, which costs up to 1 µs.
+        if value.startswith(b'{"type"') or value.endswith(b"}}"):
+            envelope = _read_envelope(value)
+            payload, fallback = envelope.payload, envelope.timestamp
+        else:
             payload = _read_payload(value)
-        except (ValueError, RecursionError):
-            return None
+    except (ValueError, RecursionError):
+        return _read_other(value)
+    return _event_of(payload, fallback)
+
+
+def _read_other(value: bytes) -> Event | None:
+    """Return the event of a shape that its bytes do not show, as `read_fast` does."""
+    try:
+        envelope = _read_envelope(value)
+        return _event_of(envelope.payload, envelope.timestamp)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _event_of(_read_payload(value), None)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _event_of(payload: _Payload, fallback: str | None) -> Event | None:
     outcome = payload.outcomeTypeKey or payload.interactionType
     timestamp = payload.timestamp if payload.timestamp is not None else fallback
-    if outcome is None or timestamp is None or not is_tenant(payload.tenantId):
+    if outcome is None or timestamp is None or not _is_tenant(payload.tenantId):
         return None
     return build_event(
         timestamp,

@@ -7,19 +7,23 @@ message, which is far too much for one event and negligible for a batch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
 from aiokafka.errors import IllegalStateError
+from faust.auth import Credentials, SASLCredentials, SSLCredentials
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from store.settings import Settings
 from streams.kafka import lenient_records
+from streams.kafka.connection import ssl_context
 from streams.kafka.errors import kafka_errors
-from streams.kafka.topic_reader import stable_end
+from streams.kafka.topic_reader import stable_of
 
 
 class Batch(NamedTuple):
@@ -45,6 +49,9 @@ class Batch(NamedTuple):
 
 #: Returns where to start each of the assigned partitions: the offsets of the stores, not Kafka's.
 FindStart = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
+
+#: Called where a rebalance has taken all partitions.
+OnNoPartitions = Callable[[], Awaitable[None]]
 
 #: Called with a partition and its end when that is before what was read: the partition was
 #: truncated, or the topic was recreated.
@@ -80,6 +87,34 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         # own processing guarantee.
         consumer._isolation_level = "read_committed"
         return consumer
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        # A rebalance may have taken all of these partitions since Faust chose the offsets. Faust
+        # would then commit nothing, which the client refuses, and end the worker.
+        if self.assignment().isdisjoint(offsets):
+            return False
+        return bool(await super()._commit(offsets))
+
+    def state_of(self, tp: TP) -> Any | None:
+        """Return the client's state of the partition; None = it is not assigned at the moment.
+
+        The state is looked for once for all that is asked of it. The client's own methods look for
+        it each time, and raise where a rebalance, in this thread, took the partition meanwhile.
+        """
+        try:
+            subscription = self._ensure_consumer()._subscription.subscription
+        except ConsumerNotStarted:
+            return None
+        assignment = None if subscription is None else subscription.assignment
+        return None if assignment is None else assignment.state_value(tp)
+
+    async def request_rejoin(self) -> None:
+        """Ask the group coordinator to assign partitions again."""
+
+        async def rejoin() -> None:
+            self._ensure_consumer()._coordinator.request_rejoin()
+
+        await self.call_thread(rejoin)
 
 
 class FetchThrottle:
@@ -123,6 +158,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     _gaps: dict[int, int]
     """Partition -> the first offset after a gap that was seen once."""
     find_start: ClassVar[FindStart]
+    on_no_partitions: ClassVar[OnNoPartitions]
     on_truncated: ClassVar[OnTruncated]
     full_partitions: ClassVar[FullPartitions]
     topic: ClassVar[str]
@@ -143,6 +179,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             assigned = sorted(tp.partition for tp in self.assignment() if tp.topic == self.topic)
             return await self.seek_partitions(await type(self).find_start(assigned))
 
+    async def seek_again(self) -> None:
+        """Seek all partitions outside of a rebalance; see `seek_to_committed`.
+
+        A rebalance may take some of them meanwhile: the client refuses to seek these. Nothing is
+        left to do then, since Faust seeks after that rebalance. Faust's own seeks must raise the
+        error: it tells Faust to wait for the other rebalance.
+        """
+        with contextlib.suppress(IllegalStateError):
+            await self.perform_seek()
+
     async def seek_partitions(self, starts: Mapping[int, int]) -> Mapping[TP, int]:
         """Continue each partition at the given offset; what was fetched since is dropped."""
         self._next.update(starts)
@@ -150,6 +196,19 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         by_tp = {TP(self.topic, partition): offset for partition, offset in starts.items()}
         await self.seek_wait(by_tp)
         return by_tp
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        await super().on_partitions_assigned(assigned, generation_id)
+        if not assigned and self._next:
+            # Not awaited: a seek that waits for a store would delay the group.
+            self.add_future(self._end_session())
+
+    async def _end_session(self) -> None:
+        # Faust seeks only where there are partitions, so nothing else ends the last session.
+        async with self._seeking:
+            if not self.assignment():
+                self._next = {}
+                await type(self).on_no_partitions()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         if not self._pause_full_partitions():
@@ -159,7 +218,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         if fetched is None or self.should_stop:
             return
         if not self.flow_active:
-            await self.perform_seek()
+            await self.seek_again()
             return
         generation_id = self.app.consumer_generation_id
         for tp, records in fetched.items():
@@ -169,7 +228,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 batch = await self._in_order(tp, records)
                 if batch is not None:
                     self.app.monitor.track_tp_end_offset(tp, batch.end_offset)
-                    yield tp, self._as_message(tp, batch)
+                    yield tp, as_message(tp, batch, generation_id)
 
     def _pause_full_partitions(self) -> bool:
         """Pause the partitions that are full; return False if all of them are.
@@ -188,12 +247,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         """Return the batch, or None where it does not continue the last one.
 
         Then it was fetched before a seek. A partition may also have real gaps (retention,
-        compaction): a gap that is found again after seeking is real.
+        compaction): a gap that is found again after seeking is real. None too where a rebalance
+        has taken the partition since the fetch.
         """
-        expected = self._next.get(tp.partition)
-        if expected is None:
+        expected, state = self._next.get(tp.partition), self._thread.state_of(tp)
+        if expected is None or state is None:
             return None
-        end = self.highwater(tp)
+        end = state.highwater
         if end is not None and end < expected:
             type(self).on_truncated(tp.partition, end)
             return None
@@ -204,7 +264,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         if first != expected:
             if self._gaps.get(tp.partition) != first:
                 self._gaps[tp.partition] = first
-                await self.seek_wait({tp: expected})
+                with contextlib.suppress(IllegalStateError):  # taken by a rebalance
+                    await self.seek_wait({tp: expected})
                 return None
             # Compaction and transactions leave gaps too, but none before the earliest offset.
             earliest = (await self.earliest_offsets(tp))[tp]
@@ -212,13 +273,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         batch = Batch(tp.partition, expected, records, end, lost)
         self._next[tp.partition] = batch.next_offset
         return batch
-
-    def is_read(self, tp: TP, end: int, committed_through: int) -> bool:
-        """Return whether all up to `end` was fetched and all that was delivered is committed."""
-        assignment = self._thread._ensure_consumer()._subscription.subscription.assignment
-        state = assignment.state_value(tp)
-        at_end = state.has_valid_position and state.position >= end
-        return at_end and self._next.get(tp.partition) == committed_through
 
     def end_offset(self, partition: int, committed_through: int) -> int | None:
         """Return the partition's last stable offset from the last fetch answer, or an empty one.
@@ -228,20 +282,17 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         as the last answer tells, and that is older than SILENT_S. Where all records are committed
         and only transaction markers are left, returns `committed_through`.
         """
-        tp = TP(self.topic, partition)
-        try:
-            consumer = self._thread._ensure_consumer()
-            end = stable_end(consumer, tp)
-            if end is None:
-                return None
-            if end > committed_through and not self.is_read(tp, end, committed_through):
-                return end
-            silent_ms = time.time() * 1e3 - (consumer.last_poll_timestamp(tp) or 0)
-            if silent_ms > SILENT_S * 1e3:
-                return None
-            return min(end, committed_through)
-        except (AssertionError, IllegalStateError, ConsumerNotStarted):  # not assigned
+        state = self._thread.state_of(TP(self.topic, partition))
+        end = None if state is None else stable_of(state.highwater, state.lso)
+        if state is None or end is None:
             return None
+        read_to = state._position  # the property raises where the other thread just reset it
+        at_end = read_to is not None and read_to >= end
+        is_read = at_end and self._next.get(partition) == committed_through
+        if end > committed_through and not is_read:
+            return end
+        silent_ms = time.time() * 1e3 - (state.timestamp or 0)
+        return None if silent_ms > SILENT_S * 1e3 else min(end, committed_through)
 
     async def earliest(self, partitions: int) -> dict[int, int]:
         """Return the earliest offset that each of the partitions 0 to `partitions` - 1 still holds.
@@ -262,12 +313,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def request_rejoin(self) -> None:
         """Ask the group coordinator to assign partitions again."""
-        thread = self._thread
-
-        async def rejoin() -> None:
-            thread._ensure_consumer()._coordinator.request_rejoin()
-
-        await thread.call_thread(rejoin)
+        await self._thread.request_rejoin()
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Do nothing: the worker has a watchdog, which checks what is counted.
@@ -292,21 +338,39 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._acked_index[tp].clear()
         return int(last) + 1
 
-    def _as_message(self, tp: TP, batch: Batch) -> ConsumerMessage:
-        last = batch.records[-1]
-        return ConsumerMessage(
-            topic=tp.topic,
-            partition=tp.partition,
-            offset=last.offset,
-            timestamp=last.timestamp / 1000.0,
-            timestamp_type=last.timestamp_type,
-            headers=(),
-            key=None,
-            value=batch,
-            checksum=None,
-            tp=tp,
-            generation_id=self.app.consumer_generation_id,
+
+def as_message(tp: TP, batch: Batch, generation_id: int) -> ConsumerMessage:
+    """Return the one message that stands for all records of the batch."""
+    last = batch.records[-1]
+    return ConsumerMessage(
+        topic=tp.topic,
+        partition=tp.partition,
+        offset=last.offset,
+        timestamp=last.timestamp / 1000.0,
+        timestamp_type=last.timestamp_type,
+        headers=(),
+        key=None,
+        value=batch,
+        checksum=None,
+        tp=tp,
+        generation_id=generation_id,
+    )
+
+
+def credentials(settings: Settings) -> Credentials | None:
+    """Return what Faust's clients need for TLS and authentication; None = neither is used.
+
+    Raises ValueError, which names the setting, for a file that cannot be used.
+    """
+    context = ssl_context(settings)
+    if settings.kafka_security_protocol.startswith("SASL_"):
+        return SASLCredentials(
+            username=settings.kafka_sasl_username,
+            password=settings.kafka_sasl_password,
+            mechanism=settings.kafka_sasl_mechanism,
+            ssl_context=context,
         )
+    return None if context is None else SSLCredentials(context)
 
 
 def batch_transport(
@@ -314,6 +378,7 @@ def batch_transport(
     *,
     fetch_wait_ms: int,
     find_start: FindStart,
+    on_no_partitions: OnNoPartitions,
     on_truncated: OnTruncated,
     full_partitions: FullPartitions,
 ) -> type[driver.Transport]:
@@ -325,6 +390,7 @@ def batch_transport(
             "topic": topic,
             "fetch_wait_ms": fetch_wait_ms,
             "find_start": staticmethod(find_start),
+            "on_no_partitions": staticmethod(on_no_partitions),
             "on_truncated": staticmethod(on_truncated),
             "full_partitions": staticmethod(full_partitions),
         },

@@ -10,7 +10,7 @@ import aiokafka.errors
 import kafka.errors
 
 from store.driver_errors import AMBIGUOUS, is_raised_in
-from store.records import StoreUnavailable
+from store.records import AccessRefused, StoreUnavailable
 
 
 class RecordRefused(Exception):
@@ -70,8 +70,16 @@ def kafka_errors(*others: type[Exception], timeout_s: float | None = None) -> It
 
 
 def unavailable(error: BaseException) -> StoreUnavailable:
-    """Return the StoreUnavailable that says what `error` says, with its type named once."""
+    """Return the StoreUnavailable that says what `error` says, with its type named once.
+
+    It is AccessRefused where the broker says that the user lacks a right.
+    """
     name, text = type(error).__name__, str(error).strip()
+    if name.endswith("AuthorizationFailedError"):
+        # The text of kafka-python is the whole request and its answer.
+        return AccessRefused(
+            f"Kafka: {name}: the user lacks a right; check the ACLs of the cluster for it"
+        )
     if not text or text.startswith(name):  # aiokafka's errors begin with their own name
         return StoreUnavailable(f"Kafka: {text or name}")
     return StoreUnavailable(f"Kafka: {name}: {text}")

@@ -16,6 +16,7 @@ from aiokafka.errors import (
 )
 
 from store.settings import Settings
+from streams.kafka.connection import aiokafka_options, start_client
 from streams.kafka.errors import ENCODING_ERRORS, RecordRefused, is_refusal, kafka_errors
 
 #: The broker aborts the open transaction of a producer that is gone after this time. Until then no
@@ -140,13 +141,13 @@ async def open_producer(settings: Settings) -> Producer:
     with kafka_errors():
         try:
             client = AIOKafkaProducer(enable_idempotence=True, **_options(settings))
-            return Producer(await started(client), is_transactional=False)
+            return Producer(await started(client, settings), is_transactional=False)
         except KafkaConnectionError:
             raise
         except KafkaError:
             # Some compatible brokers give no producer ids, and report that with various errors.
             client = AIOKafkaProducer(**_options(settings))
-            return Producer(await started(client), is_transactional=False)
+            return Producer(await started(client, settings), is_transactional=False)
 
 
 async def open_transactional_producer(settings: Settings, transactional_id: str) -> Producer | None:
@@ -162,15 +163,15 @@ async def open_transactional_producer(settings: Settings, transactional_id: str)
     )
     with kafka_errors():
         try:
-            return Producer(await started(client), is_transactional=True)
+            return Producer(await started(client, settings), is_transactional=True)
         except (UnknownError, UnsupportedVersionError, IncompatibleBrokerVersion):
             return None
 
 
-async def started(client: AIOKafkaProducer) -> AIOKafkaProducer:
+async def started(client: AIOKafkaProducer, settings: Settings) -> AIOKafkaProducer:
     """Start the client and return it; stop it and raise the error if the start fails."""
     try:
-        await client.start()
+        await start_client(client, settings)
     except BaseException:
         await client.stop()
         raise
@@ -179,7 +180,7 @@ async def started(client: AIOKafkaProducer) -> AIOKafkaProducer:
 
 def _options(settings: Settings) -> Mapping[str, Any]:
     return {
-        "bootstrap_servers": settings.brokers,
+        **aiokafka_options(settings),
         "acks": "all",
         "linger_ms": 5,
         # A value far over EVENT_BYTES_MAX may have reached us too, and its headers come with it.

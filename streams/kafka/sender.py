@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from store.settings import Settings
+from streams.kafka.connection import aiokafka_options
 from streams.kafka.errors import kafka_errors, unavailable
 from streams.kafka.producers import started
 from streams.kafka.topic_id import describe_topic
@@ -84,14 +85,15 @@ class Sender:
     async def _started(self) -> AIOKafkaProducer:
         return await started(
             AIOKafkaProducer(
-                bootstrap_servers=self._settings.brokers,
+                **aiokafka_options(self._settings),
                 client_id="interaction-summary-load",
                 acks="all",
                 enable_idempotence=self.idempotent,
                 linger_ms=LINGER_MS,
                 max_batch_size=BATCH_BYTES,
                 max_request_size=REQUEST_BYTES_MAX,
-            )
+            ),
+            self._settings,
         )
 
     def _done(self, sent: asyncio.Future[object]) -> None:

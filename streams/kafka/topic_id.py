@@ -10,10 +10,12 @@ import asyncio
 from typing import NamedTuple
 
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError
 
 from store.records import StoreUnavailable
 from store.settings import Settings
 from streams.kafka.admin import open_admin
+from streams.kafka.connection import aiokafka_options, check_access
 from streams.kafka.errors import kafka_errors
 
 
@@ -34,12 +36,19 @@ async def describe_topic(settings: Settings, topic: str) -> TopicDescription:
 
 
 async def check_brokers(settings: Settings, *, timeout_s: float) -> None:
-    """Raise StoreUnavailable at once if no broker answers, while `describe_topic` keeps trying."""
-    client = AIOKafkaClient(bootstrap_servers=settings.brokers)
+    """Raise StoreUnavailable at once if no broker answers, while `describe_topic` keeps trying.
+
+    Raises AccessRefused if that is because of TLS or authentication.
+    """
+    client = AIOKafkaClient(**aiokafka_options(settings))
     try:
         with kafka_errors(timeout_s=timeout_s):
             async with asyncio.timeout(timeout_s):
-                await client.bootstrap()
+                try:
+                    await client.bootstrap()
+                except KafkaConnectionError:
+                    await check_access(settings)
+                    raise
     finally:
         await client.close()
 

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from store.settings import Settings
 from streams.kafka import lenient_records
+from streams.kafka.connection import aiokafka_options, start_client
 from streams.kafka.errors import kafka_errors
 from streams.kafka.record_time import known_ms
 from streams.kafka.topic_id import TopicDescription
@@ -69,7 +70,7 @@ async def open_topic(settings: Settings, topic: str) -> AsyncIterator[TopicReade
     consumer = make_consumer(settings, "interaction-summary-reader")
     try:
         with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
-            await consumer.start()
+            await start_client(consumer, settings)
         yield TopicReader(consumer, topic)
     finally:
         await consumer.stop()
@@ -79,7 +80,7 @@ def make_consumer(settings: Settings, client_id: str, **options: Any) -> AIOKafk
     """Return a consumer outside of any group, which the caller starts and stops."""
     lenient_records.install()
     return AIOKafkaConsumer(
-        bootstrap_servers=settings.brokers,
+        **aiokafka_options(settings),
         client_id=client_id,
         enable_auto_commit=False,
         isolation_level="read_committed",  # leaves out aborted transactions of fenced workers
@@ -94,10 +95,12 @@ def stable_end(consumer: Any, tp: Any) -> int | None:
 
     It is where the first open transaction begins, or else the partition's end.
     """
-    high, stable = consumer.highwater(tp), consumer.last_stable_offset(tp)
-    if high is None:
-        return None
-    return int(high if stable is None or stable < 0 else stable)
+    return stable_of(consumer.highwater(tp), consumer.last_stable_offset(tp))
+
+
+def stable_of(high: int | None, stable: int | None) -> int | None:
+    """Return the last stable offset of a fetch answer, from its two ends; None = no answer yet."""
+    return high if high is None or stable is None or stable < 0 else stable
 
 
 class Tail(NamedTuple):
@@ -130,7 +133,7 @@ async def read_tails(
     try:
         with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await consumer.start()
+                await start_client(consumer, settings)
                 consumer.assign(partitions)
                 for tp, start in starts.items():
                     consumer.seek(tp, start)

@@ -16,6 +16,7 @@ from aiokafka import TopicPartition
 
 from store.records import StoreUnavailable
 from store.settings import Settings
+from streams.kafka.connection import start_client
 from streams.kafka.errors import kafka_errors
 from streams.kafka.topic_id import TopicDescription, describe_topic
 from streams.kafka.topic_reader import ANSWER_TIMEOUT_S, make_consumer, stable_end
@@ -96,7 +97,10 @@ class TopicScan:
 
     async def start(self) -> None:
         async with _bounded():
-            await asyncio.gather(self._consumer.start(), self._ends_consumer.start())
+            await asyncio.gather(
+                start_client(self._consumer, self._settings),
+                start_client(self._ends_consumer, self._settings),
+            )
             self._consumer.assign(self._tps)
         self.seek(await self.earliest())
 

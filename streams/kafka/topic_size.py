@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from store.settings import Settings
+from streams.kafka.connection import start_client
 from streams.kafka.errors import kafka_errors
 from streams.kafka.record_time import known_ms
 from streams.kafka.topic_id import describe_topic
@@ -45,7 +46,7 @@ async def topic_size(settings: Settings, topic: str, *, now_ms: int) -> TopicSiz
     try:
         with kafka_errors(timeout_s=ANSWER_TIMEOUT_S):
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await consumer.start()
+                await start_client(consumer, settings)
                 consumer.assign(tps)
                 starts = {tp: int(n) for tp, n in (await consumer.beginning_offsets(tps)).items()}
                 ends = await _ends(consumer, starts)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from store.counters import Committed, Deltas, Duplicates, Generation, Refused, Rolled
+from store.identity_owners import ENTRY_BYTES, partition_owners
 from store.records import SourcedEvent
 from store.redis.builds import BUCKETS_MAX
 from store.redis.counters import RedisCounters
@@ -14,7 +15,7 @@ from store.redis.watermarks import BUILD_LOG
 from store.windows import Calendar
 from streams.aggregate import aggregate, by_slot, distinct
 from streams.rebuild.errors import RebuildError
-from streams.rebuild.identities import ID_BYTES, buckets_of
+from streams.rebuild.identities import buckets_of
 from streams.rebuild.pace import Pace
 from streams.rollover import ROLL_RECORDS
 
@@ -82,7 +83,7 @@ class Builder:
         self.events += deltas.events
 
     async def remember(self, slot: int, packed: bytes) -> None:
-        """Write all identities of one slot, concatenated, before the topic is followed."""
+        """Write all entries of one slot, concatenated, before the topic is followed."""
         buckets = buckets_of(packed)
         for first in range(0, len(buckets), BUCKETS_MAX):
             stored = await self._pace.call(
@@ -92,7 +93,7 @@ class Builder:
                 slot,
                 buckets[first : first + BUCKETS_MAX],
                 first=first,
-                identities=len(packed) // ID_BYTES,
+                identities=len(packed) // ENTRY_BYTES,
                 writes=self.writes,
             )
             if not stored:
@@ -117,16 +118,17 @@ class Builder:
         expected_offset = self.watermarks.get(partition)
         if expected_offset is not None and expected_offset >= next_offset:
             return
+        owners = partition_owners(topic_id, partition)
         kept, _ = distinct(events)
         ordered = list(by_slot(kept))
         while True:
-            deltas = aggregate(ordered, self.calendar) if ordered else Deltas()
+            deltas = aggregate(ordered, self.calendar, owners) if ordered else Deltas()
             answer = await self._commit(topic_id, partition, expected_offset, next_offset, deltas)
             if not isinstance(answer, Duplicates):
                 break
             copies = set(answer.indexes)
             ordered = [e for i, e in enumerate(ordered) if i not in copies]
-        if not isinstance(answer, Committed):
+        if not isinstance(answer, Committed) or answer.damaged:
             raise self._interfered(answer)
         self.watermarks[partition] = next_offset
         self.events += len(ordered)

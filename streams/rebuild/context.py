@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+from store.counters import Generation
 from store.logs import get_logger
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool
+from store.postgres.refill import HistoryFiller
 from store.records import StoreUnavailable
 from store.redis.counters import RedisCounters
 from store.redis.reports import PROGRESS_OLD_MS
@@ -18,6 +20,7 @@ from store.windows import DAY_MS, slots_of_horizon
 from streams.kafka.record_time import RECORDED_AHEAD_MAX_MS
 from streams.kafka.topic_id import check_brokers
 from streams.kafka.topic_scan import TopicScan, first_arrivals, open_scan
+from streams.rebuild.owned import ActiveOwners
 from streams.rebuild.pace import Pace
 from streams.rebuild.plan import TopicView
 from streams.rebuild.progress import ProgressMeter, Report
@@ -67,6 +70,18 @@ class Context:
         removed = await HistoryWriter(self.pool).removed_through(tenant, topic_id)
         held = {p: max(offset, removed.get(p, 0)) for p, offset in earliest.items()}
         return dataclasses.replace(self, topic=TopicView(topic_id, held))
+
+    def shards(self, active: Generation | None) -> int:
+        """Return the number of shards of a tenant's new generation."""
+        return self.options.shards or (active.shards if active else 1)
+
+    @property
+    def owners(self) -> ActiveOwners:
+        """Return what finds copies in the topic; there must be a scan."""
+        assert self.scan is not None
+        topic, topic_id = self.settings.interactions_topic, self.scan.topic_id
+        filler = HistoryFiller(self.pool, topic=topic, topic_id=topic_id)
+        return ActiveOwners(self.counters, filler, self.pace, topic_id, self.slots_back)
 
     def meter(self, tenant: str) -> ProgressMeter:
         """Return a meter of the progress of `tenant`."""

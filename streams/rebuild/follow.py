@@ -13,7 +13,7 @@ from streams.rebuild.context import Context
 from streams.rebuild.errors import RebuildError
 from streams.rebuild.progress import ProgressMeter
 from streams.rebuild.records import RecordReader
-from streams.rebuild.work import Work
+from streams.rebuild.work import Work, Works
 
 #: A partition with fewer offsets to go is at the head: one batch of a worker.
 HEAD_OFFSETS: Final = 200
@@ -35,7 +35,7 @@ class Follower:
     def __init__(
         self,
         context: Context,
-        works: Mapping[str, Work],
+        works: Works,
         reader: RecordReader,
         meter: ProgressMeter,
     ) -> None:
@@ -44,12 +44,13 @@ class Follower:
         self._counters = context.counters
         self._pace = context.pace
         self._now_ms = context.now_ms
-        self._works = dict(works)
+        self._works = Works(works)
         self._reader = reader
         self.meter = meter
         self._topic_id = scan.topic_id if scan else ""
         self._positions: dict[int, int] = {}
         if scan is not None:
+            self._owners = context.owners
             self._positions = {
                 partition: min(work.builder.watermarks.get(partition, 0) for work in works.values())
                 for partition in range(scan.partitions)
@@ -79,7 +80,9 @@ class Follower:
             await self._read_to(ends)
 
     async def swap(self, work: Work, *, force: bool) -> Activated:
-        """Activate the new generation of `work`, complete if it wins the race with the worker.
+        """Activate the new generation, complete if it wins the race with the worker.
+
+        `work`: that of shard 0. The other shards become active before it, which nobody sees.
 
         It wins if nothing is counted between its last poll and the swap, so pauses in between
         would lose it. Raises RebuildError if it has fewer events than the active one, unless
@@ -90,21 +93,31 @@ class Follower:
 
     async def _swap(self, work: Work, *, force: bool) -> Activated:
         give_up_s = time.monotonic() + RACE_S
+        sharded = max(work.shard.shards, work.active.shards if work.active else 1) > 1
+        for each in work.shards[1:]:
+            await self._activate(each)
         while True:
-            await self.finish(work)
+            for each in work.shards:
+                await self.finish(each)
+            if sharded:
+                targets = await self._check_shards(work, force=force)
+                if targets and time.monotonic() <= give_up_s:
+                    await self._read_to(targets, give_up_s=give_up_s)
+                    continue
             answer = await self._pace.call(
                 0,
                 self._counters.swap,
                 work.builder.generation,
                 now_ms=self._now_ms(),
-                fewer=force,
+                fewer=force or sharded,  # `_check_shards` has compared them all
                 writes=work.builder.writes,
                 given_up=[s for s in work.given_up if s[0] != self._topic_id],
                 behind=self._scan is None or time.monotonic() > give_up_s,
             )
             match answer:
                 case Activated():
-                    self._works.pop(work.tenant, None)
+                    for each in work.shards:
+                        self._works.pop(each.name, None)
                     return answer
                 case Fewer():
                     raise RebuildError(_fewer(work, answer))
@@ -117,11 +130,47 @@ class Follower:
                     else:
                         await self._read_to(targets, give_up_s=give_up_s)
                 case None:
-                    raise RebuildError(
-                        f"tenant {work.tenant}: the new generation no longer exists, or Redis was "
-                        "restarted and has lost a part of it; the live counters are unchanged; run "
-                        "the rebuild again"
-                    )
+                    raise _gone(work)
+
+    async def _activate(self, work: Work) -> None:
+        """Activate a shard other than shard 0, which is not of the active generation yet."""
+        builder = work.builder
+        answer = await self._pace.call(
+            0,
+            self._counters.swap,
+            builder.generation,
+            now_ms=self._now_ms(),
+            behind=True,
+            fewer=True,
+            writes=builder.writes,
+        )
+        if not isinstance(answer, Activated):
+            raise _gone(work)
+        builder.generation = builder.generation._replace(build_token="")
+
+    async def _check_shards(self, work: Work, *, force: bool) -> dict[int, int]:
+        """Return where the shards of the active generation are ahead, as far as that can be read.
+
+        Raises RebuildError if they have more events than the new ones, unless `force`.
+        """
+        if work.active is None:
+            return {}
+        state = await self._counters.shards.state(work.active.layout)
+        given_up = {source for source in work.given_up if source[0] != self._topic_id}
+        counted = {
+            (self._topic_id, partition): offset for partition, offset in self._positions.items()
+        }
+        behind = [
+            Shortfall(source, counted.get(source, 0), offset)
+            for source, offset in state.reach.items()
+            if source not in given_up and offset > counted.get(source, 0)
+        ]
+        events = sum(each.builder.events for each in work.shards)
+        # An offset has at most one event.
+        missing = sum(each.offsets for each in behind if each.source in counted)
+        if not force and state.events is not None and events + missing < state.events:
+            raise RebuildError(_fewer(work, Fewer(events, state.events)))
+        return self._targets(behind)
 
     async def finish(self, work: Work) -> None:
         """Bring the generation to the position that is read, and to the tenant's day."""
@@ -150,16 +199,25 @@ class Follower:
             if give_up_s is not None and time.monotonic() > give_up_s:
                 return
             for batch in await self._scan.poll(POLL_MS):
-                by_tenant: dict[str, list[SourcedEvent]] = defaultdict(list)
-                for sourced in self._reader.events(batch.records, self._now_ms()):
-                    by_tenant[sourced.event.tenant].append(sourced)
-                for tenant, events in by_tenant.items():
-                    if (work := self._works.get(tenant)) is not None:
-                        await work.builder.count(
-                            self._scan.topic_id, batch.partition, events, batch.next_offset
-                        )
+                of_shards: dict[str, list[SourcedEvent]] = defaultdict(list)
+                events = list(self._reader.events(batch.records, self._now_ms()))
+                events = await self._owners.without_copies(self._works, batch.partition, events)
+                for sourced in events:
+                    if (work := self._works.of(sourced.event)) is not None:
+                        of_shards[work.name].append(sourced)
+                for name, of_shard in of_shards.items():
+                    await self._works[name].builder.count(
+                        self._scan.topic_id, batch.partition, of_shard, batch.next_offset
+                    )
                 self._positions[batch.partition] = batch.next_offset
             self.meter.update(self._done(), lag=self._lag(ends))
+
+
+def _gone(work: Work) -> RebuildError:
+    return RebuildError(
+        f"tenant {work.tenant}: the new generation no longer exists, or Redis was restarted and "
+        "has lost a part of it; the live counters are unchanged; run the rebuild again"
+    )
 
 
 def _fewer(work: Work, answer: Fewer) -> str:

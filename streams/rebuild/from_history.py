@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 
+from store.identity_owners import ENTRY_BYTES, ID_BYTES, OWNER_BYTES
 from store.postgres.sums import Below, HistorySums, first_tile_day
 from store.records import Grouping
 from streams.rebuild.builder import Builder
 from streams.rebuild.errors import RebuildError
-from streams.rebuild.identities import ID_BYTES, SeenIdentities
+from streams.rebuild.identities import SeenIdentities
 from streams.rebuild.pace import Pace
 from streams.rebuild.progress import ProgressMeter
 from streams.rebuild.sums import RowSums
@@ -72,7 +73,7 @@ async def write_identities(
     done = 0
     async for slot, packed in _slots(history.identities(oldest_slot, below, work.slots)):
         await work.builder.remember(slot, packed)
-        done += len(packed) // ID_BYTES
+        done += len(packed) // ENTRY_BYTES
         meter.update(done)
 
 
@@ -85,8 +86,9 @@ async def see_identities(
 ) -> None:
     """Add the same identities to `seen`, for the records of the topic that are read next."""
     async for slot, packed in history.identities(oldest_slot, below, also):
-        for at in range(0, len(packed), ID_BYTES):
-            seen.add(packed[at : at + ID_BYTES], slot)
+        for at in range(0, len(packed), ENTRY_BYTES):
+            owner_at = at + ID_BYTES
+            seen.add(packed[at:owner_at], slot, packed[owner_at : owner_at + OWNER_BYTES])
         await asyncio.sleep(0)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from store.identity_owners import partition_owners
 from store.windows import DAY_MS
-from streams.commit_batch import recorded_ms
 from streams.kafka.topic_scan import TopicScan
+from streams.rebuild.owned import ActiveOwners
 from streams.rebuild.pace import Pace
 from streams.rebuild.progress import ProgressMeter
 from streams.rebuild.records import RecordReader
-from streams.rebuild.work import Work
+from streams.rebuild.work import Works
 
 #: Customers in memory, of all tenants, before the sums are written: about 1 KiB each.
 CUSTOMERS_MAX: Final = 300_000
@@ -25,21 +26,29 @@ class TopicSummer:
     def __init__(
         self,
         scan: TopicScan,
-        works: Mapping[str, Work],
+        works: Works,
         reader: RecordReader,
         pace: Pace,
+        owners: ActiveOwners,
         meter: ProgressMeter,
         *,
         slots_back: int,
+        stored: Mapping[int, int],
         now_ms: Callable[[], int],
     ) -> None:
-        """Each of `works` must have sums and seen identities."""
+        """Each of `works` must have sums and seen identities.
+
+        `stored`: partition -> history's watermark. An event below may have been a dead letter when
+        history passed it, so it gets no owner: its copies are left to history.
+        """
         self._scan = scan
         self._works = works
         self._reader = reader
         self._pace = pace
+        self._owners = owners
         self._meter = meter
         self._slots_back = slots_back
+        self._stored = stored
         self._now_ms = now_ms
         self._slots: dict[int, int] = {}
         self._position = {
@@ -63,7 +72,7 @@ class TopicSummer:
         self._scan.seek(self._position)
         batches = done = 0
         async for batch in self._scan.batches(ends):
-            self._sum(batch.partition, batch.records)
+            await self._sum(batch.partition, batch.records)
             done += batch.next_offset - self._position[batch.partition]
             self._position[batch.partition] = batch.next_offset
             self._meter.update(done, lag=max(0, total - done))
@@ -72,20 +81,26 @@ class TopicSummer:
             if batches % CHECK_BATCHES == 0:
                 await self._bound_memory()
 
-    def _sum(self, partition: int, records: Sequence[Any]) -> None:
+    async def _sum(self, partition: int, records: Sequence[Any]) -> None:
         works = self._works
         slot = None
-        now_ms = self._now_ms()
-        for event, record in self._reader.pairs(records, now_ms):
-            work = works[event.tenant]
-            if record.offset < work.starts[partition]:
-                continue  # history has it
-            slot = recorded_ms(record, now_ms) // DAY_MS
+        read = [  # history has those below the start
+            each
+            for each in self._reader.events(records, self._now_ms())
+            if each.offset >= works[each.event.tenant].starts[partition]
+        ]
+        owners = partition_owners(self._scan.topic_id, partition)
+        owners = owners._replace(first_offset=self._stored.get(partition, 0))
+        for event, offset, arrived_ms in await self._owners.without_copies(works, partition, read):
+            work = works.of(event)
+            assert work is not None
+            slot = arrived_ms // DAY_MS
+            owner = owners.of(offset)
             if work.since is not None:
-                work.since.add(event, partition, record.offset, slot)
+                work.since.add(event, partition, offset, slot, owner)
                 continue
             assert work.seen is not None and work.sums is not None
-            if work.seen.add(event.event_id[:8], slot):  # identity_of, without the call
+            if work.seen.add(event.event_id[:8], slot, owner):  # identity_of, without the call
                 work.sums.add(event)
         if slot is not None:
             self._slots[partition] = slot

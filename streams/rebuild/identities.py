@@ -1,8 +1,9 @@
 """Identities of a rebuild: the copies in the source, and the tables that Redis keeps. Pure.
 
-An identity is 8 bytes (`streams.aggregate.identity_of`). A slot is a day of arrival. In Redis a
-slot is one hash of buckets, which `commit.lua` searches and extends; `buckets_of` makes the same
-hash for a whole slot at once: 5 million identities in seconds, not one by one in commits.
+An identity is 8 bytes (`streams.aggregate.identity_of`); with its owner, it is an entry of 12
+(`store.identity_owners`). A slot is a day of arrival. In Redis a slot is one hash of buckets, which
+`commit.lua` searches and extends; `buckets_of` makes the same hash for a whole slot at once: 5
+million identities in seconds, not one by one in commits.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final
 
-ID_BYTES: Final = 8
-#: Identities of one bucket on average: LOAD of commit.lua.
+from store.identity_owners import ENTRY_BYTES, NO_OWNER
+
+#: Identities of one bucket on average: LOAD of slots.lua.
 BUCKET_LOAD: Final = 12
 #: Bits of the hash that choose a bucket in memory: 65,536 buckets, of 9 identities for each
 #: 600,000 of a slot.
@@ -20,7 +22,7 @@ _MEMORY_MASK: Final = (1 << _MEMORY_BITS) - 1
 
 
 class SeenIdentities:
-    """Identities of the records read so far, in packed buckets: 11 bytes each, not 100 as in a set.
+    """Identities of the records read so far, in packed buckets: 15 bytes each, not 100 as in a set.
 
     A copy is recognised as by the counters: within `slots_back` slots before and after its own.
     """
@@ -32,21 +34,21 @@ class SeenIdentities:
         self._own: list[bytearray | None] = []  # buckets of that slot
         self._near: list[list[bytearray | None]] = []  # and of the slots around it
 
-    def add(self, identity: bytes, slot: int) -> bool:
-        """Add the identity; return False if it is there already."""
+    def add(self, identity: bytes, slot: int, owner: bytes = NO_OWNER) -> bool:
+        """Add the identity with its owner; return False if the identity is there already."""
         if slot != self._slot:
             self._enter(slot)
         index = identity[0] | identity[1] << 8
         own = self._own[index]
         if own is None:
             own = self._own[index] = bytearray()
-        elif find_entry(own, identity, ID_BYTES) >= 0:
+        elif find_entry(own, identity, ENTRY_BYTES) >= 0:
             return False
         for buckets in self._near:
             bucket = buckets[index]
-            if bucket is not None and find_entry(bucket, identity, ID_BYTES) >= 0:
+            if bucket is not None and find_entry(bucket, identity, ENTRY_BYTES) >= 0:
                 return False
-        own += identity
+        own += identity + owner
         return True
 
     def _enter(self, slot: int) -> None:
@@ -66,7 +68,7 @@ class SeenIdentities:
         self._slot = None
 
     def slots(self, oldest_slot: int, also: Collection[int] = ()) -> Iterator[tuple[int, bytes]]:
-        """Yield each slot from `oldest_slot` on, or in `also`, with its concatenated identities."""
+        """Yield each slot from `oldest_slot` on, or in `also`, with its concatenated entries."""
         for slot in sorted(s for s in self._slots if s >= oldest_slot or s in also):
             yield slot, b"".join(bucket for bucket in self._slots[slot] if bucket)
 
@@ -80,18 +82,18 @@ def find_entry(bucket: bytearray, key: bytes, entry_bytes: int) -> int:
 
 
 def buckets_of(packed: bytes) -> list[bytes]:
-    """Return the buckets of a slot that holds the concatenated identities `packed`.
+    """Return the buckets of a slot that holds the concatenated entries `packed`.
 
-    The index of a bucket is its field in Redis. Linear hashing, as in `commit.lua`.
+    The index of a bucket is its field in Redis. Linear hashing, as in `slots.lua`.
     """
-    n = len(packed) // ID_BYTES
+    n = len(packed) // ENTRY_BYTES
     count = max(1, -(-n // BUCKET_LOAD))
     half = 1 << (count.bit_length() - 1)
     mask = 2 * half - 1
     lists: list[list[bytes]] = [[] for _ in range(count)]
     from_bytes = int.from_bytes
-    for at in range(0, len(packed), ID_BYTES):
-        identity = packed[at : at + ID_BYTES]
-        index = from_bytes(identity[:4], "little") & mask
-        lists[index if index < count else index - half].append(identity)
+    for at in range(0, len(packed), ENTRY_BYTES):
+        entry = packed[at : at + ENTRY_BYTES]
+        index = from_bytes(entry[:4], "little") & mask
+        lists[index if index < count else index - half].append(entry)
     return [b"".join(members) for members in lists]

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from store.counters import Deltas
+from store.identity_owners import NO_OWNER
 from store.records import GROUPINGS, Event, Grouping
 from store.windows import TILE_DAYS, Calendar
 from streams.aggregate import identity_of
@@ -71,12 +72,14 @@ class SinceSums:
         self._sums = sums
         self._undecided: dict[bytes, _Undecided] | None = {}
 
-    def add(self, event: Event, partition: int, offset: int, slot: int) -> None:
+    def add(
+        self, event: Event, partition: int, offset: int, slot: int, owner: bytes = NO_OWNER
+    ) -> None:
         """Count an event, unless it is a copy or the new generation has it.
 
         Raises RebuildError if too many late events are undecided.
         """
-        is_new = self._seen.add(identity_of(event), slot)
+        is_new = self._seen.add(identity_of(event), slot, owner)
         day = self._calendar.day_of(event.occurred_ms)
         if day < self.takeover.since_day:
             self._add_late(event, partition, offset, is_new=is_new)

@@ -13,7 +13,9 @@ from store.postgres.catalog import load_catalog
 from store.postgres.gaps import HistoryGaps
 from store.postgres.sums import Below, HistorySums, open_sums
 from store.records import Catalog
+from store.redis.shards import LayoutState
 from store.redis.watermarks import BUILD_LOG
+from store.shards import Layout, Shard
 from store.windows import Calendar
 from streams.rebuild.builder import Builder
 from streams.rebuild.context import Context
@@ -40,11 +42,13 @@ class Preparer:
     async def prepare(self, tenant: str, token: str) -> Work:
         """Create the tenant's new generation and write what history has of it.
 
-        Raises RebuildError if counts would be lost, unless the options force it.
+        Return the work of shard 0, which has those of all shards. Raises RebuildError if counts
+        would be lost, unless the options force it.
         """
         catalog = await load_catalog(self._context.pool, tenant)
+        await self._context.counters.settle(tenant)  # what a swap that was killed has left
         active = await self._context.counters.generation(tenant)
-        reach = await self._context.counters.reach(active) if active else {}
+        state = await self._context.counters.shards.state(active.layout) if active else None
         context = await self._context.of_tenant(tenant)
         since = await since_rebuild(context, active, tenant, Calendar(catalog.timezone))
         notes = await self._drop_unfinished(tenant)
@@ -56,38 +60,25 @@ class Preparer:
                     self._context.options.source,
                     context.topic,
                     HistoryView(history.positions, await HistoryGaps(self._context.pool).gaps()),
-                    reach,
+                    state.reach if state else {},
                 )
                 if since is not None:
                     plan = await since.narrow(plan)
-                gaps = await self._check_lost(tenant, plan, history, active)
-                builder = await self._create(catalog, token, plan, gaps)
-                undo.push_async_callback(builder.drop)
-                work = await self._work(catalog, active, builder, plan, notes)
-                await self._fill(work, plan, history, since)
+                gaps = await self._check_lost(tenant, plan, history, state)
+                layout = Layout(tenant, 0, self._context.shards(active))
+                works: list[Work] = []
+                for index in range(layout.shards):
+                    builder = await self._create(catalog, token, plan, gaps, layout, index)
+                    if index == 0:
+                        undo.push_async_callback(builder.drop)  # that of all shards
+                        layout = layout._replace(generation=builder.generation.number)
+                    shard = Shard(index, layout.shards)
+                    works.append(_work(catalog, shard, active, state, builder, plan))
+                    await self._fill(works[-1], plan, history.of_shard(shard), since)
             undo.pop_all()
-        return work
-
-    async def _work(
-        self,
-        catalog: Catalog,
-        active: Generation | None,
-        builder: Builder,
-        plan: Plan,
-        notes: list[str],
-    ) -> Work:
-        counters = self._context.counters
-        return Work(
-            tenant=catalog.tenant,
-            types=frozenset(catalog.outcome_types),
-            active=active,
-            active_events=await counters.events(active) if active else None,
-            builder=builder,
-            starts=plan.topic_starts,
-            given_up={each.source for each in plan.lost},
-            slots=await counters.identity_slots(active) if active else set(),
-            notes=notes,
-        )
+        first = works[0]
+        first.notes, first.shards = [*notes, *first.notes], works
+        return first
 
     async def _fill(
         self, work: Work, plan: Plan, history: HistorySums, since: SinceRebuild | None
@@ -114,7 +105,7 @@ class Preparer:
             await see_identities(history, work.seen, oldest_slot, below, work.slots)
 
     async def _check_lost(
-        self, tenant: str, plan: Plan, history: HistorySums, active: Generation | None
+        self, tenant: str, plan: Plan, history: HistorySums, active: LayoutState | None
     ) -> list[Gap]:
         """Return the ranges that make the new generation incomplete: history has rows in them.
 
@@ -131,7 +122,7 @@ class Preparer:
             lost = without(lost, await self._counter_gaps(active))
         if not lost:
             return []
-        number = active.number if active else 0
+        number = active.layout.generation if active else 0
         reason = (
             f"tenant {tenant}: history has {unused:,} events that the topic no longer holds; "
             "use --from auto"
@@ -144,23 +135,31 @@ class Preparer:
         logger.warning("rebuilding with a loss of counts", tenant=tenant, lost=describe(lost))
         return lost if unused else []
 
-    async def _counter_gaps(self, active: Generation) -> list[Gap]:
+    async def _counter_gaps(self, active: LayoutState) -> list[Gap]:
         """Return what the active counters lack themselves, so that it cannot be lost with them."""
-        missing = await self._context.counters.missing(active)
-        lost = await self._context.counters.reports.lost()
-        return [*missing.gaps, *lost]
+        return [*active.gaps, *await self._context.counters.reports.lost()]
 
     async def _create(
-        self, catalog: Catalog, token: str, plan: Plan, gaps: Sequence[Gap]
+        self,
+        catalog: Catalog,
+        token: str,
+        plan: Plan,
+        gaps: Sequence[Gap],
+        layout: Layout,
+        index: int,
     ) -> Builder:
+        """Create one shard of the new generation."""
         calendar = Calendar(catalog.timezone)
+        if index:
+            await self._context.counters.drop_shard(layout.name(index))
         generation = await self._context.counters.build(
-            catalog.tenant,
+            layout.name(index),
             day=calendar.day_of(self._context.now_ms()),
             timezone=catalog.timezone,
             token=token,
             watermarks=[*plan.watermarks, Position(BUILD_LOG, 0, 0)],
             gaps=gaps,
+            shards=1 if index else layout.shards,
         )
         return Builder(
             self._context.counters,
@@ -179,3 +178,24 @@ class Preparer:
         if not numbers:
             return []
         return [f"started afresh: dropped generation {numbers[-1]} of an interrupted rebuild"]
+
+
+def _work(
+    catalog: Catalog,
+    shard: Shard,
+    active: Generation | None,
+    state: LayoutState | None,
+    builder: Builder,
+    plan: Plan,
+) -> Work:
+    return Work(
+        tenant=catalog.tenant,
+        shard=shard,
+        types=frozenset(catalog.outcome_types),
+        active=active,
+        active_events=state.events if state else None,
+        builder=builder,
+        starts=plan.topic_starts,
+        given_up={each.source for each in plan.lost},
+        slots=set(state.slots) if state else set(),
+    )

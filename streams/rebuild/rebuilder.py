@@ -29,7 +29,7 @@ from streams.rebuild.prepare import Preparer
 from streams.rebuild.progress import Report
 from streams.rebuild.publish import publishing
 from streams.rebuild.results import Failure, Options, RebuildResult, Refused, RollbackResult
-from streams.rebuild.work import Work
+from streams.rebuild.work import Works
 
 #: A rebuild repeats a call whose answer was lost. Each script does nothing the second time, or is
 #: refused and then compared with what it was to do.
@@ -111,9 +111,11 @@ class Rebuilder:
         previous = active and await self._counters.previous(active)
         if active is None or previous is None or topic is None:
             return None
-        counted = await self._counters.all_watermarks(previous)
+        shards = self._counters.shards
+        before = await shards.layout(tenant, previous.number)
+        counted = (await shards.state(before)).lowest
         lost = []
-        for source, end in (await self._counters.reach(active)).items():
+        for source, end in (await shards.state(active.layout)).reach.items():
             first = counted.get(source, 0)
             held = topic.earliest.get(source[1], 0) if source[0] == topic.topic_id else end
             if first < min(end, held):
@@ -137,10 +139,14 @@ class Rebuilder:
 
     async def _is_consistent(self, tenant: str) -> bool:
         generation = await self._counters.generation(tenant)
-        if generation is None or not generation.complete:
-            return False
-        watermarks = await self._counters.all_watermarks(generation)
-        return await self._history.matches_counters(tenant, watermarks)
+        for name in generation.layout.names if generation else ():
+            shard = await self._counters.generation(name)
+            if shard is None or not shard.complete:
+                return False
+            watermarks = await self._counters.all_watermarks(shard)
+            if not await self._history.matches_counters(tenant, watermarks):
+                return False
+        return generation is not None
 
     async def _rebuild_together(
         self, tenants: Sequence[str], options: Options
@@ -167,19 +173,20 @@ class Rebuilder:
         self, tenants: Sequence[str], context: Context, stack: AsyncExitStack
     ) -> AsyncIterator[RebuildResult | Failure]:
         preparer = Preparer(context)
-        works: dict[str, Work] = {}
+        works = Works()
         try:
             for tenant in tenants:
                 token = uuid.uuid4().hex
                 try:
                     await stack.enter_async_context(lease(self._counters.builds, tenant, token))
-                    works[tenant] = await preparer.prepare(tenant, token)
+                    work = await preparer.prepare(tenant, token)
+                    works.update({each.name: each for each in work.shards})
                 except AlreadyRunningError as error:
                     yield Refused(tenant, str(error))
                 except RebuildError as error:
                     yield Failure(tenant, str(error))
         except BaseException:
-            for work in works.values():
+            for work in works.tenants.values():
                 await work.builder.drop()
             raise
         if works:

@@ -22,6 +22,8 @@ class Options(NamedTuple):
     """Maximum rate; None = none beyond the share of Redis' time."""
     since: Since | None = None
     """Rebuild the days from this one on, and take the days before from the active generation."""
+    shards: int | None = None
+    """Number of shards of the new generation; None = that of the active one."""
 
 
 class RebuildResult(NamedTuple):
@@ -39,6 +41,8 @@ class RebuildResult(NamedTuple):
     behind: Sequence[Shortfall] = ()
     """Empty: the generation is complete. Else history answers until a worker has caught up."""
     notes: Sequence[str] = ()
+    shards: int = 1
+    previous_shards: int = 1
 
 
 class RollbackResult(NamedTuple):

@@ -64,6 +64,12 @@ def why_not_from(
         lacks = "started empty and does not hold all of history"
     elif missing.evicted:
         lacks = "may lack keys that Redis has evicted"
+    elif missing.damaged:
+        lacks = f"is damaged ({missing.damaged})"
+    elif missing.unsettled:
+        lacks = "has not been compared with the shards before it"
+    elif missing.outdated:
+        lacks = "has identities of an older format"
     elif missing.gaps:
         lacks = f"lacks offsets from {missing.gaps[0].first_offset:,} on that history has"
     elif any(each.source[0] != topic_id for each in missing.behind):

@@ -43,9 +43,14 @@ class CommitChunks:
         if self._size >= COMMIT_SIZE_MAX:
             yield self._take()
 
-    def add_customer(self, id_: str, counts: Counts, offers: Mapping[str, int]) -> Iterator[Deltas]:
-        """Add a customer with the last day of each offer; yield deltas when they are full."""
-        days = list(offers.items())
+    def add_customer(
+        self, id_: str, counts: Counts, offers: Iterable[tuple[str, int]]
+    ) -> Iterator[Deltas]:
+        """Add a customer with days of the offers; yield deltas when they are full.
+
+        That is the last day of each offer up to the window day, and all days after that.
+        """
+        days = list(offers)
         for start in range(0, max(1, len(days)), OFFERS_MAX):
             part = days[start : start + OFFERS_MAX]
             flat = [value for offer in part for value in offer]
@@ -80,6 +85,7 @@ class EventSums:
         """`day` is the window day: days that can be in no window from then on are added up."""
         self._day_of = calendar.day_of
         self._oldest_day = day - TILE_DAYS
+        self._window_day = day
         self._types: dict[str, int] = {}
         self._clear()
 
@@ -87,8 +93,10 @@ class EventSums:
         self._actions: dict[str, dict[int, int]] = {}
         self._treatments: dict[str, dict[int, int]] = {}
         self._channels: dict[str, dict[int, int]] = {}
-        # Counts, and the last day of each offer: one lookup for both.
+        # Counts, and the last day of each offer up to the window day: one lookup for both.
         self._customers: dict[str, tuple[dict[int, int], dict[str, int]]] = {}
+        # Customer -> offers and their days after the window day: some minutes before midnight.
+        self._ahead: dict[str, set[tuple[str, int]]] = {}
 
     @property
     def groups(self) -> int:
@@ -111,12 +119,15 @@ class EventSums:
             counts[code] = counts.get(code, 0) + 1
         known = self._customers.get(customer)
         if known is None:
-            self._customers[customer] = {code: 1}, {offer: day}
+            seen: dict[str, int] = {}
+            self._customers[customer] = {code: 1}, seen
         else:
             counts, seen = known
             counts[code] = counts.get(code, 0) + 1
-            if seen.get(offer, -1) < day:
-                seen[offer] = day
+        if day > self._window_day:
+            self._ahead.setdefault(customer, set()).add((offer, day))
+        elif seen.get(offer, -1) < day:
+            seen[offer] = day
         if event.creative is not None:
             counts = self._treatments.get(event.creative)
             if counts is None:
@@ -134,19 +145,22 @@ class EventSums:
         """Add only the day on which the customer had the offer, of an event that is counted."""
         day = max(self._oldest_day, self._day_of(event.occurred_ms))
         _, seen = self._customers.setdefault(event.customer, ({}, {}))
-        seen[event.offer] = max(day, seen.get(event.offer, day))
+        if day > self._window_day:
+            self._ahead.setdefault(event.customer, set()).add((event.offer, day))
+        else:
+            seen[event.offer] = max(day, seen.get(event.offer, day))
 
     def take(self) -> Iterator[Deltas]:
         """Yield everything as deltas of bounded size, and begin again with nothing."""
         taken = (self._actions, self._treatments, self._channels)
-        customers = self._customers
+        customers, ahead = self._customers, self._ahead
         self._clear()
         chunks = CommitChunks(self._types)
         for grouping, groups in zip(GROUPINGS, taken, strict=False):
             for id_, counts in groups.items():
                 yield from chunks.add(grouping, id_, counts)
         for id_, (counts, offers) in customers.items():
-            yield from chunks.add_customer(id_, counts, offers)
+            yield from chunks.add_customer(id_, counts, [*offers.items(), *ahead.get(id_, ())])
         yield from chunks.rest()
 
 
@@ -165,7 +179,7 @@ class DayCounts:
         counts[code] = counts.get(code, 0) + n
 
     def add_offer(self, customer: str, offer: str, day: int) -> None:
-        """Add a day on which a customer had an offer; the last one stays."""
+        """Add a day before today on which a customer had an offer; the last one stays."""
         seen = self._offers.setdefault(customer, {})
         seen[offer] = max(day, seen.get(offer, day))
 
@@ -179,7 +193,8 @@ class DayCounts:
             for id_, counts in counted.items():
                 yield from chunks.add(grouping, id_, counts)
         for id_ in [*customers, *(id_ for id_ in offers if id_ not in customers)]:
-            yield from chunks.add_customer(id_, customers.get(id_, {}), offers.get(id_, {}))
+            seen = offers.get(id_, {}).items()
+            yield from chunks.add_customer(id_, customers.get(id_, {}), seen)
         yield from chunks.rest()
 
 
@@ -195,11 +210,13 @@ class RowSums:
     def __init__(self, first_day: int) -> None:
         """`first_day` is the day of bucket 1; bucket 0 has all days before it."""
         self._day_before = first_day - 1
+        self._window_day = first_day + TILE_DAYS - 1
         self._types: dict[str, int] = {}
         self._chunks = CommitChunks(self._types)
         self._id: str | None = None
         self._counts: dict[int, int] = {}
         self._offers: dict[str, int] = {}
+        self._ahead: set[tuple[str, int]] = set()
 
     def add_groups(self, grouping: Grouping, rows: Iterable[GroupRow]) -> Iterator[Deltas]:
         """Add rows of one grouping, in order of their groups; yield deltas when they are full."""
@@ -220,7 +237,9 @@ class RowSums:
             code = day << _TYPE_BITS | types.setdefault(outcome, len(types))
             counts = self._counts
             counts[code] = counts.get(code, 0) + n
-            if self._offers.get(offer, -1) < day:
+            if day > self._window_day:
+                self._ahead.add((offer, day))
+            elif self._offers.get(offer, -1) < day:
                 self._offers[offer] = day
 
     def end_grouping(self, grouping: Grouping) -> Iterator[Deltas]:
@@ -239,8 +258,9 @@ class RowSums:
         if self._id is None:
             return
         if grouping == "customer":
-            yield from self._chunks.add_customer(self._id, self._counts, self._offers)
-            self._offers = {}
+            offers = [*self._offers.items(), *self._ahead]
+            yield from self._chunks.add_customer(self._id, self._counts, offers)
+            self._offers, self._ahead = {}, set()
         else:
             yield from self._chunks.add(grouping, self._id, self._counts)
         self._id, self._counts = None, {}

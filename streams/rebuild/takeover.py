@@ -155,7 +155,8 @@ class SinceRebuild:
         state = chunk.generation
         if state.overflow:
             raise self._error(
-                "groups beyond KEYS_PER_GROUPING_MAX are counted as one, and cannot be taken over; "
+                "ids beyond KEYS_PER_GROUPING_MAX or OFFERS_PER_CUSTOMER_MAX are not all known, "
+                "and cannot be taken over; "
                 "raise it and rebuild without --since"
             )
         if self._since_day <= state.day - TILE_DAYS:
@@ -217,6 +218,8 @@ async def since_rebuild(
     since = context.options.since
     if since is None:
         return None
+    if max(context.shards(active), active.shards if active else 1) > 1:
+        raise RebuildError(f"tenant {tenant}: --since is not possible with several shards")
     if context.topic is None:
         raise RebuildError("--since needs Kafka, which does not answer")
     missing = await context.counters.missing(active) if active else None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from store.postgres.audit import AuditedHistory
 from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryWriter
 from store.postgres.sums import Below, open_sums
-from streams.audit.auditor import TenantAudit, make_auditor
+from store.redis.audit import AuditedCounters
+from store.shards import Shard
+from streams.audit.auditor import Auditor, TenantAudit, make_auditor
+from streams.audit.shards import joined
 from streams.rebuild.context import Context
 from streams.rebuild.work import Work
 
@@ -36,7 +40,7 @@ async def check_rows(context: Context, work: Work) -> int:
     if context.topic is None or context.options.source == "history" or work.since is not None:
         return 0
     below = Below(context.topic.topic_id, work.builder.watermarks)
-    async with open_sums(context.pool, work.tenant) as history:
+    async with open_sums(context.pool, work.tenant, shard=work.shard) as history:
         return max(0, await history.rows(below) - work.builder.events)
 
 
@@ -53,9 +57,16 @@ async def compare_with_history(context: Context, work: Work) -> list[str]:
         return [
             f"not compared with history: {missing:,} offsets of the new generation are not there"
         ]
-    notes = _notes("the new generation", await _audit(context, work, building=True))
+    auditors = {each.name: _auditor(context, each) for each in work.shards}
+    notes = _notes("the new generation", await _audit(auditors))
     if context.options.dry_run and work.active is not None:
-        notes += _notes("the live counters", await _audit(context, work, building=False))
+        layout = work.active.layout
+        history, counters = AuditedHistory(context.pool), context.counters.audited()
+        auditors = {
+            name: _make_auditor(context, counters, history.of_shard(Shard(index, layout.shards)))
+            for index, name in enumerate(layout.names)
+        }
+        notes += _notes("the live counters", await _audit(auditors))
     return notes
 
 
@@ -78,19 +89,45 @@ async def _missing_offsets(context: Context, work: Work) -> int:
         await asyncio.sleep(POLL_S)
 
 
-async def _audit(context: Context, work: Work, *, building: bool) -> TenantAudit:
+def _auditor(context: Context, work: Work) -> Auditor:
+    """Return the auditor of a shard of the new generation."""
+    counters = context.counters.audited(work.builder.generation.number)
+    history = AuditedHistory(context.pool).of_shard(work.shard)
+    return _make_auditor(context, counters, history, is_building=True)
+
+
+def _make_auditor(
+    context: Context,
+    counters: AuditedCounters,
+    history: AuditedHistory,
+    *,
+    is_building: bool = False,
+) -> Auditor:
     async def timezone_of(tenant: str) -> str:
         return (await load_catalog(context.pool, tenant)).timezone
 
-    auditor = make_auditor(
-        context.counters.audited(work.builder.generation.number if building else None),
-        AuditedHistory(context.pool),
+    return make_auditor(
+        counters,
+        history,
         timezone_of=timezone_of,
         now_ms=context.now_ms,
         wait_s=STILL_S,
-        is_building=building,
+        is_building=is_building,
     )
-    return await auditor.audit(work.tenant, sample=SAMPLE, events_max=SAMPLE_EVENTS)
+
+
+async def _audit(auditors: Mapping[str, Auditor]) -> TenantAudit:
+    """Audit a sample of each shard, all together of SAMPLE groups of each grouping or a bit more.
+
+    `auditors`: by the name of the shard.
+    """
+    sample = -(-SAMPLE // len(auditors))
+    return joined(
+        [
+            await auditor.audit(name, sample=sample, events_max=SAMPLE_EVENTS // len(auditors))
+            for name, auditor in auditors.items()
+        ]
+    )
 
 
 def _notes(subject: str, audit: TenantAudit) -> list[str]:

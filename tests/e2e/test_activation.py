@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from store.settings import Settings
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
 
 
+@pytest.mark.long
 def test_an_idle_worker_reads_again_what_a_rollback_lacks(settings: Settings) -> None:
     """Nothing is sent after the rollback; the counters are complete once all is counted again.
 

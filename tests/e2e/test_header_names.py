@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from kafka import KafkaProducer
 
 from store.settings import Settings
@@ -27,6 +28,7 @@ def produce(settings: Settings, *values: bytes, compression: str | None) -> None
         producer.close()
 
 
+@pytest.mark.long
 def test_records_with_such_headers_are_counted_rebuilt_and_dead_lettered(program: Program) -> None:
     worker = program.worker()
     for compression in (None, "gzip"):

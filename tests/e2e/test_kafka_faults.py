@@ -16,6 +16,7 @@ from tests.support.worker_process import WorkerProcess
 PAUSED_S, RUNNING_S = 0.3, 0.1
 
 
+@pytest.mark.long
 def test_a_broker_with_interruptions_is_only_slow(services: Services, settings: Settings) -> None:
     """It answers for 0.1 s, then not for 0.3 s, again and again until all events are counted."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import psycopg
+import pytest
 
 from tests.support.live_traffic import Events, produce
 from tests.support.program import Process, Program
@@ -14,6 +15,7 @@ TENANTS = ("acme", "beta", "corp")
 EVENTS = 300
 
 
+@pytest.mark.long
 def test_one_tenant_that_fails_does_not_stop_the_others(program: Program) -> None:
     settings = program.settings
     for seed, tenant in enumerate(TENANTS):

@@ -25,6 +25,7 @@ SOURCES = ("topic", "history", "auto")
 EVENTS = 20_000
 #: A rebuild takes two to three seconds at this rate: time to end it in the middle.
 RATE = 8_000
+KILLS = 10
 LOAD = ("--tenant", TENANT, "--customers", "600", "--late", "0.1", "--duplicates", "0.02")
 
 
@@ -45,14 +46,14 @@ def assert_exact(program: Program, api: Api, worker: Process) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.long)])
-def test_a_killed_rebuild_can_be_run_again(program: Program, kills: int) -> None:
+@pytest.mark.long
+def test_a_killed_rebuild_can_be_run_again(program: Program) -> None:
     """Live traffic goes on; each rebuild is killed at a random moment and then run again."""
     worker, api = start_counting(program)
     live = program.start("load", "load", "--events", "0", "--rate", "200", *LOAD, "--seed", "4")
     chosen = random.Random(9)
     killed = 0
-    for number in range(kills):
+    for number in range(KILLS):
         options = ("--from", SOURCES[number % 3], "--rate", str(RATE))
         before = generations(program.settings, TENANT)
         rebuild = start_rebuild(program, f"rebuild-{number}", TENANT, *options)
@@ -71,12 +72,13 @@ def test_a_killed_rebuild_can_be_run_again(program: Program, kills: int) -> None
         final = generations(program.settings, TENANT)
         assert (final.previous, final.others) == (after.active, set()), (final, after)
         assert final.active_complete
-    assert killed >= kills * 0.7, f"only {killed} of {kills} rebuilds were killed in the middle"
+    assert killed >= KILLS * 0.7, f"only {killed} of {KILLS} rebuilds were killed in the middle"
     program.check_alive(worker, live)
     live.terminate()
     assert_exact(program, api, worker)
 
 
+@pytest.mark.long
 def test_an_interrupted_rebuild_changes_nothing(program: Program) -> None:
     worker, api = start_counting(program)
     before = generations(program.settings, TENANT)
@@ -107,6 +109,7 @@ def has_lease(program: Program) -> bool:
         return bool(client.exists(Keys(program.settings.redis_prefix).lease(TENANT)))
 
 
+@pytest.mark.long
 def test_one_of_two_rebuilds_at_once_is_refused(program: Program) -> None:
     worker, api = start_counting(program)
     options = ("--from", "topic", "--rate", str(RATE))

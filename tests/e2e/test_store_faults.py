@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from cli.embedded.servers import Valkey
 from store.records import Incomplete
 from store.settings import Settings
 from tests.support.services.base import Services
+from tests.support.services.tcp import TcpValkey
 from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, now_ms, open_worker_fixture
 
@@ -23,6 +23,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
 
 
+@pytest.mark.long
 def test_a_flushed_redis_is_counted_again_and_never_answered_in_part(
     services: Services, settings: Settings
 ) -> None:
@@ -201,6 +202,7 @@ def test_counting_restarts_without_postgres_and_history_catches_up(
     run(go())
 
 
+@pytest.mark.long
 def test_a_worker_that_counts_nothing_while_events_wait_exits(
     services: Services, settings: Settings
 ) -> None:
@@ -301,7 +303,7 @@ def test_a_failover_to_a_replica_that_lags_loses_and_doubles_nothing(
 
     async def go() -> None:
         primary = services.redis.url.removeprefix("redis://").partition("/")[0]
-        replica = Valkey(None, tmp_path)
+        replica = TcpValkey(None, tmp_path)
         async with Switch(primary) as switch:
             replica.start()
             try:

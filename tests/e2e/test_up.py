@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from cli.traffic.demo_catalog import demo_catalog
 from store.settings import Settings
 from tests.support import expected
 from tests.support.answers import Bodies, all_answers, all_pages
+from tests.support.other_user import NOBODY, connect_as
 from tests.support.program import PROGRAM, Api, Process, read_topic
 from tests.support.waiting import eventually
 
@@ -31,6 +33,8 @@ READY_S = 60.0
 STOPPED_S = 30.0
 TENANT = "default"
 CATALOG = demo_catalog(TENANT)
+#: Settings of other servers, in the shell that starts `up`.
+FOREIGN = {"DATABASE_URL_FILE": "/nonexistent", "KAFKA_SASL_PASSWORD": "of-another-broker"}
 
 
 class Machine:
@@ -46,7 +50,7 @@ class Machine:
     def start(self) -> None:
         """Start `up` and return when it prints that it is up."""
         arguments = ["up", "--demo", "--port", str(self.port), "--data-dir", str(self.data)]
-        self.up = Process(arguments, dict(os.environ), self.folder / "up.log")
+        self.up = Process(arguments, os.environ | FOREIGN, self.folder / "up.log")
         eventually(self._is_up, timeout_s=READY_S, message="up")
         self._update_pids()
 
@@ -62,7 +66,7 @@ class Machine:
     def env(self) -> dict[str, str]:
         """Return the environment that `up` writes for other commands."""
         words = shlex.split((self.data / "env").read_text())
-        return dict(word.split("=", 1) for word in words if word != "export")
+        return dict(word.split("=", 1) for word in words if "=" in word)
 
     def child(self, command: str) -> int:
         """Return the pid of the child process that runs `command`."""
@@ -161,6 +165,7 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
         assert 0 < row["cvr"] < row["ctr"] < 50
     before = totals(machine.api())
     eventually(lambda: totals(machine.api()) != before, message="live traffic")
+    is_closed_to_other_users(machine)
 
     # A crashed worker is replaced. Without traffic, counters, history and the expected counts of
     # the topic are equal.
@@ -187,6 +192,20 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
     eventually(lambda: not machine.left(), timeout_s=STOPPED_S, message="its children ended")
     machine.start()
     same_from_both_and_never_less(machine, second)
+
+
+def is_closed_to_other_users(machine: Machine) -> None:
+    """Check that nobody else gets into the data folder or to the stores, and nothing leaks in."""
+    assert stat.S_IMODE(machine.data.stat().st_mode) & 0o067 == 0  # as root 0710, else 0700
+    assert stat.S_IMODE((machine.data / "env").stat().st_mode) == 0o600
+    for command in ("worker", "api", "load"):
+        environment = Path(f"/proc/{machine.child(command)}/environ").read_text()
+        assert not [name for name in FOREIGN if f"{name}=" in environment]
+    urls = (machine.env()["DATABASE_URL"], machine.env()["REDIS_URL"])
+    assert connect_as(os.geteuid(), *urls) == ["connected", "connected"]
+    if os.geteuid() == 0:
+        answers = connect_as(NOBODY, *urls)
+        assert all("Permission denied" in answer for answer in answers), answers
 
 
 def same_from_both_and_never_less(machine: Machine, before: dict[str, int]) -> dict[str, int]:

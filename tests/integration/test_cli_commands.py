@@ -303,7 +303,7 @@ def test_history_that_was_lost_is_stored_again(command: Command, settings: Setti
     (line,) = succeeded(command("rebuild", "--history")).splitlines()
     assert line == "300 records read: 300 events stored, 0 were there, 0 rejected, 0 skipped"
     with psycopg.connect(settings.database_url, autocommit=True) as connection:
-        connection.execute("TRUNCATE interaction_history, interaction_ids")
+        connection.execute("TRUNCATE interaction_history, interaction_identities")
     done = command("rebuild", "--history", "--tenant", "nobody")
     assert "0 events stored" in succeeded(done)
     assert "300 of other tenants" in done.stdout

@@ -421,6 +421,7 @@ def register(program: Program, key: str, *, tenant: str = "acme") -> None:
     program.run("catalog", "import", "-", stdin=document)
 
 
+@pytest.mark.long
 async def test_redriven_events_count_once_however_often_a_redrive_runs_or_is_interrupted(
     settings: Settings, program: Program
 ) -> None:

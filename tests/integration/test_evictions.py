@@ -10,23 +10,25 @@ from typing import Any
 
 import pytest
 
-from cli.embedded.servers import Valkey
 from store.redis.client import open_client
 from store.redis.counters import RedisCounters
 from store.redis.evictions import RedisEvictions
 from store.redis.health import health_of
+from store.redis.rate_counts import make_rate_counts
 from store.settings import Settings
+from tests.support.redis_cluster import redis_cluster
+from tests.support.services.tcp import TcpValkey
 from tests.support.waiting import eventually_async
 from tests.support.worker_and_api import WorkerAndApi, open_api, open_worker_and_api
 from tests.support.worker_fixture import make_events
 
 
 @pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Valkey]:
+def valkey(tmp_path: Path) -> Iterator[TcpValkey]:
     """Yield a server of this test alone: `evicted_keys` concerns all that use a server."""
     folder = tmp_path / "redis"
     folder.mkdir()
-    server = Valkey(None, folder)
+    server = TcpValkey(None, folder)
     server.start()
     try:
         yield server
@@ -71,7 +73,7 @@ async def stop_evicting(client: Any) -> None:
 
 @pytest.mark.long
 def test_history_answers_while_redis_may_evict_and_until_a_rebuild(
-    settings: Settings, valkey: Valkey
+    settings: Settings, valkey: TcpValkey
 ) -> None:
     """A policy alone needs no rebuild; evicted keys do, whatever is restarted meanwhile."""
     settings = settings.model_copy(update={"redis_url": valkey.url})
@@ -112,7 +114,7 @@ def test_history_answers_while_redis_may_evict_and_until_a_rebuild(
 
 
 def test_evictions_without_a_worker_are_noticed_by_readers(
-    settings: Settings, valkey: Valkey
+    settings: Settings, valkey: TcpValkey
 ) -> None:
     """The policy is right again before anyone looks."""
     settings = settings.model_copy(update={"redis_url": valkey.url})
@@ -133,7 +135,7 @@ def test_evictions_without_a_worker_are_noticed_by_readers(
 
 @pytest.mark.long
 def test_a_full_redis_is_reported_and_read_while_counting_waits(
-    settings: Settings, valkey: Valkey
+    settings: Settings, valkey: TcpValkey
 ) -> None:
     settings = settings.model_copy(update={"redis_url": valkey.url})
 
@@ -157,35 +159,10 @@ def test_a_full_redis_is_reported_and_read_while_counting_waits(
     asyncio.run(go())
 
 
-class ClusterNode(Valkey):
-    """A node of a cluster, without the others."""
-
-    def _command(self) -> list[str]:
-        return [*super()._command(), "--cluster-enabled", "yes"]
-
-
 def test_each_node_of_a_cluster_is_looked_at(tmp_path: Path) -> None:
-    nodes = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        nodes.append(ClusterNode(None, tmp_path / name))
-
-    async def go() -> None:
-        first, second = nodes
-        async with (
-            open_client(Settings(redis_url=first.url), timeout_s=5, retries=0) as one,
-            open_client(Settings(redis_url=second.url), timeout_s=5, retries=0) as two,
-        ):
-            clients: list[Any] = [one, two]
-            for client, slots in zip(clients, ((0, 8191), (8192, 16383)), strict=True):
-                await client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
-            await clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", second.port)
-
-            async def joined() -> bool:
-                states = [await c.execute_command("CLUSTER", "INFO") for c in clients]
-                return all(b"cluster_state:ok" in bytes(str(s), "utf8") for s in states)
-
-            await eventually_async(joined, timeout_s=30, message="a cluster")
+    async def go(first: TcpValkey, second: TcpValkey) -> None:
+        async with open_client(Settings(redis_url=second.url), timeout_s=5, retries=0) as two:
+            node: Any = two
             settings = Settings(redis_url=first.url, redis_cluster=True)
             async with open_client(settings, timeout_s=5, retries=2) as cluster:
                 evictions = RedisEvictions(cluster, "is")
@@ -194,8 +171,8 @@ def test_each_node_of_a_cluster_is_looked_at(tmp_path: Path) -> None:
                 assert len((await health_of(cluster)).nodes) == 2
                 await evictions.record(await evictions.health())
                 assert await evictions.refusal() is None
-                await clients[1].config_set("maxmemory", "1gb")
-                await clients[1].config_set("maxmemory-policy", "allkeys-lru")
+                await node.config_set("maxmemory", "1gb")
+                await node.config_set("maxmemory-policy", "allkeys-lru")
                 assert await evictions.refusal() == "evicting"
                 assert await evictions.mark(["acme", "nobody"], 1) == 1
                 assert await evictions.mark(["acme", "nobody"], 2) == 0
@@ -204,10 +181,11 @@ def test_each_node_of_a_cluster_is_looked_at(tmp_path: Path) -> None:
                 missing = await counters.missing(generation)
                 assert missing.evicted and not missing.unproven
 
-    try:
-        for node in nodes:
-            node.start()
-        asyncio.run(go())
-    finally:
-        for node in nodes:
-            node.stop()
+            counts, close = make_rate_counts(settings, timeout_s=5)
+            names = [f"key-{i}" for i in range(20)]  # of both nodes
+            assert [await counts.incr(name, 60) for name in names] == [1] * 20
+            assert [await counts.incr(name, 60) for name in names] == [2] * 20
+            await close()
+
+    with redis_cluster(tmp_path) as nodes:
+        asyncio.run(go(*nodes))

@@ -51,31 +51,39 @@ async def test_the_history_buffer_and_the_partition_queue_are_bounded(
     }[limit]
     changes |= {"queue_batches": queue_batches, "fetch_bytes_max": size}
     async with open_pipeline(settings, **changes) as fixture:
-        # Five in the buffer, one that is counted and waits for room there, and the queue.
-        batches_max = 5 + 1 + queue_batches
+        # A commit batch is what waits in the queue, which may exceed its bound by one fetch. The
+        # buffer is full with five batches, and may exceed that by one commit batch; another one is
+        # counted and waits for room there.
+        commit_batch_max = queue_batches + 1
+        counted_max = 4 + 2 * commit_batch_max
+        submitted_max = counted_max + queue_batches + 1
         numbers = itertools.count()
 
         async def reading_stops() -> bool:
             while not fixture.pipeline.full_partitions():
                 n = next(numbers)
+                assert n < submitted_max, "reading does not stop"
                 fixture.submit(n, fresh(values, n))
-            assert fixture.pipeline.positions[0] == 6 * BATCH_EVENTS
+            await round_trips(settings)  # the task may take what waits meanwhile
+            assert fixture.pipeline.full_partitions() == {0}
             return True
 
         async with history_locked(settings):
-            await eventually_async(reading_stops, message="six batches counted, the queue full")
+            await eventually_async(reading_stops, message="the queue is full")
+            position = fixture.pipeline.positions[0]
+            assert 5 * BATCH_EVENTS <= position <= counted_max * BATCH_EVENTS
             await round_trips(settings)
             assert fixture.pipeline.full_partitions() == {0}
-            assert fixture.pipeline.positions[0] == 6 * BATCH_EVENTS, "counted past the buffer"
+            assert fixture.pipeline.positions[0] == position, "counted past the buffer"
             assert fixture.acknowledged == 0
-            assert next(numbers) == batches_max
+            submitted = next(numbers)
         await eventually_async(
             lambda: _is(not fixture.pipeline.full_partitions()), message="there is room again"
         )
-        fixture.submit(batches_max, fresh(values, batches_max))
+        fixture.submit(submitted, fresh(values, submitted))
         await fixture.pipeline.close()
-        assert fixture.acknowledged == batches_max + 1
-    stored = (batches_max + 1) * BATCH_EVENTS
+        assert fixture.acknowledged == submitted + 1
+    stored = (submitted + 1) * BATCH_EVENTS
     async with await psycopg.AsyncConnection.connect(settings.database_url) as connection:
         rows = await (
             await connection.execute("SELECT count(*) FROM interaction_history")
@@ -179,6 +187,7 @@ async def test_a_worker_enforces_the_limits_of_its_settings(settings: Settings) 
     async with open_worker_fixture(
         settings,
         keys_per_grouping_max=10,
+        offers_per_customer_max=2,
         tenants_max=1,
         dead_letter_alarm_ratio=0.1,
         dead_letter_alarm_min=5,
@@ -197,6 +206,8 @@ async def test_a_worker_enforces_the_limits_of_its_settings(settings: Settings) 
             assert "interaction_summary_dead_letter_alarm 1.0" in text
             overflow = re.search(r'over_limit_total\{grouping="customer"\} (\S+)', text)
             assert overflow is not None and float(overflow[1]) > 100
+            offers = re.search(r'over_limit_total\{grouping="customer_offers"\} (\S+)', text)
+            assert offers is not None and float(offers[1]) > 0
             return True
 
         await asyncio.to_thread(eventually, alarmed, 30, "the alarm")
@@ -206,8 +217,13 @@ async def test_a_worker_enforces_the_limits_of_its_settings(settings: Settings) 
         page = await fixture.history.read(question)
         assert (page.total, sum(group.total for group in page.groups)) == (50, 200)
         (tenant,) = (await gather_status(fixture.settings)).tenants
-        assert (tenant.groups["customer"], list(tenant.over)) == (11, ["customer"])
-        assert "too many groups" in fixture.worker.log_tail(400)
+        assert (tenant.groups["customer"], list(tenant.over)) == (
+            11,
+            ["customer", "customer_offers"],
+        )
+        log = fixture.worker.log_tail(400)
+        assert "too many groups" in log
+        assert "too many offers of a customer" in log
     messages = await asyncio.to_thread(read_topic, settings, settings.dead_letter_topic)
     reasons = [dead_letters.parse(message.headers) for message in messages]
     assert [r.reason for r in reasons if r] == ["too_many_tenants"] * 60

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -23,8 +23,10 @@ from store.catalog_document import (
 )
 from store.records import GROUPINGS, Event, Grouping
 from store.settings import Settings
+from store.shard_pages import SHARD_GROUPS_MAX
 from store.windows import (
     DAY_MS,
+    PERIODS,
     TILE_DAYS,
     Calendar,
     Period,
@@ -75,9 +77,12 @@ class ParityQuestion:
     def period(self) -> Period:
         return period_for(self.days)
 
-    @property
-    def source(self) -> str:
-        return "history" if self.exact and self.days > TILE_DAYS else "materialized"
+    def source(self, shards: int) -> str:
+        if shards > 1 and self.group_by == "customer":
+            deep = self.offset + min(self.limit, 500) > SHARD_GROUPS_MAX
+        else:
+            deep = False
+        return "history" if deep or (self.exact and self.days > TILE_DAYS) else "materialized"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +94,17 @@ class Step:
     events: Sequence[tuple[int, Event]]
     """Tenant (0 or 1) and event; some were committed in an earlier step."""
     questions: Sequence[ParityQuestion]
+    ranked: Collection[Period]
+    """Periods of which ranks of customers are built before the questions, as far as they are."""
+    rank_calls: int
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
     zones: tuple[str, str]
+    shards: tuple[int, int]
     catalogs: tuple[CatalogDocument, CatalogDocument]
+    all_ranks: bool
     steps: Sequence[Step]
 
 
@@ -227,19 +237,33 @@ def worlds(draw: st.DrawFn) -> World:
                 draw(st.booleans()),
                 draw(st.permutations(fresh + again)),
                 draw(st.lists(questions, min_size=8, max_size=12)),
+                draw(st.sets(st.sampled_from(PERIODS[:-1]))),
+                draw(st.sampled_from((0, 1, 2, 10))),
             )
         )
         happened += fresh
         ahead_ms = draw(st.sampled_from((0, 60_000, HOUR_MS)))
         now_ms += draw(st.sampled_from((0, 1, 1, 2, 6, 7, 30, 31))) * DAY_MS + ahead_ms
-    return World(zones, (draw(catalogs()), draw(catalogs())), steps)
+    shards = st.sampled_from((1, 1, 2, 4))
+    return World(
+        zones,
+        (draw(shards), draw(shards)),
+        (draw(catalogs()), draw(catalogs())),
+        draw(st.booleans()),
+        steps,
+    )
 
 
 async def check(pair: ReaderPair, world: World) -> int:
     """Run the steps of `world`, check both readers, and return the number of questions."""
     pair.now_ms = world.steps[0].now_ms
     number = next(_serial)
-    tenants = [await pair.tenant(f"t{number}-{i}", zone) for i, zone in enumerate(world.zones)]
+    tenants = [
+        await pair.tenant(
+            f"t{number}-{i}", world.zones[i], shards=world.shards[i], all_ranks=world.all_ranks
+        )
+        for i in (0, 1)
+    ]
     for tenant, catalog in zip(tenants, world.catalogs, strict=True):
         await tenant.import_catalog(_of(catalog, tenant.name))
     counted: list[list[Event]] = [[], []]
@@ -253,11 +277,15 @@ async def check(pair: ReaderPair, world: World) -> int:
                 await tenant.commit(batch)
             counted[i] = list({e.event_id: e for e in (*counted[i], *batch)}.values())
             await tenant.roll()
+            for _ in range(step.rank_calls):
+                async for shard in pair.counters.active_generations([tenant.name]):
+                    await pair.counters.ranks.build(shard, step.ranked, customers_max=2)
         for question in step.questions:
             await check_question(
                 pair,
                 tenants[question.tenant],
                 question,
+                question.source(world.shards[question.tenant]),
                 counted[question.tenant],
                 world.catalogs[question.tenant],
             )
@@ -268,6 +296,7 @@ async def check_question(
     pair: ReaderPair,
     tenant: Tenant,
     question: ParityQuestion,
+    source_of_counters: str,
     counted: Sequence[Event],
     catalog: CatalogDocument,
 ) -> None:
@@ -284,7 +313,7 @@ async def check_question(
     by_counters, by_history = await asyncio.gather(
         tenant.ask(question.query, of=pair.counted), tenant.ask(question.query, of=pair.historic)
     )
-    for response, source in ((by_counters, question.source), (by_history, "history")):
+    for response, source in ((by_counters, source_of_counters), (by_history, "history")):
         assert response.status_code == 200, response.text
         assert response.headers["x-summary-source"] == source
         assert response.content == expected
@@ -314,9 +343,10 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(
 ) -> None:
     """Compare the three bodies in generated worlds.
 
-    Two tenants in different time zones, one of them unusual; a clock near clock changes and
-    midnights; events up to 45 days late and up to 5 minutes ahead, sent twice, with and without
-    treatment and channel, of system types and a custom one; few ids, so that totals are equal;
+    Two tenants in different time zones, one of them unusual, with 1, 2 or 4 shards; a clock near
+    clock changes and midnights; events up to 45 days late and up to 5 minutes ahead, sent twice,
+    with and without treatment and channel, of system types and a custom one; few ids, so that
+    totals are equal; ranks of customers that are all kept, or none, or built in part or whole;
     catalogs that lack some ids; questions of every grouping, period and exact window, at any
     offset.
     """

@@ -145,7 +145,7 @@ def test_an_identity_is_stored_once_whatever_its_time_partition_and_log(database
         assert await store(writer, [e, later], partition=1) == 0
         assert await store(writer, [later], topic_id=OTHER_LOG) == 0
         assert await offsets(pool) == [5, 7, 8, 10]
-        assert await rows(pool, "SELECT count(*) FROM interaction_ids") == [(4,)]
+        assert await rows(pool, "SELECT count(*) FROM interaction_identities") == [(4,)]
 
     with_pool(database_url, body)
 
@@ -197,7 +197,7 @@ def test_a_writer_with_another_watermark_changes_nothing_and_learns_the_true_one
         assert refused == HistoryRefused(stored)
         assert await writer.positions(LOG) == before
         assert await offsets(pool) == list(range(stored or 0))
-        assert len(await rows(pool, "SELECT event_id FROM interaction_ids")) == (stored or 0)
+        assert len(await rows(pool, "SELECT event_id FROM interaction_identities")) == (stored or 0)
 
     with_pool(database_url, body)
 

@@ -213,10 +213,10 @@ def test_a_worker_that_must_not_create_tables_logs_it_and_goes_on(database_url: 
 def reading_role(database_url: str) -> Iterator[str]:
     """Create a role that may only read; yield the URL of the database as this role."""
     role = f"writer_{conninfo_to_dict(database_url)['dbname']}"
-    rows(database_url, f"CREATE ROLE {role} LOGIN")
+    rows(database_url, f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
     try:
         rows(database_url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
-        yield make_conninfo(database_url, user=role)
+        yield make_conninfo(database_url, user=role, password=role)
     finally:
         rows(database_url, f"DROP OWNED BY {role}; DROP ROLE {role}")
 

@@ -35,7 +35,7 @@ class QuietConsumer:
     def __init__(self) -> None:
         self.seeks = 0
 
-    async def perform_seek(self) -> None:
+    async def seek_again(self) -> None:
         self.seeks += 1
 
     async def earliest(self, partitions: int) -> dict[int, int]:

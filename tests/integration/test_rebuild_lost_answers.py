@@ -138,8 +138,15 @@ def test_the_answer_of_any_one_script_call_may_be_lost(settings: Settings, sourc
                     break
                 lost += proxy.lost
                 await replay.check(result)
+            # How often a lease is renewed, and how many commits it takes, depends on time: the loop
+            # may end one call before the last one.
+            for kind in sorted(KINDS - set(lost)):
+                proxy.lost.clear()
+                proxy.loses = _first_of(kind)
+                await replay.check(await replay.run(source))
+                lost += proxy.lost
             assert set(lost) >= KINDS, lost
-            assert lost[0] == lost[-1] == "lease", "from the first call to the last"
+            assert lost[0] == "lease", "from the first call on"
             await replay.send_copies()
 
     asyncio.run(check())

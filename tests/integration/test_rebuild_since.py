@@ -319,7 +319,7 @@ def test_what_cannot_be_taken_over_is_refused(settings: Settings) -> None:
         await replay.replay(since(TODAY - 30))
         async with replay.pool.connection() as connection:
             await connection.execute(
-                "TRUNCATE interaction_history, interaction_ids, history_watermarks"
+                "TRUNCATE interaction_history, interaction_identities, history_watermarks"
             )
         await refused(since(TODAY - TOPIC_DAYS - 2, "topic"), lost)
         expected = [*old, *replay.distinct()]

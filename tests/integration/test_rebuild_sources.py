@@ -499,7 +499,7 @@ def test_writes_that_redis_has_lost_end_the_rebuild(settings: Settings, source: 
             if progress.phase == "catching up" and not lost:
                 lost.append(True)
                 with redis.Redis.from_url(settings.redis_url) as client:
-                    client.delete(*client.keys("is:{acme/0}:2:ids:*"))
+                    client.delete(*client.keys("is:{acme/0}:2:own:*"))
                     client.hincrby("is:{acme/0}:2:meta", "w:rebuild:0", -1)
 
         lost: list[bool] = []

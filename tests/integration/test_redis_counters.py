@@ -22,7 +22,7 @@ from store.counters import (
     Visible,
 )
 from store.records import CounterPage
-from store.redis import old_generations
+from store.redis.active import TENANTS_PER_CALL
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
@@ -43,7 +43,7 @@ from tests.support.state_machine import Protocol
 
 
 @asynccontextmanager
-async def open_redis(redis_url: str, **options: int) -> AsyncIterator[CounterStore]:
+async def open_redis(redis_url: str, **options: Any) -> AsyncIterator[CounterStore]:
     client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
     try:
         await client.flushdb()
@@ -64,9 +64,12 @@ class TestRedisCounters(CounterStoreContract):
         return lambda groups_max: open_redis(redis_url, groups_max=groups_max)
 
 
-def test_the_commit_protocol_keeps_its_invariant_in_any_interleaving(redis_url: str) -> None:
+@pytest.mark.parametrize("all_ranks", [True, False])
+def test_the_commit_protocol_keeps_its_invariant_in_any_interleaving(
+    redis_url: str, all_ranks: bool
+) -> None:
     class RedisProtocol(Protocol):
-        open_store = staticmethod(lambda: open_redis(redis_url))
+        open_store = staticmethod(lambda: open_redis(redis_url, all_ranks=all_ranks))
 
     run_state_machine_as_test(
         RedisProtocol,
@@ -104,7 +107,7 @@ def test_nothing_of_the_days_that_left_stays(redis_url: str) -> None:
             batch = [make_event(occurred_ms=NOW_MS - age * DAY_MS) for age in range(-3, 33)]
             await writer.commit(batch)
             before = await keys_of(redis_url)
-            assert {f"r:u:d{TODAY}", f"due:{TODAY + 1}", f"ids:{NOW_MS // DAY_MS}"} <= before
+            assert {f"r:u:d{TODAY}", f"due:{TODAY + 1}", f"own:{NOW_MS // DAY_MS}"} <= before
             for ahead in range(1, 36):
                 await roll_all(writer, TODAY + ahead)
             kinds = ("a", "t", "c", "u")
@@ -118,7 +121,11 @@ def test_nothing_of_the_days_that_left_stays(redis_url: str) -> None:
             client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
             fields = await client.hkeys(f"is:{{acme/0}}:1:u:{event[3]}")
             assert sorted(fields) == [b"-1", b"s"]
-            assert not [f for f in await client.hkeys("is:{acme/0}:1:meta") if f[:2] == b"d:"]
+            assert not [
+                f
+                for f in await client.hkeys("is:{acme/0}:1:meta")
+                if f[:2] in (b"d:", b"o:", b"n:")
+            ]
             await client.aclose()
             await assert_counts(store, batch, TODAY + 35)
 
@@ -189,9 +196,9 @@ def test_identities_of_records_without_a_time_stamp_are_forgotten(redis_url: str
         async with open_redis(redis_url) as store:
             writer = await start(store)
             await count_without_arrival_time(writer)
-            assert "ids:-1" in await keys_of(redis_url)
+            assert "own:-1" in await keys_of(redis_url)
             await roll_all(writer, TODAY + 1)
-            assert "ids:-1" not in await keys_of(redis_url)
+            assert "own:-1" not in await keys_of(redis_url)
 
     asyncio.run(go())
 
@@ -208,7 +215,7 @@ def test_a_generation_that_is_behind_forgets_no_identities(redis_url: str) -> No
             await writer.commit([make_event()])
             client = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
             await client.hset("is:{acme/0}:1:meta", f"t:{LOG}:0", "100")
-            identities = f"ids:{NOW_MS // DAY_MS}"
+            identities = f"own:{NOW_MS // DAY_MS}"
             await roll_all(writer, TODAY + 5)
             assert identities in await keys_of(redis_url)
             await client.hdel("is:{acme/0}:1:meta", f"t:{LOG}:0")
@@ -309,7 +316,7 @@ def test_the_overview_has_all_generations_of_all_tenants(redis_url: str) -> None
         client: Any = make_client(Settings(redis_url=redis_url), timeout_s=10, retries=0)
         try:
             counters = RedisCounters(client, "is")
-            for index in range(old_generations.TENANTS_PER_CALL + 2):
+            for index in range(TENANTS_PER_CALL + 2):
                 await counters.create(
                     f"t-{index:04}", day=TODAY, timezone="UTC", complete=True, watermarks=[]
                 )
@@ -325,7 +332,7 @@ def test_the_overview_has_all_generations_of_all_tenants(redis_url: str) -> None
                     await counters.swap(building, now_ms=NOW_MS)
             found = await counters.overview()
             assert [tenant.tenant for tenant in found] == sorted(await counters.tenants())
-            assert len(found) == old_generations.TENANTS_PER_CALL + 2
+            assert len(found) == TENANTS_PER_CALL + 2
             assert [len(tenant.generations) for tenant in found[:3]] == [1, 3, 1]
             assert list(found[1].generations) == await counters.generations("t-0001")
             assert (found[1].generation, found[1].timezone) == (2, "Asia/Tokyo")

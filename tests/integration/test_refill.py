@@ -101,7 +101,7 @@ class Lossy:
         ]
         return (
             await self.sql("SELECT h.*::text FROM interaction_history h ORDER BY 1"),
-            await self.sql("SELECT tenant_id, event_id FROM interaction_ids ORDER BY 1, 2"),
+            await self.sql("SELECT tenant_id, event_id FROM interaction_identities ORDER BY 1, 2"),
             await self.sql("SELECT log, partition, next_offset FROM history_watermarks ORDER BY 2"),
             answers,
         )
@@ -121,14 +121,14 @@ def encoded(events: Sequence[Event]) -> list[bytes]:
 
 LOSSES = {
     "rows, identities and watermarks": (
-        "TRUNCATE interaction_history, interaction_ids, history_watermarks",
+        "TRUNCATE interaction_history, interaction_identities, history_watermarks",
         EVENTS,
     ),
-    "rows and identities": ("TRUNCATE interaction_history, interaction_ids", EVENTS),
+    "rows and identities": ("TRUNCATE interaction_history, interaction_identities", EVENTS),
     "watermarks": ("TRUNCATE history_watermarks", 0),
     "watermarks and rows": ("TRUNCATE history_watermarks, interaction_history", EVENTS),
     "rows": ("TRUNCATE interaction_history", EVENTS),
-    "identities": ("TRUNCATE interaction_ids", 0),
+    "identities": ("TRUNCATE interaction_identities", 0),
     "a part of the rows": (
         "DELETE FROM interaction_history WHERE occurred_at >= '2026-11-10'",
         None,
@@ -136,13 +136,13 @@ LOSSES = {
     "a part of the rows and of the identities": (
         "WITH lost AS (DELETE FROM interaction_history WHERE occurred_at >= '2026-11-10'"
         " RETURNING *)"
-        " DELETE FROM interaction_ids i USING lost l"
+        " DELETE FROM interaction_identities i USING lost l"
         " WHERE l.event_id = i.event_id AND l.source_partition < 2",
         None,
     ),
     "some rows, and identities of others": (
         "WITH lost AS (DELETE FROM interaction_history WHERE source_partition = 1 RETURNING *)"
-        " DELETE FROM interaction_ids i USING interaction_history h"
+        " DELETE FROM interaction_identities i USING interaction_history h"
         " WHERE h.event_id = i.event_id AND h.source_partition = 2",
         EVENTS // PARTITIONS,
     ),
@@ -218,7 +218,11 @@ def test_copies_stay_one_row(settings: Settings) -> None:
     async def check(lossy: Lossy) -> None:
         batch = some_events(60)
         copies = [
-            make_event(identity=event.interaction_id, occurred_ms=NOW_MS - 3 * DAY_MS)
+            make_event(
+                identity=event.interaction_id,
+                customer=event.customer,
+                occurred_ms=NOW_MS - 3 * DAY_MS,
+            )
             for event in batch[:20]
         ]
         await lossy.send(encoded(batch))
@@ -238,7 +242,7 @@ def test_copies_stay_one_row(settings: Settings) -> None:
         assert [(event_id,) for _, event_id in before[1]] == rows
 
         # All rows are lost: one of the copies of each comes back.
-        for tables in ("interaction_history", "interaction_history, interaction_ids"):
+        for tables in ("interaction_history", "interaction_history, interaction_identities"):
             await lossy.sql(f"TRUNCATE {tables}")
             assert (await lossy.refill()).stored == 60
             rows = await lossy.sql("SELECT event_id FROM interaction_history ORDER BY 1")
@@ -298,7 +302,7 @@ def test_events_beyond_the_watermark_are_left_to_the_workers(settings: Settings)
         await lossy.store_all()
         before = await lossy.state()
         await lossy.send(encoded(batch[100:]))
-        await lossy.sql("TRUNCATE interaction_history, interaction_ids")
+        await lossy.sql("TRUNCATE interaction_history, interaction_identities")
         result = await lossy.refill()
         assert (result.scanned, result.stored) == (100, 100)
         assert result.beyond == EVENTS - 100
@@ -358,7 +362,7 @@ def test_one_tenant(settings: Settings) -> None:
         await lossy.send(encoded([make_event(tenant="other") for _ in range(40)]))
         await lossy.store_all()
         before = await lossy.state()
-        await lossy.sql("TRUNCATE interaction_history, interaction_ids")
+        await lossy.sql("TRUNCATE interaction_history, interaction_identities")
         result = await lossy.refill("acme")
         assert (result.stored, result.of_others) == (40, 40)
         rows = await lossy.sql("SELECT tenant_id, count(*) FROM interaction_history GROUP BY 1")
@@ -422,7 +426,7 @@ def test_progress_ends_at_the_total(settings: Settings) -> None:
 
 def test_a_lost_database_is_reported(settings: Settings) -> None:
     with psycopg.connect(settings.database_url, autocommit=True) as connection:
-        connection.execute("DROP TABLE interaction_ids")
+        connection.execute("DROP TABLE interaction_identities")
 
     async def check(lossy: Lossy) -> None:
         with pytest.raises(Exception, match="run `migrate` first"):

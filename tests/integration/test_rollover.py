@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from store.counters import Generation, Refused, Rolled
+from store.records import StoreUnavailable
 from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import DAY_MS
@@ -15,7 +16,7 @@ from streams import rollover
 from streams.assignment import CurrentTopic
 from streams.commit import CounterCommitter
 from streams.rollover import ROLL_RECORDS, Rollover
-from tests.support.contract import LOG
+from tests.support.contract import LOG, Writer
 from tests.support.events import NOW_MS, TODAY, make_event, sourced
 from tests.support.stores import Stores
 
@@ -165,3 +166,30 @@ async def test_workers_begin_with_different_tenants(midnight: Midnight) -> None:
             await rolls.roll_tenants()
             assert counters.steps == [], "all was done"
     assert orders[0] != orders[1]
+
+
+async def test_all_shards_of_a_tenant_are_rolled(midnight: Midnight) -> None:
+    """Those of one that is not rolled to the end are looked at again, though shard 0 is done."""
+    counters = midnight.stores.counters
+    await counters.create("acme", day=TODAY, timezone="UTC", complete=True, watermarks=[], shards=3)
+    names = [each.tenant async for each in counters.active_generations(["acme"])]
+    for name in names:
+        shard = await counters.generation(name)
+        assert shard is not None
+        batch = [make_event(customer=f"{name}-{i}", identity=f"{name}-{i}") for i in range(60)]
+        await Writer(counters, shard).commit(batch)
+    midnight.now_ms = WEEK_LATER_MS
+    log, roll = midnight.worker("one")
+
+    def fail() -> None:
+        if len(log.steps) == 5:
+            raise StoreUnavailable("Redis is gone")
+
+    log.on_step = fail
+    with pytest.raises(StoreUnavailable):
+        await roll.roll_tenants()
+    log.on_step = lambda: None
+    await roll.roll_tenants()
+    states = [each async for each in counters.active_generations(["acme"])]
+    assert {(each.day, each.rolled) for each in states} == {(TODAY + 7, TODAY + 7)}
+    assert len(states) == 3

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 import redis
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from store.settings import Settings
+from streams.kafka.producers import OutgoingRecord, open_transactional_producer
 from tests.support.resources import Topics
 from tests.support.services.base import Services, revive
 from tests.support.waiting import eventually
@@ -63,6 +65,21 @@ def test_topics_have_their_partitions_and_an_id_each(kafka: str, topics: Topics)
     assert described[topics.interactions]["topic_id"] != described[topics.dlq]["topic_id"]
 
 
+def test_kafka_keeps_records_of_any_age(services: Services, kafka: str, topics: Topics) -> None:
+    """Tests send records of fixed days, which the default retention of a week deletes."""
+    if services.kind == "wheels":
+        pytest.skip("the embedded broker keeps no retention; CI tests Apache Kafka")
+    admin = KafkaAdminClient(bootstrap_servers=kafka)
+    try:
+        configs = admin.describe_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topics.interactions, {"retention.ms": ""})],
+            config_filter="all",
+        )
+    finally:
+        admin.close()
+    assert configs["topic"][topics.interactions]["retention.ms"]["value"] == "-1"
+
+
 def test_a_killed_kafka_restarts_with_its_log_if_it_has_one_on_disk(
     services: Services, kafka: str, topics: Topics
 ) -> None:
@@ -79,6 +96,27 @@ def test_a_killed_kafka_restarts_with_its_log_if_it_has_one_on_disk(
         assert topics.interactions not in known
     else:
         assert consume(kafka, topics.interactions, 1) == [b"kept"]
+
+
+def test_kafka_takes_the_records_of_a_transaction(services: Services, settings: Settings) -> None:
+    """The broker asks itself whether a record belongs to a transaction, on its own listener."""
+    record = OutgoingRecord(key=None, value=b"in a transaction", headers=[], partition=0)
+
+    async def send() -> None:
+        producer = await open_transactional_producer(settings, settings.consumer_group)
+        if services.kind == "wheels":
+            assert producer is None
+            return
+        assert producer is not None
+        try:
+            async with asyncio.timeout(30):
+                await producer.send_all(settings.interactions_topic, [record])
+        finally:
+            await producer.discard()
+        (bootstrap,) = settings.brokers
+        assert consume(bootstrap, settings.interactions_topic, 1) == [record.value]
+
+    asyncio.run(send())
 
 
 def test_redis_is_empty_at_first_and_keeps_its_data_over_a_restart(

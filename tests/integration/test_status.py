@@ -162,6 +162,20 @@ async def test_counters_behind_after_a_swap(fixture: StatusFixture) -> None:
     ]
 
 
+async def test_the_ranks_of_customers_that_a_tenant_keeps(fixture: StatusFixture) -> None:
+    await fixture.create("acme", offset=0)
+    generation = await fixture.counters.generation("acme")
+    assert generation is not None
+
+    async def ranks() -> list[str]:
+        (tenant,) = (await fixture.report()).tenants
+        return list(tenant.customer_ranks)
+
+    assert await ranks() == ["daily", "weekly", "monthly", "alltime"]
+    await fixture.counters.ranks.drop(generation, ["daily", "monthly"])
+    assert await ranks() == ["weekly", "alltime"]
+
+
 async def test_counters_with_a_gap_and_counters_that_started_empty(fixture: StatusFixture) -> None:
     await fixture.run_worker()
     await fixture.create("acme", offset=0)

@@ -54,7 +54,7 @@ class NoConsumer:
     def __init__(self) -> None:
         self.seeks = 0
 
-    async def perform_seek(self) -> None:
+    async def seek_again(self) -> None:
         self.seeks += 1
 
     async def earliest(self, partitions: int) -> dict[int, int]:
@@ -331,6 +331,6 @@ async def test_history_is_removed_in_bounded_parts_and_later_events_stay(scene: 
 async def list_identities(scene: Scene) -> list[int]:
     async with scene.worker.pool.connection() as connection:
         cursor = await connection.execute(
-            "SELECT count(*) FROM interaction_ids WHERE tenant_id = 'acme'"
+            "SELECT count(*) FROM interaction_identities WHERE tenant_id = 'acme'"
         )
         return [int(n) for (n,) in await cursor.fetchall()]

@@ -11,4 +11,5 @@ Python, once over JSON payloads and once over decoded events; `answers` compares
 Shared tests: `contract` is the test suite that every store of counters has to pass,
 `state_machine` its model-based part. `chaos` is a run with seeded faults, `fuzz` one with mutated
 records; `accounting` finds where each record of a topic has ended. `waiting` polls a condition.
+`trace_collector` takes what a process sends as traces.
 """

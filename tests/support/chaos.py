@@ -1,8 +1,8 @@
 """Chaos run: random faults, chosen by a seed, while several workers count a stream of events.
 
 Workers are killed and frozen, and servers restarted. Meanwhile poison records arrive, and hundreds
-of new tenants within seconds. At the end the counters, history and a plain count must be equal, and
-each record must have ended in one place.
+of new tenants within seconds, and ranks of customers are asked for. At the end the counters,
+history and a plain count must be equal, and each record must have ended in one place.
 
 `python -m tests.chaos --seed 7` (or `make chaos SEED=7`) runs a seed on its own servers.
 """
@@ -17,8 +17,9 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -27,6 +28,8 @@ from store.catalog_document import parse_document
 from store.postgres.catalog import DEFAULT_TIMEZONE, import_catalog
 from store.postgres.pool import open_pool
 from store.records import StoreUnavailable
+from store.redis.counters import open_counters
+from store.redis.ranks import RANK_CODES
 from store.settings import Settings
 from tests.support.accounting import account
 from tests.support.chaos_check import ChaosCheck
@@ -41,8 +44,17 @@ class ChaosRun:
     """One run of a plan: starts the workers, produces, injects the faults, checks the result."""
 
     def __init__(
-        self, plan: Plan, services: Services, settings: Settings, say: Callable[[str], None]
+        self,
+        plan: Plan,
+        services: Services,
+        settings: Settings,
+        say: Callable[[str], None],
+        more_faults: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (),
     ) -> None:
+        """`more_faults`: names and faults besides those of the plan.
+
+        They go on in the background, while workers are killed.
+        """
         self.plan, self.services, self.settings, self.say = plan, services, settings, say
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-"))
         self.stream = Stream(plan, time.time_ns() // 1_000_000)
@@ -55,6 +67,8 @@ class ChaosRun:
         self._draw = random.Random(plan.seed + 1)
         self._produced = 0
         self._progress = asyncio.Condition()
+        self._more_faults = more_faults
+        self._background: list[asyncio.Task[None]] = []
         self.faults: collections.Counter[str] = collections.Counter()
 
     async def run(self) -> None:
@@ -67,10 +81,12 @@ class ChaosRun:
             producing = asyncio.gather(
                 self._produce(),
                 self._import_catalogs(),
+                self._ask_for_customers(),
                 self._poison_producer.send(self._poison, self._wait_for_poison),
             )
             await self._inject_faults(producing)
             await producing
+            await asyncio.gather(*self._background)
             self.say(
                 f"produced {len(self.stream.records)}, {len(self.stream.new_tenants)} new tenants; "
                 f"faults {dict(self.faults)}"
@@ -82,9 +98,8 @@ class ChaosRun:
             outcomes = await account(self.settings)
             self._poison_producer.check(outcomes)
             self.say(f"all accounted for: {dict(collections.Counter(outcomes.values()))}")
-            codes = [worker.stop() for worker in self.workers]
-            # A worker that was killed at the very end may not handle SIGTERM yet.
-            assert set(codes) <= {0, -signal.SIGTERM}, f"workers ended with {codes}"
+            for worker in self.workers:
+                self._stop(worker)
         except BaseException:
             for worker in self.workers:
                 self.say(f"--- {worker.name}\n{worker.log_tail()}")
@@ -148,6 +163,23 @@ class ChaosRun:
         async with self._progress:
             await self._progress.wait_for(lambda: self._produced >= n)
 
+    # ---- ranks of customers
+
+    async def _ask_for_customers(self) -> None:
+        """Ask for all but the first of the ranks, one after the other, amid the faults."""
+        asked = [(tenant, period) for tenant in ZONES for period in RANK_CODES][1:]
+        async with open_counters(self.settings) as counters:
+            for number, (tenant, period) in enumerate(asked, 1):
+                await self._wait_until_produced(
+                    len(self.stream.records) * number // (len(asked) + 1)
+                )
+                try:
+                    await counters.ranks.note_asked(
+                        tenant, period, at_ms=time.time_ns() // 1_000_000, is_lacking=True
+                    )
+                except StoreUnavailable as error:  # the server restarts; the check asks again
+                    self.say(f"ask: {error!r}")
+
     # ---- catalogs
 
     async def _import_catalogs(self) -> None:
@@ -175,11 +207,12 @@ class ChaosRun:
 
     # ---- faults
 
-    async def _inject_faults(self, producing: asyncio.Future[tuple[None, None, None]]) -> None:
+    async def _inject_faults(self, producing: asyncio.Future[Any]) -> None:
         plan, draw = self.plan, self._draw
         faults: list[Callable[[], object]] = [self._kill] * plan.kills
         faults += [self._freeze] * plan.freezes
         faults += [lambda name=name: self._restart(name) for name in plan.restart]  # type: ignore[misc]
+        faults += [lambda fault=fault: self._begin(*fault) for fault in self._more_faults]  # type: ignore[misc]
         draw.shuffle(faults)
         total = len(self.stream.records)
         # Each fault has a position in the stream, not a time: a slow machine gets the same faults.
@@ -203,6 +236,14 @@ class ChaosRun:
                 self.faults["ended by itself"] += 1
                 self.say(f"{worker.name} ended by itself:\n{worker.log_tail(5)}")
 
+    def _stop(self, worker: WorkerProcess) -> None:
+        """Stop a worker; raise AssertionError, with the end of its log, unless it ends with 0."""
+        before = "" if worker.is_running() else " before it was stopped"
+        code = worker.stop()
+        # A worker that was killed at the very end may not handle SIGTERM yet.
+        clean = code in {0, -signal.SIGTERM}
+        assert clean, f"{worker.name} ended with {code}{before}\n{worker.log_tail()}"
+
     def _kill(self) -> None:
         worker = self._draw.choice(self.workers)
         worker.kill()
@@ -216,6 +257,13 @@ class ChaosRun:
         await asyncio.sleep(self.plan.session_timeout_s + 2.0)
         worker.signal(signal.SIGCONT)
         self.faults["freeze"] += 1
+
+    def _begin(self, name: str, fault: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            await fault()
+            self.faults[name] += 1
+
+        self._background.append(asyncio.create_task(run()))
 
     async def _restart(self, name: str) -> None:
         service = getattr(self.services, name)

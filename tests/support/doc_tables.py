@@ -1,4 +1,4 @@
-"""Tables of the documentation that are generated from the code.
+"""Tables of the documentation, and the Helm chart's list of settings, generated from the code.
 
 `python -m tests.support.doc_tables` writes them; a test compares them.
 """
@@ -33,6 +33,10 @@ def settings_table() -> str:
         assert field.description, name
         lines.append(f"| `{name.upper()}` | {shown} | {_cell(field.description)} |")
     return "\n".join(lines)
+
+
+def setting_names() -> str:
+    return "\n".join(name.upper() for name in Settings.model_fields)
 
 
 def metrics_table() -> str:
@@ -110,6 +114,10 @@ TABLES: Final[dict[tuple[Path, str], Callable[[], str]]] = {
     (ROOT / "docs/operations.md", "metrics"): metrics_table,
     (ROOT / "docs/api.md", "parameters"): parameters_table,
     (ROOT / "docs/rows.md", "rows"): rows_tables,
+    (
+        ROOT / "deploy/helm/interaction-summary/templates/_settings.tpl",
+        "setting-names",
+    ): setting_names,
 }
 
 

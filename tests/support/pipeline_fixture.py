@@ -90,7 +90,12 @@ class PipelineFixture:
             on_behind=lambda behind: pytest.fail(str(behind)),
         )
         self.committer = CounterCommitter(
-            counters, writer, now_ms=now_ms, timezone_of=self._utc, tenants_max=settings.tenants_max
+            counters,
+            writer,
+            now_ms=now_ms,
+            timezone_of=self._utc,
+            tenants_max=settings.tenants_max,
+            dedup_horizon_h=settings.dedup_horizon_h,
         )
         self.builder = CommitBatchBuilder(
             decoder=Decoder(future_tolerance_s=300, event_bytes_max=1_048_576),

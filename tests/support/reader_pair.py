@@ -7,7 +7,7 @@ second one, so its counters have no generation and history answers. `Tenant` fil
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from store.records import Event
 from store.redis.client import open_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
+from store.shards import Layout, by_shard
 from store.windows import Calendar
 from tests.support.contract import Writer
 from tests.support.events import NOW_MS, sourced
@@ -54,32 +55,40 @@ class ReaderPair:
     async def _reader(self, settings: Settings) -> httpx.AsyncClient:
         app = build(settings, now_ms=lambda: self.now_ms)
         await self._stack.enter_async_context(app.router.lifespan_context(app))
-        client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://reader.test"
-        )
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
         return await self._stack.enter_async_context(client)
 
-    async def tenant(self, name: str, zone: str) -> Tenant:
-        """Create a tenant in `zone` whose counting starts now."""
+    async def tenant(
+        self, name: str, zone: str, *, shards: int = 1, all_ranks: bool = True
+    ) -> Tenant:
+        """Create a tenant in `zone` whose counting starts now; `all_ranks`: see `RedisCounters`."""
         report = await import_catalog(self.pool, CatalogDocument(tenant=name, timezone=zone))
         await self.counters.announce_catalog(name, report.version)
-        generation = await self.counters.create(
+        counters = RedisCounters(self.client, self.settings.redis_prefix, all_ranks=all_ranks)
+        generation = await counters.create(
             name,
             day=Calendar(zone).day_of(self.now_ms),
             timezone=zone,
             complete=True,
             watermarks=[],
+            shards=shards,
         )
-        return Tenant(self, name, Writer(self.counters, generation))
+        writers = {}
+        async for each in self.counters.active_generations([name]):
+            writers[each.tenant] = Writer(self.counters, each)
+        return Tenant(self, generation.layout, writers)
 
 
 class Tenant:
     """Writer of both stores for one tenant, as a worker is."""
 
-    def __init__(self, pair: ReaderPair, name: str, writer: Writer) -> None:
-        self.name = name
-        self.writer = writer
-        self.calendar = Calendar(writer.generation.timezone)
+    def __init__(self, pair: ReaderPair, layout: Layout, writers: Mapping[str, Writer]) -> None:
+        """`writers`: by the name of the shard."""
+        self.name = layout.tenant
+        self.writer = writers[layout.tenant]
+        self.calendar = Calendar(self.writer.generation.timezone)
+        self._layout = layout
+        self._writers = writers
         self._pair = pair
         self._topic_id = str(uuid.uuid4())
 
@@ -90,7 +99,8 @@ class Tenant:
 
     async def roll(self) -> None:
         """Roll the counters to the tenant's day, as a worker does at midnight."""
-        await self.writer.roll(self.calendar.day_of(self._pair.now_ms))
+        for writer in self._writers.values():
+            await writer.roll(self.calendar.day_of(self._pair.now_ms))
 
     async def commit(self, events: Sequence[Event]) -> None:
         await self.count(events)
@@ -98,7 +108,9 @@ class Tenant:
 
     async def count(self, events: Sequence[Event]) -> None:
         """Commit `events`, at the next offsets, to the counters."""
-        assert await self.writer.commit(events) == Committed()
+        for name, of_shard in by_shard(self._layout, sourced(*events)).items():
+            batch = [each.event for each in of_shard]
+            assert await self._writers[name].commit(batch) == Committed()
 
     async def store(self, events: Sequence[Event]) -> None:
         """Write `events`, at the next offsets, to history."""

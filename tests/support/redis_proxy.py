@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Final
@@ -13,6 +14,17 @@ from store.redis.client import Script
 
 _SCRIPTS: Final = (b"EVALSHA", b"EVAL")
 _ANSWER_BYTES: Final = 1 << 20
+#: What scripts include, besides what all do.
+_INCLUDES: Final[Sequence[tuple[str, ...]]] = (
+    (),
+    ("parts", "counting"),
+    ("parts", "slots"),
+    ("parts", "slots", "counting"),
+    ("parts", "windows"),
+    ("order",),
+    ("parts", "ranking"),
+    ("parts", "order", "ranking"),
+)
 
 
 class RedisProxy:
@@ -27,9 +39,10 @@ class RedisProxy:
         self.loses: Callable[[int, str], bool] = lambda index, name: False
         """Whether to lose the answer of the script call with this index (from 0) and name."""
         self._names = {
-            Script(name, read_only=read_only).sha.encode(): name
+            Script(name, read_only=read_only, include=include).sha.encode(): name
             for name in _script_names()
             for read_only in (False, True)
+            for include in _INCLUDES
         }
 
     @asynccontextmanager
@@ -100,7 +113,7 @@ class RedisProxy:
 def _script_names() -> list[str]:
     names = {file.name for file in resources.files("store.redis.lua").iterdir()}
     scripts = {name.removesuffix(".lua") for name in names if name.endswith(".lua")}
-    return sorted(scripts - {"layout", "common"})
+    return sorted(scripts - {"layout", "common", *itertools.chain(*_INCLUDES)})
 
 
 async def _pass_on(answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

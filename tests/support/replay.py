@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 
 from store.records import Event, SourcedEvent
 from store.settings import Settings
+from store.shards import by_shard
 from store.windows import DAY_MS
 from streams.commit import CounterCommitter
 from streams.decode.decoder import Decoder
@@ -82,9 +83,18 @@ class ReplayFixture(Stores):
             self.counters, self.history, now_ms=lambda: self.now_ms, timezone_of=timezone_of
         )
         committer.start_session(self.topic_id, dict.fromkeys(self.topic, 0))
+        await self.count_on(committer, ends, tenant=tenant)
+
+    async def count_on(
+        self, committer: CounterCommitter, ends: Mapping[int, int], *, tenant: str = "acme"
+    ) -> None:
+        """Do so in the session of a committer: events that it has counted are skipped."""
         for partition, end in ends.items():
             mine = [e for e in self.sourced(partition, end) if e.event.tenant == tenant]
-            await committer.commit(tenant, partition, mine, end)
+            layout = await committer.tenants.layout(tenant)
+            shards = by_shard(layout, mine)
+            for name in layout.names:
+                await committer.commit(name, partition, shards.get(name, ()), end)
 
     async def store_history(self, ends: Mapping[int, int], topic_id: str | None = None) -> None:
         """Store the events of the topic up to `ends`; the next offsets there are `ends` then."""

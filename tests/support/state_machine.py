@@ -29,7 +29,7 @@ from store.counters import (
     Rolled,
 )
 from store.records import CounterPage, Event, Incomplete
-from store.windows import Calendar, window_of
+from store.windows import Calendar, Period, window_of
 from streams.aggregate import aggregate, by_slot, distinct
 from tests.support.contract import LOG, OpenStore, question
 from tests.support.events import NOW_MS, TODAY, events, sourced
@@ -37,6 +37,7 @@ from tests.support.oracle import groups_of
 
 UTC = Calendar("UTC")
 PARTITIONS = 3
+RANKED: tuple[Period, ...] = ("daily", "weekly", "monthly")
 
 
 class Protocol(RuleBasedStateMachine):
@@ -93,8 +94,9 @@ class Protocol(RuleBasedStateMachine):
         worker=st.integers(0, 1),
         partition=st.integers(0, PARTITIONS - 1),
         max_events=st.integers(0, 5),
+        keep_pending=st.booleans(),
     )
-    def commit(self, worker: int, partition: int, max_events: int) -> None:
+    def commit(self, worker: int, partition: int, max_events: int, keep_pending: bool) -> None:
         """Commit a batch from the worker's cached watermark.
 
         If it is refused, the worker adopts the stored values and does nothing else.
@@ -103,7 +105,27 @@ class Protocol(RuleBasedStateMachine):
         expected_offset = watermarks.get(partition)
         start = expected_offset or 0
         batch = self.topic[partition][start : start + max_events]
-        self._send(worker, partition, expected_offset, batch)
+        self._send(worker, partition, expected_offset, batch, keep_pending=keep_pending)
+
+    @rule()
+    def fold(self) -> None:
+        """Fold what is pending in the active generation, from any worker."""
+        self.go(self.store.fold(self.truth()[0]))
+
+    # ---- ranks of customers
+
+    @rule(periods=st.sets(st.sampled_from(RANKED)), customers_max=st.integers(1, 3))
+    def build_a_part_of_ranks(self, periods: set[Period], customers_max: int) -> None:
+        """Build ranks of a few customers, from any worker; others may never be built."""
+        generation = self.truth()[0]
+        building = self.go(self.store.ranks.build(generation, periods, customers_max=customers_max))
+        assert building.customers <= customers_max
+        assert building.left <= set(RANKED)
+
+    @rule(periods=st.sets(st.sampled_from(RANKED), max_size=2))
+    def drop_ranks(self, periods: set[Period]) -> None:
+        """Drop ranks, those that are being built among them."""
+        assert self.go(self.store.ranks.drop(self.truth()[0], periods)) <= periods
 
     @rule(worker=st.integers(0, 1), partition=st.integers(0, PARTITIONS - 1), data=st.data())
     def commit_again(self, worker: int, partition: int, data: st.DataObject) -> None:
@@ -114,7 +136,13 @@ class Protocol(RuleBasedStateMachine):
         self._send(worker, partition, start or None, batch)
 
     def _send(
-        self, worker: int, partition: int, expected_offset: int | None, batch: list[Event]
+        self,
+        worker: int,
+        partition: int,
+        expected_offset: int | None,
+        batch: list[Event],
+        *,
+        keep_pending: bool = False,
     ) -> None:
         generation, watermarks = self.workers[worker]
         start = expected_offset or 0
@@ -130,6 +158,7 @@ class Protocol(RuleBasedStateMachine):
                     expected_offset=expected_offset,
                     next_offset=start + len(batch),
                     deltas=aggregate(kept, UTC) if kept else Deltas(),
+                    keep_pending=keep_pending,
                 )
             )
             if not isinstance(answer, Duplicates):
@@ -257,6 +286,11 @@ class Protocol(RuleBasedStateMachine):
                 assert answer == Incomplete("not_complete")
                 continue
             assert isinstance(answer, CounterPage)
+            if answer.pending:
+                assert group_by == "action"
+                found = sum(sum(group.counts.values()) for group in answer.page.groups)
+                assert found == len(below) - answer.pending, "a page says how much it lacks"
+                continue
             want = groups_of(below, group_by, window_of(period, TODAY), UTC)  # type: ignore[arg-type]
             assert list(answer.page.groups) == want
 
@@ -268,11 +302,12 @@ class Protocol(RuleBasedStateMachine):
         }
         return list(below.values())
 
-    @rule()
-    def look_at_the_windows(self) -> None:
+    @rule(ranked=st.booleans())
+    def look_at_the_windows(self, ranked: bool) -> None:
         """Compare each window with the tiles once every due record is rolled.
 
-        Before that, windows are not answered.
+        Before that, windows are not answered. With `ranked`, after all ranks are built; few
+        customers are answered without them, too.
         """
         if not hasattr(self, "workers"):  # before `begin`
             return
@@ -282,6 +317,8 @@ class Protocol(RuleBasedStateMachine):
         if (generation.rolled or 0) < generation.day:
             asked = question("customer", "weekly", today=generation.day)
             assert self.go(self.store.read(asked)) == Incomplete("rolling")
+        while self.go(self.store.fold(generation)).pending:
+            pass
         finished = False
         while not finished:
             answer = self.go(
@@ -289,7 +326,9 @@ class Protocol(RuleBasedStateMachine):
             )
             assert isinstance(answer, Rolled)
             finished = answer.finished
-        for period in ("daily", "weekly", "monthly"):
+        while ranked and self.go(self.store.ranks.build(generation, RANKED, customers_max=1)).left:
+            pass
+        for period in RANKED:
             for group_by in ("action", "customer"):
                 asked = question(group_by, period, today=generation.day)
                 answer = self.go(self.store.read(asked))

@@ -56,7 +56,7 @@ async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     app = build(settings.model_copy(update={"read_budget_ms": 5_000}))
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://reader.test") as api,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as api,
     ):
         yield api
 

@@ -17,8 +17,9 @@ from fastapi.testclient import TestClient
 
 from api.access import StartupRefused, check_startup
 from api.app import create_app
+from api.body import BODY_BYTES_MAX
 from api.errors import CODES, ApiError
-from api.middleware import BODY_BYTES_MAX
+from store.api_keys import make_key
 from store.records import (
     Catalog,
     Channel,
@@ -34,6 +35,7 @@ from store.records import (
 from store.settings import Settings
 from store.windows import EPOCH, Window
 
+BASE_URL = "http://127.0.0.1"
 PATH = "/api/v1/interaction-summary"
 #: Tuesday 2026-11-24, 10:30 in UTC; already 23:30 in Auckland.
 NOW_MS = int(datetime(2026, 11, 24, 10, 30, tzinfo=UTC).timestamp() * 1_000)
@@ -118,7 +120,7 @@ def app_of(
 
 @contextmanager
 def client_of(*args: Any, **options: Any) -> Iterator[TestClient]:
-    with TestClient(app_of(*args, **options)) as client:
+    with TestClient(app_of(*args, **options), base_url=BASE_URL) as client:
         yield client
 
 
@@ -209,14 +211,14 @@ def test_what_the_catalog_lacks_is_null_and_rates_without_impressions_are_zero(
 def test_capped_limit_and_offset_are_echoed_and_asked_for() -> None:
     counters = Store(CounterPage(page(total=7), 0))
     with client_of(counters) as client:
-        body = client.get(f"{PATH}?limit=1000&offset=9007199254740991").json()
+        body = client.get(f"{PATH}?limit=1000&offset=9223372036854775807").json()
     assert body == {
         "groupBy": "action",
         "days": 30,
         "summary": [],
         "total": 7,
         "limit": 500,
-        "offset": 9007199254740991,
+        "offset": 9223372036854775807,
     }
     assert counters.questions[0].limit == 500
     # no store receives an offset that its arithmetic cannot represent
@@ -458,7 +460,7 @@ async def _asgi_get(app: FastAPI, path: str) -> tuple[int, dict[str, str]]:
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"host", b"127.0.0.1")],
         "scheme": "http",
         "server": ("127.0.0.1", 80),
         "client": ("127.0.0.1", 1),
@@ -559,6 +561,7 @@ def test_the_headers_of_an_answer() -> None:
     assert headers == {
         "content-type": "application/json",
         "cache-control": "private, no-cache",
+        "x-content-type-options": "nosniff",
         "x-summary-source": "materialized",
         "x-summary-period": "weekly",
         "x-summary-window-start": "2026-11-18",
@@ -630,7 +633,7 @@ def test_a_bad_parameter_is_a_400_that_names_it_and_asks_no_store(query: str) ->
 @pytest.mark.parametrize("path", ["/", "/nowhere", f"{PATH}/", f"{PATH}/x", "/API", "/%00", "//"])
 def test_an_unknown_path(path: str) -> None:
     with client_of(Store(counted())) as client:
-        assert_error(client.get(f"http://testserver{path}"), 404)
+        assert_error(client.get(f"http://127.0.0.1{path}"), 404)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
@@ -639,7 +642,7 @@ def test_another_method_is_told_the_allowed_one(method: str, path: str) -> None:
     with client_of(Store(counted())) as client:
         response = client.request(method, path)
     assert_error(response, 405, method)
-    assert response.headers["allow"] == "GET"
+    assert response.headers["allow"] == "GET, HEAD"
 
 
 def test_a_fault_of_ours_shows_nothing_and_is_logged_with_its_traceback() -> None:
@@ -664,7 +667,7 @@ def test_every_status_has_the_one_shape(status: int) -> None:
     async def fails() -> None:
         raise ApiError(status, "because", headers={"X-Extra": "1"})
 
-    with TestClient(app) as client:
+    with TestClient(app, base_url=BASE_URL) as client:
         response = client.get("/fails")
     assert_error(response, status, "because")
     assert response.headers["x-extra"] == "1"
@@ -677,7 +680,7 @@ def test_what_fastapi_itself_refuses_has_the_shape_too() -> None:
     async def typed(number: int) -> int:
         return number
 
-    with TestClient(app) as client:
+    with TestClient(app, base_url=BASE_URL) as client:
         assert_error(client.get("/typed?number=x"), 400, "query.number")
 
 
@@ -738,10 +741,11 @@ def test_a_catalog_can_never_move_a_question_to_another_tenant() -> None:
     assert {question.tenant for question in counters.questions} == {"acme"}
 
 
-def test_keys_mode_refuses_to_start_and_says_so() -> None:
-    with pytest.raises(StartupRefused, match="AUTH_MODE=keys is not available") as caught:
+def test_keys_mode_needs_a_pepper_and_says_how_to_make_one() -> None:
+    with pytest.raises(StartupRefused, match="AUTH_MODE=keys needs API_KEY_PEPPER") as caught:
         check_startup(Settings(), "127.0.0.1")
-    assert "AUTH_MODE=open" in str(caught.value)
+    assert "secrets.token_hex(32)" in str(caught.value)
+    check_startup(Settings(api_key_pepper="p" * 32), "0.0.0.0")  # noqa: S104
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST"])
@@ -781,7 +785,7 @@ def test_healthz_needs_no_store() -> None:
         (_broken, _broken, 503, "down"),
     ],
 )
-def test_readyz_says_which_stores_answer(
+def test_readyz_says_which_stores_answer_and_shows_no_error_of_a_driver(
     redis: Callable[[], Awaitable[None]],
     postgres: Callable[[], Awaitable[None]],
     status: int,
@@ -789,15 +793,29 @@ def test_readyz_says_which_stores_answer(
 ) -> None:
     with client_of(Store(counted()), checks={"redis": redis, "postgres": postgres}) as client:
         response = client.get("/readyz")
-    shown: dict[Callable[[], Awaitable[None]], str] = {
-        _fine: "ok",
-        _broken: "error: Redis: ConnectionError: refused",
-    }
+    shown: dict[Callable[[], Awaitable[None]], str] = {_fine: "ok", _broken: "unavailable"}
     assert response.status_code == status
-    assert response.json() == {
+    body = response.json()
+    assert ("error" in body) == (status == 503)
+    body.pop("error", None)
+    assert body == {
         "status": word,
         "stores": {"redis": shown[redis], "postgres": shown[postgres]},
+        "lag": {"events": None, "max": None},
     }
+
+
+@pytest.mark.parametrize(("maximum", "status", "word"), [(0, 200, "ok"), (11, 503, "behind")])
+def test_readyz_compares_the_lag_with_its_limit(maximum: int, status: int, word: str) -> None:
+    async def lag() -> int:
+        return 12
+
+    options: dict[str, Any] = {"lag": lag, "checks": {"redis": _fine}}
+    with client_of(Store(counted()), api_ready_lag_max=maximum, **options) as client:
+        response = client.get("/readyz")
+        while response.json()["lag"]["events"] is None:  # it is refreshed in the background
+            response = client.get("/readyz")
+    assert (response.status_code, response.json()["status"]) == (status, word)
 
 
 def test_metrics_count_requests_by_route_and_status() -> None:
@@ -840,9 +858,19 @@ def test_one_log_line_per_request_and_never_a_key() -> None:
         "status": 200,
         "source": "materialized",
         "tenant": "acme",
+        "key_id": None,
         "request_id": "r-1",
     }
     assert "krn_secret" not in repr(lines)
+
+
+def test_a_key_in_the_wrong_place_is_not_shown() -> None:
+    key = make_key()
+    with client_of(Store(counted())) as client:
+        response = client.get(PATH, params={key: "1"}, headers={"X-Request-Id": key})
+    assert response.status_code == 400
+    assert f"{key[:8]}…" in response.json()["error"]["message"]
+    assert key not in response.text + repr(response.headers)
 
 
 def test_openapi_describes_parameters_rows_and_errors() -> None:
@@ -861,7 +889,8 @@ def test_openapi_describes_parameters_rows_and_errors() -> None:
         "maximum": 3650,
         "default": 30,
     }
-    assert set(operation["responses"]) == {"200", "304", "400", "413", "500", "503"}
+    described_errors = {int(status) for status in operation["responses"]} - {200, 304}
+    assert described_errors == set(CODES) - {404, 405}
     error = operation["responses"]["400"]["content"]["application/json"]["schema"]
     assert list(error["properties"]["error"]["properties"]) == [
         "code",
@@ -889,21 +918,28 @@ def test_logs_are_json_lines_with_the_request_id_and_without_secrets(
 ) -> None:
     from store import logs
 
+    key = make_key()
     before = structlog.get_config(), logging.root.handlers[:], logging.root.level
     try:
         logs.configure("INFO")
         topic_id = structlog.get_logger(part="test")
         with structlog.contextvars.bound_contextvars(request_id="r-1"):
             topic_id.info("hello", Authorization="krn_secret", odd="\ud800", thing=object)
+            topic_id.info("request", path=f"/api/v1/keys/{key}", odd="\ud800")
             logging.getLogger("library").warning("from %s", "outside")
+            logging.getLogger("library").warning("%s is wrong", key)
         topic_id.debug("not shown")
         lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     finally:
         structlog.configure(**before[0])
         logging.root.handlers[:], level = before[1], before[2]
         logging.root.setLevel(level)
-    assert [line["event"] for line in lines] == ["hello", "from outside"]
+    shown = f"{key[:8]}…"
+    assert [line["event"] for line in lines] == [
+        "hello", "request", "from outside", f"{shown} is wrong",
+    ]  # fmt: skip
+    assert lines[1]["path"] == f"/api/v1/keys/{shown}"
     assert {line["request_id"] for line in lines} == {"r-1"}
     assert lines[0]["Authorization"] == "***"
     assert lines[0]["level"] == "info"
-    assert lines[1]["logger"] == "library"
+    assert lines[2]["logger"] == "library"

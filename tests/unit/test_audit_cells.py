@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.audit import AuditNote, Correction, GroupState, HistoryRow, OfferSeen
-from store.windows import PERIODS, Period
+from store.windows import PERIODS, Period, date_of
 from streams.audit.auditor import TenantAudit
 from streams.audit.cells import TOTAL, UNIQUE, Cell, compare, correction, expected, same_differences
 
@@ -106,6 +106,24 @@ def test_counters_equal_history_at_their_own_watermarks(
     assert compare(counted(below), wanted, TODAY) == []
     fix = correction("C", counted(below), wanted, TODAY)
     assert fix == Correction("C", {}, {}, {})
+
+
+@given(events, st.sets(st.sampled_from(PERIODS)))
+def test_only_ranks_that_are_kept_are_compared(seen: list[Seen], unranked: set[Period]) -> None:
+    wanted = expected(rows_of(seen, {}), {("t", 0): 21, ("t", 1): 21}, TODAY)
+    found = counted(seen)
+    without = found._replace(
+        ranks={
+            period: n
+            for period, n in found.ranks.items()
+            if period not in unranked and not (period == TODAY + 1 and "daily" in unranked)
+        }
+    )
+    assert compare(without, wanted, TODAY, unranked=unranked) == []
+    lacking = {cell.period for cell in compare(without, wanted, TODAY)}
+    tomorrow = date_of(TODAY + 1).isoformat()
+    named = {tomorrow if period == TODAY + 1 else period for period in found.ranks}
+    assert lacking == named & (unranked | ({tomorrow} if "daily" in unranked else set()))
 
 
 @given(events, events)

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
-from store.catalog_document import CatalogError, dump_document, parse_document
+from store.catalog_document import (
+    CatalogError,
+    OfferItem,
+    TreatmentItem,
+    dump_document,
+    parse_document,
+)
 from store.records import Channel, Creative, Offer, OutcomeType
 from tests.support.catalogs import FULL_CATALOG
 
@@ -106,3 +112,15 @@ def test_a_system_type_cannot_be_redefined() -> None:
 def test_what_is_not_json_is_an_error(data: bytes) -> None:
     with pytest.raises(CatalogError, match="not a JSON document"):
         parse_document(data)
+
+
+def test_a_whole_number_may_have_a_fraction_of_zero() -> None:
+    """JSON Schema says so, and some languages write it so."""
+    document = parse_document(b'{"offers": [{"id": "5.0", "priority": 5.0}, {"id": "x"}]}')
+    assert document.offers == [OfferItem(id="5.0", priority=5), OfferItem(id="x")]
+    assert parse_document(b'{"treatments": [{"id": "x", "weight": 5.0}]}').treatments == [
+        TreatmentItem(id="x", weight=5.0)
+    ]
+    for wrong in (b"5.5", b'"5"', b"1e300", b"true"):
+        with pytest.raises(CatalogError, match="priority"):
+            parse_document(b'{"offers": [{"id": "x", "priority": %b}]}' % wrong)

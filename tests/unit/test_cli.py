@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.command_line import ROOT, failed, refused, run
 
-COMMANDS = ("up", "migrate", "worker", "api", "catalog", "load", "audit", "status")
+COMMANDS = ("up", "migrate", "worker", "api", "catalog", "load", "audit", "keys", "status")
 
 
 def test_help_lists_every_command() -> None:

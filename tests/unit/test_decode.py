@@ -24,6 +24,7 @@ from streams.decode.rejection import (
 )
 from streams.decode.strict import read_strict
 from streams.decode.timestamps import format_ms
+from tests.support import decoder_fuzz
 
 NOW_MS = 1_795_521_600_000
 NOW = format_ms(NOW_MS)
@@ -460,6 +461,23 @@ VALID = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type": "interaction.recorded.v1", "payload": %s}',
+        ' {"payload": %s, "type": "interaction.recorded.v1"}',
+        '{"timestamp": null, "type": "interaction.recorded.v1", "payload": %s} ',
+        "%s",
+        " %s ",
+    ],
+)
+def test_the_fast_reader_reads_both_shapes_in_any_order(text: str) -> None:
+    """Which shape it tries first depends on the first and last bytes; the result must not."""
+    event = read_fast((text % json.dumps(PAYLOAD)).encode())
+    assert event is not None
+    assert event == read_strict((text % json.dumps(PAYLOAD)).encode())
+
+
 @given(VALID, st.booleans(), st.booleans())
 def test_a_valid_event_keeps_every_field(
     payload: dict[str, Any], enveloped: bool, ascii_only: bool
@@ -501,13 +519,25 @@ def test_identities_are_equal_exactly_if_their_fields_are(
 ) -> None:
     def fields(of: dict[str, Any]) -> tuple[Any, ...]:
         if of["interaction_id"] is not None:
-            return ("i", of["tenant"], of["interaction_id"])
+            return ("i", of["tenant"], of["customer"], of["interaction_id"])
         return ("d", *(of[name] for name in sorted(of)))
 
     assert (identity(**one) == identity(**other)) == (fields(one) == fields(other))
 
 
+def test_one_interaction_id_under_two_customers_is_two_interactions() -> None:
+    one, other = event_of(PAYLOAD), event_of(PAYLOAD | {"customerId": "another"})
+    assert one.event_id != other.event_id
+
+
 def test_an_identity_never_changes() -> None:
     """The identity is stored permanently: a changed one would count old events again."""
-    assert event_of(PAYLOAD).event_id.hex() == "11955299a47a4fe7b8a27d83f7cde98b"
+    assert event_of(PAYLOAD).event_id.hex() == "b7bf55ed6b097fa023bd030cb2b73e10"
     assert event_of(without("interactionId")).event_id.hex() == "aae50dfd85520e9d9994938d81397f88"
+
+
+def test_no_mutated_event_breaks_what_the_decoder_promises() -> None:
+    """A short run; `python -m tests.support.decoder_fuzz` makes long ones."""
+    results = decoder_fuzz.run(inputs=10_000, seed=5)
+    assert sum(results.values()) == 10_000
+    assert {"event", "skipped", "malformed", "bad_field", "bad_timestamp"} <= set(results)

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import pytest
 
-from cli.embedded.server import Server
+from cli.embedded.server import TcpServer
 
 
-class Sleeper(Server):
+class Sleeper(TcpServer):
     name: ClassVar[str] = "sleeper"
 
     def _command(self) -> list[str]:

@@ -65,6 +65,13 @@ async def test_no_more_than_batch_bytes_are_taken_at_once() -> None:
     assert [await taken(queue) for _ in range(3)] == [(0, 6), (6, 106), (106, 107)]
 
 
+async def test_more_than_batch_bytes_are_taken_while_records_are_too_few() -> None:
+    queue = filled(batch(0, 3), batch(3, 3), batch(6, 100), batch(106, 1), batch_bytes=30)
+    got, _ = await queue.take(records_min=7)
+    assert (got.base, got.next_offset) == (0, 106)
+    assert await taken(queue) == (106, 107)
+
+
 async def test_the_queue_is_full_by_bytes_and_has_room_when_they_are_taken() -> None:
     queue = filled(batch(0, 3), batch_bytes=10)
     assert not queue.is_full

@@ -34,6 +34,11 @@ def test_make_test_leaves_out_exactly_what_ci_runs_as_long() -> None:
     assert '-m "not long"' in makefile
     assert "-m long" in makefile
     assert "make test SERVICES=wheels" in ci
-    on_real = 'pytest --services=real -m "{}long" tests/integration tests/e2e'
-    for which in ("", "not "):
-        assert on_real.format(which) in ci, "the servers of production run all tests"
+    assert "on_real -m long" in ci
+    assert 'on_real -m "not long"' in ci, "the servers of production run all tests"
+
+
+def test_ci_runs_both_folders_on_real_servers_with_separate_ports() -> None:
+    ci = (ROOT / ".ci/run").read_text()
+    assert '"${run[@]}" --process=0/2 tests/integration' in ci
+    assert '"${run[@]}" --process=1/2 tests/e2e' in ci

@@ -41,23 +41,29 @@ def expected_counts(of: Iterable[Event]) -> Counter[Any]:
     return found
 
 
-def offers_of(deltas: Sequence[Deltas]) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
+def offers_of(deltas: Sequence[Deltas]) -> dict[tuple[str, str, bool], int]:
+    """Return (customer, offer, whether the day is ahead of the window day) -> day."""
+    found: dict[tuple[str, str, bool], int] = {}
     for each in deltas:
         for i in range(0, len(each.customers), 3):
             flat = each.customers[i + 2]
             for j in range(0, len(flat), 2):
-                key = each.customers[i], flat[j]
+                key = each.customers[i], flat[j], flat[j + 1] > TODAY
                 assert key not in found, "an offer of a customer once"
                 found[key] = flat[j + 1]
     return found
 
 
-def expected_offers(of: Iterable[Event]) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
+def expected_offers(of: Iterable[Event]) -> dict[tuple[str, str, bool], int]:
+    """Return the last day of each offer up to the window day, and the day after that if it is one.
+
+    Until midnight, an offer of tomorrow is not yet one of the customer's; an older one is.
+    """
+    found: dict[tuple[str, str, bool], int] = {}
     for event in of:
-        key = event.customer, event.offer
-        found[key] = max(found.get(key, BEFORE), UTC.day_of(event.occurred_ms))
+        day = UTC.day_of(event.occurred_ms)
+        key = event.customer, event.offer, day > TODAY
+        found[key] = max(found.get(key, BEFORE), day)
     return found
 
 

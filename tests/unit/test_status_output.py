@@ -92,6 +92,12 @@ def test_a_broken_system_fits_into_a_terminal(partitions: int, tenants: int, wid
             id="unproven",
         ),
         pytest.param(
+            {"complete": False, "missing": MissingStatus(unsettled=True)},
+            "the change to the shards of generation 1 was not finished; history answers",
+            "any worker finishes it within seconds: look at the log of the workers",
+            id="unsettled",
+        ),
+        pytest.param(
             {"catalog_timezone": "Asia/Tokyo"},
             "its time zone is Asia/Tokyo, and the counters have days of UTC; history answers",
             f"`{RUN} rebuild --tenant acme`",
@@ -102,6 +108,12 @@ def test_a_broken_system_fits_into_a_terminal(partitions: int, tenants: int, wid
             "more ids than KEYS_PER_GROUPING_MAX (customer and action); history answers there",
             f"raise it if Redis has room, then `{RUN} rebuild --tenant acme`",
             id="overflow",
+        ),
+        pytest.param(
+            {"over": {"customer_offers": 3}},
+            "customers with more offers than OFFERS_PER_CUSTOMER_MAX; history answers there",
+            f"raise it if Redis has room, then `{RUN} rebuild --tenant acme`",
+            id="offers of a customer",
         ),
         pytest.param(
             {"last_audit": audit("drift", cells=3)},
@@ -234,6 +246,19 @@ def test_what_needs_no_attention_of_a_tenant(fields: dict[str, Any]) -> None:
             "tenant acme: Redis has evicted keys, perhaps of generation 1; history answers",
             f"once its maxmemory-policy is noeviction: `{RUN} rebuild --tenant acme`",
             id="evicted",
+        ),
+        pytest.param(
+            {"tenants": [tenant(complete=False, missing=MissingStatus(damaged="WRONGTYPE"))]},
+            "tenant acme: a script that changed generation 1 failed half-way (WRONGTYPE); history "
+            "answers",
+            "`interaction-summary rebuild --tenant acme`",
+            id="damaged",
+        ),
+        pytest.param(
+            {"tenants": [tenant(complete=False, missing=MissingStatus(outdated=True))]},
+            "tenant acme: generation 1 was made by an older version; history answers",
+            f"`{RUN} rebuild --tenant acme`; workers do it at their start",
+            id="outdated",
         ),
         pytest.param(
             {"errors": {"postgres": "Postgres: refused"}, "history_gaps": None},

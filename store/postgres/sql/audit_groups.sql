@@ -10,6 +10,6 @@ FROM interaction_history AS h
 JOIN unnest(%(logs)s::uuid[], %(partitions)s::integer[], %(firsts)s::bigint[], %(ends)s::bigint[])
     WITH ORDINALITY AS s (log, partition, first, "end", ordinal)
     ON h.source_log = s.log AND h.source_partition = s.partition AND h.source_offset < s."end"
-WHERE h.tenant_id = %(tenant)s AND {ids} AND {days}
+WHERE h.tenant_id = %(tenant)s AND {ids} AND {days} AND {shard}
 GROUP BY 1, 2, 3, 4, 5, 6
 ORDER BY h.{column}

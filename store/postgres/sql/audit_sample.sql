@@ -4,7 +4,7 @@ SELECT DISTINCT picked.id
 FROM unnest(%(instants)s::timestamptz[]) AS at (instant) CROSS JOIN LATERAL (
     SELECT near.id FROM (
         SELECT {column} AS id FROM interaction_history
-        WHERE tenant_id = %(tenant)s AND occurred_at >= at.instant
+        WHERE tenant_id = %(tenant)s AND occurred_at >= at.instant AND {shard}
         ORDER BY occurred_at LIMIT 100
     ) AS near
     WHERE near.id IS NOT NULL

@@ -3,4 +3,4 @@
 SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
 WHERE oid IN (SELECT inhrelid FROM pg_inherits
               WHERE inhparent = to_regclass('interaction_history'))
-   OR oid = to_regclass('interaction_ids')
+   OR oid = to_regclass('interaction_identities')

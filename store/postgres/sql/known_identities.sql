@@ -1,4 +1,4 @@
 SELECT ordinal
 FROM unnest(%(tenants)s::text[], %(event_ids)s::uuid[])
     WITH ORDINALITY AS given (tenant_id, event_id, ordinal)
-JOIN interaction_ids USING (tenant_id, event_id)
+JOIN interaction_identities USING (tenant_id, event_id)

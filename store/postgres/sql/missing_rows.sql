@@ -1,7 +1,7 @@
 -- The tenants that have more identities than rows, with the difference.
 SELECT tenant_id, ids.number - coalesce(rows.number, 0)
 FROM (
-    SELECT tenant_id, count(*) AS number FROM interaction_ids
+    SELECT tenant_id, count(*) AS number FROM interaction_identities
     WHERE %(tenant)s::text IS NULL OR tenant_id = %(tenant)s
     GROUP BY tenant_id
 ) AS ids

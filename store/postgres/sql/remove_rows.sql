@@ -18,7 +18,7 @@ WITH removed AS (
       )
     RETURNING h.event_id
 ), identities AS (
-    DELETE FROM interaction_ids AS i USING removed
+    DELETE FROM interaction_identities AS i USING removed
     WHERE i.tenant_id = %(tenant)s AND i.event_id = removed.event_id
 )
 SELECT count(*) FROM removed

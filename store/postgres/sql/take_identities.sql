@@ -6,7 +6,7 @@ WITH given AS (
     FROM unnest(%(tenants)s::text[], %(event_ids)s::uuid[])
         WITH ORDINALITY AS given (tenant_id, event_id, ordinal)
 ), fresh AS (
-    INSERT INTO interaction_ids (tenant_id, event_id)
+    INSERT INTO interaction_identities (tenant_id, event_id)
     SELECT tenant_id, event_id FROM given ORDER BY tenant_id COLLATE "C", event_id
     ON CONFLICT (tenant_id, event_id) DO NOTHING
     RETURNING tenant_id, event_id

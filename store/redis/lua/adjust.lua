@@ -12,10 +12,11 @@
 --       4 '' or '1': the one record cannot be read; it is deleted first, and the corrections are its
 --         whole counts. 5 must then be its `s` ('' = none) when it was audited: each event that is
 --         counted changes it
--- Returns {'ok'}, {'fenced', active generation} or {'moved'}: the record is another one by now.
+-- Returns {'ok'}, {'fenced', active generation}, {'moved'}: the record is another one by now, or
+-- {'damaged', reason}: it failed half-way, so the generation is not complete any more.
 local ACTIONS_MAX = 10000 -- about 3 ms
 local active = redis.call('GET', KEYS[1])
-local state = redis.call('HMGET', meta, 'day', 'rolled', 'types')
+local state = redis.call('HMGET', meta, 'day', 'rolled', 'types', 'pending', 'unranked')
 if active ~= gen or state[1] ~= ARGV[2] or state[2] ~= ARGV[2] then
   return {'fenced', active or ''}
 end
@@ -26,6 +27,7 @@ if ARGV[4] == '1' then
   if s ~= ARGV[5] then return {'moved'} end
 end
 local today = tonumber(state[1])
+ranked_in.u = ranked_of(state[5])
 
 local codes = codes_of(fix.types, state[3])
 
@@ -124,10 +126,11 @@ local function correct(id, alltime, tiles, offers)
   for day = today, today + 1 do set_rank(kind, 'd' .. day, id, total_of_day(key, day)) end
 end
 
--- Each event has an action, so the number of events is the sum of the actions' totals.
+-- Each event has an action, so the number of events is the sum of the actions' totals, once no deltas
+-- are pending.
 local function correct_events()
   local rank, events = rank_of('a', 'a'), 0
-  if redis.call('ZCARD', rank) > ACTIONS_MAX then
+  if state[4] or redis.call('ZCARD', rank) > ACTIONS_MAX then
     redis.call('HDEL', meta, 'events') -- unknown
     return
   end
@@ -136,8 +139,13 @@ local function correct_events()
   redis.call('HSET', meta, 'events', string.format('%.0f', events))
 end
 
-for i = 1, #fix.groups, 4 do
-  correct(fix.groups[i], fix.groups[i + 1], fix.groups[i + 2], fix.groups[i + 3])
-end
-if kind == 'a' then correct_events() end
+local failure = write_or_damage(function()
+  -- A total that becomes lower may move a customer past where the building of ranks is: it begins again.
+  if kind == 'u' then redis.call('HDEL', meta, 'ranked_to') end
+  for i = 1, #fix.groups, 4 do
+    correct(fix.groups[i], fix.groups[i + 1], fix.groups[i + 2], fix.groups[i + 3])
+  end
+  if kind == 'a' then correct_events() end
+end)
+if failure then return {'damaged', failure} end
 return {'ok'}

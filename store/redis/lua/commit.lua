@@ -1,21 +1,28 @@
 -- Commits one batch of one partition for one tenant: counter deltas, identities and the next
--- watermark, in one atomic step.
+-- watermark, in one atomic step. The deltas of actions, treatments and channels may be kept as a part
+-- of the list `pending`, for fold.lua to add later: a sum of many batches changes each group once.
 -- ARGV: 1 generation, 2 window day, 3 watermark field, 4 expected watermark ('' = none),
 --       5 next watermark, 6 build token ('' = the generation is the active one),
 --       7 number of slots before and after an identity's own slot that are searched for it,
---       8 msgpack {types, n, a, t, c, u}:
+--       8 msgpack {types, n, u}:
 --         types  outcome type keys; the deltas refer to them by index from 0
 --         n      events in the batch
---         a,t,c  flat {id, deltas, ...}; deltas flat {day, type, count, ...} in order of day
---         u      flat {id, deltas, offers, ...}; offers flat {offer id, day, ...}
---       9 maximum groups of a grouping; further groups are counted as one, OTHER
---      10.. slot, concatenated identities, ...
--- Returns {'ok', grouping code, interactions counted as OTHER, ...},
--- {'fenced', generation, day, watermark} or {'duplicates', index of the identity from 0, ...};
--- only 'ok' has changed anything.
+--         u      customers: flat {id, deltas, offers, ...}; deltas flat {day, type, count, ...} in order
+--                of day, offers flat {offer id, day, ...}
+--       9 msgpack {types, n, a, t, c}: actions, treatments, channels: flat {id, deltas, ...}; '' = none
+--       10 maximum groups of a grouping; further groups are counted as one, OTHER. A number with a `+`
+--         after it: keep 9 as pending
+--       11 maximum distinct offers of a customer; further offers are remembered as one
+--       12.. slot, concatenated identities with their owners (see slots.lua), ...
+-- Returns {'ok', events that are pending, grouping code, interactions counted as OTHER, 'o', times that an
+--         offer was not remembered, ...},
+-- {'damaged', reason}: it failed half-way, so the generation is not complete any more,
+-- {'fenced', generation, day, watermark} or {'duplicates', index of the identity from 0, ...}: -1 - index
+-- if its owner is this record, or is not known. The last two have changed nothing, like an error.
 local token, wfield, expected_offset, next_watermark = ARGV[6], ARGV[3], ARGV[4], ARGV[5]
 local target_field = 't' .. string.sub(wfield, 2)
-local state = redis.call('HMGET', meta, 'day', wfield, 'building', 'types', 'events', target_field)
+local state = redis.call(
+  'HMGET', meta, 'day', wfield, 'building', 'types', 'events', target_field, 'pending', 'format', 'unranked')
 local owner
 if token == '' then
   owner = redis.call('GET', KEYS[1]) == gen
@@ -30,309 +37,162 @@ if not owner or state[1] ~= ARGV[2] or (state[2] or '') ~= expected_offset then
   end
   return {'fenced', active, state[1] or '', state[2] or ''}
 end
-local today = tonumber(state[1])
+today, ranked_in.u = tonumber(state[1]), ranked_of(state[9])
 local batch = cmsgpack.unpack(ARGV[8])
+groups_max, offers_max = tonumber(string.match(ARGV[10], '%d+')), tonumber(ARGV[11])
+-- The order of the parts decides which group is one too many, so they are added in order.
+local light, keeps = ARGV[9], string.sub(ARGV[10], -1) == '+' or tonumber(state[7] or 0) > 0
 
--- unpack() is limited to a few thousand values, and Redis is faster with shorter commands.
-local PART = 200
-
-local function in_parts(list, call)
-  for i = 1, #list, PART do call(unpack(list, i, math.min(i + PART - 1, #list))) end
-end
-
--- Returns the values of many fields of a hash, false for a missing field.
-local function values_of(key, fields)
-  local all, n = {}, 0
-  in_parts(fields, function(...)
-    local found = redis.call('HMGET', key, ...)
-    for i = 1, #found do all[n + i] = found[i] end
-    n = n + #found
-  end)
-  return all
-end
-
--- 1. Identities. A slot of them is one hash: bucket -> concatenated identities of ID_BYTES each. It
--- has one bucket per LOAD identities and grows by linear hashing, one bucket at a time; meta's
--- d:<slot> is the number of identities in it.
-local LOAD, ID_BYTES = 12, 8
+-- 1. Identities: see slots.lua. New ones are stored with their owners.
 local look_back = tonumber(ARGV[7])
-local byte, find, sub = string.byte, string.find, string.sub
-
-local function slot_key(slot) return home .. 'ids:' .. slot end
-
-local function buckets_for(identities) return math.max(1, math.ceil(identities / LOAD)) end
-
-local function half_of(buckets)
-  local half = 1
-  while half * 2 <= buckets do half = half * 2 end
-  return half
+local arrived = arrived_from(ARGV, 12)
+local sizes_of_slots, sizes_of_old = sizes_for(arrived, look_back, meta)
+-- Records that were counted may be gone, and others be in their places.
+local places_changed
+if expected_offset == '' then
+  places_changed = is_new_topic(wfield)
+else
+  places_changed = tonumber(next_watermark) < tonumber(expected_offset)
 end
-
-local function hash_of(identity)
-  local b1, b2, b3, b4 = byte(identity, 1, 4)
-  return b1 + b2 * 256 + b3 * 65536 + b4 * 16777216
-end
-
--- Returns the bucket index of each hash, for a slot with that many buckets.
-local function bucket_indexes(hashes, buckets)
-  local half, indexes = half_of(buckets), {}
-  for i = 1, #hashes do
-    local b = hashes[i] % (half * 2)
-    indexes[i] = b < buckets and b or b - half
-  end
-  return indexes
-end
-
-local function is_in(bucket, identity)
-  local at = find(bucket, identity, 1, true)
-  while at and at % ID_BYTES ~= 1 do at = find(bucket, identity, at + 1, true) end
-  return at ~= nil
-end
-
-local function size_of(slot) return tonumber(redis.call('HGET', meta, 'd:' .. slot) or 0) end
-
-local arrived = {} -- {slot, {identity, ...}, {hash, ...}, bucket -> identities, of the buckets read}
-for k = 10, #ARGV, 2 do
-  local packed, ids, hashes = ARGV[k + 1], {}, {}
-  for i = 1, #packed / ID_BYTES do
-    ids[i] = sub(packed, i * ID_BYTES - ID_BYTES + 1, i * ID_BYTES)
-    hashes[i] = hash_of(ids[i])
-  end
-  arrived[#arrived + 1] = {tonumber(ARGV[k]), ids, hashes, {}}
-end
-
 local duplicates, counted = {}, 0
 for _, group in ipairs(arrived) do
-  local slot, ids, hashes, held = unpack(group)
+  local slot, packed, held = group[1], group[2], {}
+  group[5] = held -- bucket -> entries, of the buckets that were read of the slot
   for seen_slot = slot - look_back, slot + look_back do
-    local n = size_of(seen_slot)
-    if n > 0 then
-      local indexes = bucket_indexes(hashes, buckets_for(n))
-      local found = values_of(slot_key(seen_slot), indexes)
-      for i = 1, #ids do
-        local bucket = found[i] or ''
-        if is_in(bucket, ids[i]) then duplicates[#duplicates + 1] = counted + i - 1 end
-        if seen_slot == slot then held[indexes[i]] = bucket end
+    local function on_found(i, owner)
+      local own = sub(packed, i * ENTRY_BYTES - ENTRY_BYTES + ID_BYTES + 1, i * ENTRY_BYTES)
+      local index = counted + i - 1
+      local other = not places_changed and is_other(owner, own, seen_slot, meta)
+      duplicates[#duplicates + 1] = other and index or -1 - index
+    end
+    if sizes_of_old[seen_slot] > 0 then
+      search(home .. 'ids:' .. seen_slot, sizes_of_old[seen_slot], group, ID_BYTES, on_found)
+    end
+    if sizes_of_slots[seen_slot] > 0 then
+      local indexes, found =
+        search(home .. 'own:' .. seen_slot, sizes_of_slots[seen_slot], group, ENTRY_BYTES, on_found)
+      if seen_slot == slot then
+        for i = 1, #indexes do held[indexes[i]] = found[i] or '' end
       end
     end
   end
-  counted = counted + #ids
+  counted = counted + #group[3]
 end
 if #duplicates > 0 then return {'duplicates', unpack(duplicates)} end
 
--- Splits a bucket: moves the identities that belong to the new bucket `b` out of it.
+-- Nothing is written before all keys were touched.
+local kinds, keys = {'a', 't', 'c', 'u'}, {meta, home .. 'offers', home .. 'pending'}
+local parts = light ~= '' and not keeps and cmsgpack.unpack(light)
+if not parts then kinds = {'u'} end
+for _, group in ipairs(arrived) do keys[#keys + 1] = home .. 'own:' .. group[1] end
+local days = {}
+for _, kind in ipairs(kinds) do
+  local list, step = kind == 'u' and batch.u or parts[kind], kind == 'u' and 3 or 2
+  add_days(days, list, step)
+  for i = 1, #list, step do keys[#keys + 1] = home .. kind .. ':' .. list[i] end
+end
+for _, key in ipairs(index_keys(kinds, days)) do keys[#keys + 1] = key end
+touch(keys)
+
+-- Splits a bucket: moves the entries that belong to the new bucket `b` out of it.
 local function split(held, b)
   local half = half_of(b)
   local from, stay, move = held[b - half], {}, {}
-  for i = 1, #from, ID_BYTES do
-    local identity = sub(from, i, i + ID_BYTES - 1)
-    local list = hash_of(identity) % (half * 2) == b and move or stay
-    list[#list + 1] = identity
+  for i = 1, #from, ENTRY_BYTES do
+    local entry = sub(from, i, i + ENTRY_BYTES - 1)
+    local list = hash_of(entry) % (half * 2) == b and move or stay
+    list[#list + 1] = entry
   end
   held[b - half], held[b] = table.concat(stay), table.concat(move)
   return b - half
 end
 
-for _, group in ipairs(arrived) do
-  local slot, ids, hashes, held = unpack(group)
-  local n = size_of(slot)
-  local before, after = buckets_for(n), buckets_for(n + #ids)
-  local unseen, changed = {}, {}
-  if n == 0 then held[0] = '' end
-  for b = before, after - 1 do
-    local from = b - half_of(b)
-    if from < before and not held[from] then unseen[#unseen + 1] = from end
-  end
-  for i, bucket in ipairs(values_of(slot_key(slot), unseen)) do held[unseen[i]] = bucket or '' end
-  for b = before, after - 1 do changed[split(held, b)], changed[b] = true, true end
-  for i, b in ipairs(bucket_indexes(hashes, after)) do
-    held[b], changed[b] = held[b] .. ids[i], true
-  end
-  local set, at = {}, 0
-  for b in pairs(changed) do
-    set[at + 1], set[at + 2], at = b, held[b], at + 2
-  end
-  in_parts(set, function(...) redis.call('HSET', slot_key(slot), ...) end)
-  redis.call('HSET', meta, 'd:' .. slot, n + #ids)
+-- 2. Actions, treatments and channels that are kept. The first write: where a new right of an ACL is
+-- lacking, nothing has changed.
+local pending = 0
+if light ~= '' and not parts then
+  redis.call('RPUSH', home .. 'pending', light)
+  pending = redis.call('HINCRBY', meta, 'pending', batch.n)
 end
+if state[8] ~= FORMAT and batch.n > 0 then outdate() end
 
--- 2. Codes of the outcome types.
-local codes = codes_of(batch.types, state[4])
-
--- 3. Records. Ranks are collected and written once per sorted set.
-local ranks, dues = {a = {}, t = {}, c = {}, u = {}}, {}
-local function rank(kind, period, id, total)
-  local list = ranks[kind][period]
-  if not list then
-    list = {}
-    ranks[kind][period] = list
-  end
-  local n = #list
-  list[n + 1], list[n + 2] = -total, id
-end
-
-local function add_to_tile(tile, code_and_day, n)
-  for i = 1, #tile, 2 do
-    if tile[i] == code_and_day then
-      tile[i + 1] = tile[i + 1] + n
-      return
+-- 3. The other writes: identities first.
+local failure = write_or_damage(function()
+  for _, group in ipairs(arrived) do
+    local slot, packed, ids, hashes, held = unpack(group)
+    local n, key = sizes_of_slots[slot], home .. 'own:' .. slot
+    local before, after = buckets_for(n), buckets_for(n + #ids)
+    local unseen, changed = {}, {}
+    if n == 0 then held[0] = '' end
+    for b = before, after - 1 do
+      local from = b - half_of(b)
+      if from < before and not held[from] then unseen[#unseen + 1] = from end
     end
-  end
-  local m = #tile
-  tile[m + 1], tile[m + 2] = code_and_day, n
-end
-
-local function total_of_day(tile, day)
-  local index, n = day % BLOCK_DAYS, 0
-  for i = 1, #tile, 2 do
-    if tile[i] % BLOCK_DAYS == index then n = n + tile[i + 1] end
-  end
-  return n
-end
-
-local number_of = {} -- offer -> its number
-local function seen_field(offer, day)
-  return (day > today and 'p' .. day .. ':' or '-') .. number_of[offer]
-end
-
--- Groups beyond the limit. A read of a grouping that has any answers `capped`: see `over:` in meta.
-local OTHER, groups_max, NONE = '__other__', tonumber(ARGV[9]), {}
-local sizes, overflow, others = {}, {}, {a = {}, t = {}, c = {}, u = {}}
-local function is_full(kind)
-  local size = sizes[kind] or redis.call('ZCARD', rank_of(kind, 'a'))
-  local full = size >= groups_max
-  sizes[kind] = full and size or size + 1
-  return full
-end
-
--- A record that is due but not rolled yet is updated like any other: the roll computes its windows
--- from the tiles, and no read returns them before.
--- Two tables are reused for all records: creating and growing tables is a large part of their cost.
-local ask, set = {'HMGET'}, {'HSET'}
-
-local function count(kind, id, deltas, offers)
-  local key = home .. kind .. ':' .. id
-  local asked, block = 3, nil
-  ask[2], ask[3] = key, 's'
-  for i = 1, #deltas, 3 do
-    local day = deltas[i]
-    if day > today - TILE_DAYS and block_of(day) ~= block then
-      block = block_of(day)
-      asked = asked + 1
-      ask[asked] = block
+    for i, bucket in ipairs(values_of(key, unseen)) do held[unseen[i]] = bucket or '' end
+    for b = before, after - 1 do changed[split(held, b)], changed[b] = true, true end
+    for i, b in ipairs(bucket_indexes(hashes, after)) do
+      held[b] = held[b] .. sub(packed, i * ENTRY_BYTES - ENTRY_BYTES + 1, i * ENTRY_BYTES)
+      changed[b] = true
     end
+    local set, at = {}, 0
+    for b in pairs(changed) do
+      set[at + 1], set[at + 2], at = b, held[b], at + 2
+    end
+    in_parts(set, function(...) redis.call('HSET', key, ...) end)
+    sizes_of_slots[slot] = n + #ids
+    redis.call('HSET', meta, 'o:' .. slot, n + #ids)
   end
-  local offers_at = asked - 1
-  for i = 1, #offers, 2 do
-    asked = asked + 1
-    ask[asked] = seen_field(offers[i], offers[i + 1])
-  end
-  local got = redis.call(unpack(ask, 1, asked))
-  if not got[1] and id ~= OTHER and is_full(kind) then
-    others[kind][id] = true
-    for i = 3, #deltas, 3 do overflow[kind] = (overflow[kind] or 0) + deltas[i] end
-    return count(kind, OTHER, deltas, NONE)
-  end
-  local s = got[1] and cmsgpack.unpack(got[1]) or {0}
+  if places_changed then disown() end
 
-  set[2] = key
-  local n_set, n_got, i, due, in_week, in_month = 2, 1, 1, s[1], false, false
-  while deltas[i] and deltas[i] <= today - TILE_DAYS do
-    add(s, codes[deltas[i + 1]], 0, 0, deltas[i + 2])
-    i = i + 3
-  end
-  while deltas[i] do
-    block, n_got = block_of(deltas[i]), n_got + 1
-    local tile = got[n_got] and cmsgpack.unpack(got[n_got]) or {}
-    repeat
-      local day, code, n = deltas[i], codes[deltas[i + 1]], deltas[i + 2]
-      local weekly, monthly = day <= today and day > today - 7, day <= today
-      add(s, code, weekly and n or 0, monthly and n or 0, n)
-      add_to_tile(tile, code * BLOCK_DAYS + day % BLOCK_DAYS, n)
-      i = i + 3
-      if day ~= deltas[i] then -- end of the day's entries
-        in_week, in_month = in_week or weekly, in_month or monthly
-        if day >= today then rank(kind, 'd' .. day, id, total_of_day(tile, day)) end
-        due = earlier(due, due_of(day, today))
+  codes = codes_of(batch.types, state[4])
+  if parts then count_groups(parts) end
+
+  -- Customers, once their offers have numbers, which are shorter than offer ids. An offer that is new
+  -- here is a new action, perhaps one too many.
+  local offers_key, unknown = home .. 'offers', {}
+  for i = 3, #batch.u, 3 do
+    local offers = batch.u[i]
+    for j = 1, #offers, 2 do
+      if others.a[offers[j]] then offers[j] = OTHER end
+      if not number_of[offers[j]] then
+        unknown[#unknown + 1] = offers[j]
+        number_of[offers[j]] = 0 -- placeholder until the lookup below
       end
-    until not deltas[i] or block_of(deltas[i]) ~= block
-    set[n_set + 1], set[n_set + 2], n_set = block, cmsgpack.pack(tile), n_set + 2
-  end
-  if due ~= s[1] then
-    s[1] = due
-    local list = dues[due]
-    if not list then
-      list = {}
-      dues[due] = list
-    end
-    list[#list + 1] = kind .. ':' .. id
-  end
-  set[n_set + 1], set[n_set + 2], n_set = 's', cmsgpack.pack(s), n_set + 2
-  local latest = {} -- an offer may occur more than once in the batch, with days in any order
-  for j = 1, #offers, 2 do
-    local at, day = offers_at + (j - 1) / 2, offers[j + 1]
-    local name, seen = ask[at + 2], got[at]
-    if day > (latest[name] or seen and tonumber(seen) or -1) then latest[name] = day end
-  end
-  for name, day in pairs(latest) do
-    set[n_set + 1], set[n_set + 2], n_set = name, day, n_set + 2
-  end
-  redis.call(unpack(set, 1, n_set))
-  if in_week then rank(kind, 'w', id, total_of(s, WEEKLY)) end
-  if in_month then rank(kind, 'm', id, total_of(s, MONTHLY)) end
-  rank(kind, 'a', id, total_of(s, ALLTIME))
-end
-
-for _, kind in ipairs({'a', 't', 'c'}) do
-  local list = batch[kind]
-  for i = 1, #list, 2 do count(kind, list[i], list[i + 1], NONE) end
-end
-
--- 4. Customers, once their offers have numbers, which are shorter than offer ids.
-local offers_key, unknown = home .. 'offers', {}
-for i = 3, #batch.u, 3 do
-  local offers = batch.u[i]
-  for j = 1, #offers, 2 do
-    if others.a[offers[j]] then offers[j] = OTHER end
-    if not number_of[offers[j]] then
-      unknown[#unknown + 1] = offers[j]
-      number_of[offers[j]] = 0 -- placeholder until the lookup below
     end
   end
-end
-local n_offers, numbered = redis.call('HLEN', offers_key), {}
-for i, number in ipairs(values_of(offers_key, unknown)) do
-  if not number then
+  local n_offers, numbered, too_many = redis.call('HLEN', offers_key), {}, {}
+  local function next_number(offer)
     n_offers = n_offers + 1
-    number = n_offers
-    numbered[#numbered + 1], numbered[#numbered + 2] = unknown[i], number
+    numbered[#numbered + 1], numbered[#numbered + 2] = offer, n_offers
+    return n_offers
   end
-  number_of[unknown[i]] = number
-end
-in_parts(numbered, function(...) redis.call('HSET', offers_key, ...) end)
-for i = 1, #batch.u, 3 do count('u', batch.u[i], batch.u[i + 1], batch.u[i + 2]) end
-
-for kind, of_kind in pairs(ranks) do
-  for period, list in pairs(of_kind) do
-    local key = rank_of(kind, period)
-    in_parts(list, function(...) redis.call('ZADD', key, ...) end)
+  for i, number in ipairs(values_of(offers_key, unknown)) do
+    local offer = unknown[i]
+    if not number and keeps and n_offers >= groups_max and offer ~= OTHER then
+      too_many[#too_many + 1] = offer
+    else
+      number_of[offer] = number or next_number(offer)
+    end
   end
-end
-for due, list in pairs(dues) do
-  in_parts(list, function(...) redis.call('SADD', home .. 'due:' .. due, ...) end)
-end
+  if #too_many > 0 then
+    local number = number_of[OTHER] or redis.call('HGET', offers_key, OTHER) or next_number(OTHER)
+    for _, offer in ipairs(too_many) do number_of[offer] = number end
+    redis.call('HINCRBY', meta, 'over:a', 0) -- the fold will count them as OTHER
+  end
+  in_parts(numbered, function(...) redis.call('HSET', offers_key, ...) end)
+  for i = 1, #batch.u, 3 do count('u', batch.u[i], batch.u[i + 1], batch.u[i + 2]) end
+  write_ranks_and_dues()
+end)
 
--- 5. The watermark, and the number of events. Generations of older versions have no such number.
+-- 4. The watermark, and the number of events. Generations of older versions have no such number. The
+-- watermark moves also where the counts are damaged: history answers, and the other tenants go on.
 redis.call('HSET', meta, wfield, next_watermark)
 if state[5] then redis.call('HINCRBY', meta, 'events', batch.n) end
 if state[6] and tonumber(next_watermark) >= tonumber(state[6]) then
   redis.call('HDEL', meta, target_field)
   complete_if_whole()
 end
-local answer = {'ok'}
-for kind, n in pairs(overflow) do
-  redis.call('HINCRBY', meta, 'over:' .. kind, n)
-  answer[#answer + 1] = kind
-  answer[#answer + 1] = n
-end
+if failure then return {'damaged', failure} end
+local answer = {'ok', pending}
+add_overflow(answer)
 return answer

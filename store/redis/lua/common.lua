@@ -5,10 +5,18 @@ local gen = ARGV[1]
 local home = base .. gen .. ':'
 local meta = home .. 'meta'
 local KINDS = {'a', 't', 'c', 'u'}
+-- Of the identities that a generation holds. Without this field, they leave out the customer.
+local FORMAT = '2'
+
+if string.sub(KEYS[1], -7) == ':active' then together(meta) end -- else: a key of no tenant
 
 local function rank_of(kind, period)
   return home .. 'r:' .. kind .. ':' .. period
 end
+
+-- Grouping code -> period code -> whether the rank is kept. Scripts that change ranks set that of customers.
+local EVERY = ranked_of('')
+local ranked_in = {a = EVERY, t = EVERY, c = EVERY, u = EVERY}
 
 -- Adds to the windows of one outcome type in `s`.
 local function add(s, code, weekly, monthly, alltime)
@@ -53,10 +61,13 @@ end
 
 -- Returns whether something keeps the generation from being complete: a watermark that it has yet to
 -- reach (t:), offsets that history has and these counters never saw (gap:), a start without the
--- events of history (unproven), or keys that Redis may have evicted (evicted).
+-- events of history (unproven), keys that Redis may have evicted (evicted), a script that failed
+-- half-way (damaged), identities of an older format (outdated), or shards of the generation before that
+-- may have counted more (unsettled).
+local REASONS = {unproven = true, evicted = true, damaged = true, outdated = true, unsettled = true}
 local function lacks_something()
   for _, field in ipairs(redis.call('HKEYS', meta)) do
-    if field == 'unproven' or field == 'evicted' then return true end
+    if REASONS[field] then return true end
     if string.find(field, '^t:') or string.find(field, '^gap:') then return true end
   end
   return false
@@ -64,6 +75,26 @@ end
 
 local function complete_if_whole()
   if not lacks_something() then redis.call('HSET', meta, 'complete', '1') end
+end
+
+-- Marks the generation as wrong in a way that only a rebuild, that is another generation, makes good.
+local function damage(reason)
+  redis.call('HSET', meta, 'damaged', string.sub(reason, 1, 200), 'complete', '0')
+end
+
+-- Marks a generation in which identities of an older format recognise no copies of new events.
+local function outdate()
+  redis.call('HSET', meta, 'outdated', '1', 'complete', '0')
+end
+
+-- Runs `write`. Redis keeps what a script wrote before it failed, so the generation is damaged then.
+-- Returns nil, or why it failed.
+local function write_or_damage(write)
+  local ok, failure = pcall(write)
+  if ok then return nil end
+  local reason = type(failure) == 'table' and failure.err or tostring(failure)
+  damage(reason)
+  return reason
 end
 
 -- Counters of older versions that started empty say so by nothing else than complete = 0.
@@ -100,4 +131,23 @@ local function behind_of(reach)
     end
   end
   return behind
+end
+
+-- Returns whether the watermark field is the first one of its topic id, and there are some of others.
+local function is_new_topic(wfield)
+  local topic_id, has_others = string.match(wfield, '^w:(.+):%d+$'), false
+  for _, field in ipairs(redis.call('HKEYS', meta)) do
+    local other = string.match(field, '^w:(.+):%d+$')
+    if other == topic_id then return false end
+    has_others = has_others or (other ~= nil and other ~= 'rebuild')
+  end
+  return has_others
+end
+
+-- Makes the owners of all identities unknown: see slots.lua.
+local function disown()
+  for _, field in ipairs(redis.call('HKEYS', meta)) do
+    local slot = string.match(field, '^o:(-?%d+)$')
+    if slot then redis.call('HSET', meta, 'n:' .. slot, '1') end
+  end
 end

@@ -5,13 +5,14 @@
 -- An active generation whose meta is gone has lost its watermarks, so it cannot be continued: another one
 -- takes its place, and what is left of it is dropped like a replaced one.
 local active = redis.call('GET', KEYS[1])
+if active then together(base .. active .. ':meta') end
 if ARGV[5] == '' and active and redis.call('HEXISTS', base .. active .. ':meta', 'day') == 1 then
   return {'exists', active}
 end
 if ARGV[5] ~= '' and redis.call('HGET', meta, 'building') == ARGV[5] then
   return {'ok'} -- repeated, because the answer was lost
 end
-local traces = {meta, home .. 'dropped', home .. 'offers'}
+local traces = {meta, home .. 'dropped', home .. 'offers', home .. 'pending'}
 for _, kind in ipairs(KINDS) do
   for _, period in ipairs({'a', 'm', 'w'}) do traces[#traces + 1] = rank_of(kind, period) end
 end
@@ -24,7 +25,8 @@ else
   redis.call('HSET', meta, 'building', ARGV[5], 'token', ARGV[5])
 end
 redis.call(
-  'HSET', meta, 'day', ARGV[2], 'rolled', ARGV[2], 'timezone', ARGV[3], 'complete', ARGV[4], 'events', '0')
+  'HSET', meta, 'day', ARGV[2], 'rolled', ARGV[2], 'timezone', ARGV[3], 'complete', ARGV[4], 'events', '0',
+  'format', FORMAT)
 for i = 6, #ARGV, 2 do redis.call('HSET', meta, ARGV[i], ARGV[i + 1]) end
 if ARGV[5] == '' then
   -- The tenant was removed before: counting begins where it ended. Soon after the removal exactly there,

@@ -6,6 +6,7 @@
 --   -<offer>    customers only: the last day, up to today, of an interaction with the offer
 --   p<day>:<offer>  the same for a day after today: of an event a few minutes ahead of midnight, or
 --               of one that a worker counts before it rolls to that day
+--   -0          customers only: some offers are not remembered, because there are too many
 -- A code is the index of the outcome type in meta's `types`; <offer> is the offer's number in the
 -- hash `offers`. `due` is the next window day on which the windows of the record change
 -- without an event (0 = none); the record is then a member of the set due:<due>.
@@ -25,3 +26,19 @@ local function total_of(s, window)
   for i = FIRST + window, #s, STEP do n = n + s[i] end
   return n
 end
+
+-- Returns {period code -> true} of the ranks of customers that are kept. `unranked`, a field of meta, has the
+-- codes of the others (d, w, m): see rank.lua. The rank of all time is always kept; it lists the customers.
+local function ranked_of(unranked)
+  local ranked = {a = true}
+  for _, period in ipairs({'d', 'w', 'm'}) do
+    ranked[period] = not string.find(unranked or '', period, 1, true)
+  end
+  return ranked
+end
+
+-- Raises an error unless both KEYS[1] and the key can be used here, or neither is anywhere. While a slot of
+-- a cluster moves, some of its keys are on either node. The node that it leaves refuses a key that is not
+-- there, and the node that it comes to a command of several keys of which one is not there yet; one alone
+-- it would take for a missing one.
+local function together(key) redis.call('EXISTS', KEYS[1], key) end

@@ -4,5 +4,6 @@
 local watermark = tonumber(redis.call('HGET', meta, ARGV[2]) or '')
 if redis.call('GET', KEYS[1]) ~= gen and watermark and watermark > tonumber(ARGV[3]) then
   redis.call('HSET', meta, ARGV[2], ARGV[3])
+  disown()
 end
 return {'ok'}

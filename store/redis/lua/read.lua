@@ -1,27 +1,46 @@
 -- Answers one question from the active generation: one call, one snapshot.
 -- ARGV: 1 grouping code, 2 period code (d, w, m, a; x = an exact window, which no period has),
---       3 the reader's day, 4 time zone, 5 offset, 6 limit, 7 earliest day of the window ('' = none)
--- Returns {'ok', catalog version, msgpack types, groups, {id, ...}, {counts, ...}, {unique, ...}}
--- where counts are msgpack (flat {code, count, ...}, or the record's `s` with all its windows), or
--- {reason}.
--- An exact window is summed for every group that can be in it, and blocks Redis meanwhile. A group
+--       3 the reader's day, 4 time zone, 5 offset, 6 limit, 7 earliest day of the window ('' = none),
+--       8 the shards that the reader expects at shard 0: 1, or number@generation; '' = another shard
+-- Returns {'ok', catalog version, events that are pending (see fold.lua), msgpack types, groups, {id, ...},
+-- {counts, ...}, {unique, ...}, 1 if the rank was there, else 0}
+-- where counts are msgpack (flat {code, count, ...}, or the record's `s` with all its windows),
+-- {'sharded', shards, generation} if the reader expects others, or {reason}.
+-- An exact window is summed for every group that can be in it, and blocks Redis meanwhile. So is a period
+-- of customers without a rank, for all customers: `not_ranked` if there are too many. A group
 -- costs about as much as GROUP_TILES tiles, and SUMMED_TILES_MAX tiles take 5 to 8 ms: 200 groups
 -- where most tiles are read (19 days), 400 for 2 days.
 local GROUP_TILES, SUMMED_TILES_MAX = 8, 4000
+-- Customers that are summed without a rank, which takes 2 to 4 ms: each question does it, until there is one.
+local UNRANKED_MAX = 200
 local base = string.sub(KEYS[1], 1, -7)
 local active = redis.call('GET', KEYS[1])
 if not active then return {'no_generation'} end
 local home = base .. active .. ':'
+
+-- On the node that a slot comes to, a rank that is not there yet would be an empty page. A record that is
+-- not there is a lost one.
+together(home .. 'meta')
 local kind, period, today = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local meta = redis.call(
-  'HMGET', home .. 'meta', 'complete', 'day', 'rolled', 'timezone', 'types', 'over:' .. kind, 'over:a')
+local complete, day, rolled, timezone, types, pending, shards, unranked, ranking, over, over_actions, over_offers =
+  unpack(redis.call(
+    'HMGET', home .. 'meta', 'complete', 'day', 'rolled', 'timezone', 'types', 'pending', 'shards', 'unranked',
+    'ranking', 'over:' .. kind, 'over:a', 'over:o'))
 local offset, limit, from = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-if meta[1] ~= '1' then return {'not_complete'} end
--- Some groups are counted as one. If some offers are, the distinct offers of customers are unknown.
-if meta[6] or kind == 'u' and meta[7] then return {'capped'} end
-if meta[4] ~= ARGV[4] then return {'other_timezone'} end
-if period ~= 'a' and meta[2] ~= ARGV[3] then return {'other_day'} end
-if period ~= 'a' and period ~= 'd' and meta[3] ~= meta[2] then return {'rolling'} end
+if ARGV[8] ~= '' and ARGV[8] ~= (shards and shards .. '@' .. active or '1') then
+  return {'sharded', shards or '1', active}
+end
+if complete ~= '1' then return {'not_complete'} end
+-- Some groups are counted as one. If some offers are, or a customer has too many, the distinct offers of
+-- customers are unknown.
+if over or kind == 'u' and (over_actions or over_offers) then return {'capped'} end
+if timezone ~= ARGV[4] then return {'other_timezone'} end
+if period ~= 'a' and day ~= ARGV[3] then return {'other_day'} end
+if period ~= 'a' and period ~= 'd' and rolled ~= day then return {'rolling'} end
+
+-- The period whose rank lists the groups, and whether there is that rank: see rank.lua.
+local needed = period ~= 'x' and period or today - from + 1 < 7 and 'w' or 'm'
+local is_ranked = kind ~= 'u' or ranked_of((unranked or '') .. (ranking or ''))[needed]
 
 local function rank_of(name) return home .. 'r:' .. kind .. ':' .. name end
 local function key_of(id) return home .. kind .. ':' .. id end
@@ -51,20 +70,6 @@ local function pack_counts(of_code)
   return cmsgpack.pack(flat)
 end
 
--- Returns whether `a` sorts before `b` by bytes; Lua's `<` depends on the server's locale.
-local function is_before(a, b)
-  local same, max_same = 0, math.min(#a, #b) -- number of equal leading bytes: known, and maximum
-  while same < max_same do
-    local middle = math.ceil((same + max_same) / 2)
-    if string.sub(a, same + 1, middle) == string.sub(b, same + 1, middle) then
-      same = middle
-    else
-      max_same = middle - 1
-    end
-  end
-  return (string.byte(a, same + 1) or -1) < (string.byte(b, same + 1) or -1)
-end
-
 -- Sums the window from..today of each group that can be in it: the window of the nearest period,
 -- corrected by the tiles of the days between. Returns the groups with interactions in the order of
 -- a response: {{id, total, code -> count}, ...}; or nil and the reason why not.
@@ -78,9 +83,12 @@ local function summed()
   elseif days >= 20 then
     nearest, sign, first, last = MONTHLY, -1, today - TILE_DAYS + 1, from - 1
   end
-  local rank = rank_of(days < 7 and 'w' or 'm')
+  local rank = rank_of(is_ranked and needed or 'a')
+  together(rank)
   local tiles_each = GROUP_TILES + last - first + 1
-  if redis.call('ZCARD', rank) * tiles_each > SUMMED_TILES_MAX then return nil, 'too_many_groups' end
+  local size = redis.call('ZCARD', rank)
+  if not is_ranked and size > UNRANKED_MAX then return nil, 'not_ranked' end
+  if size * tiles_each > SUMMED_TILES_MAX then return nil, 'too_many_groups' end
   local ask = {'HMGET', '', 's'}
   for block = block_of(first), block_of(last) do ask[#ask + 1] = block end
   local found = {}
@@ -129,21 +137,27 @@ local function uniques_of(id, wanted)
 end
 
 local ids, counts, uniques, groups = {}, {}, {}, 0
-if period == 'x' then
+if period == 'x' or not is_ranked then
   local found, reason = summed()
   if not found then return {reason} end
   groups = #found
   for index = offset + 1, math.min(offset + limit, groups) do
     local group = found[index]
-    ids[#ids + 1], counts[#counts + 1] = group[1], pack_counts(group[3])
-    if kind == 'u' then uniques[#uniques + 1] = uniques_of(group[1]) end
+    ids[#ids + 1] = group[1]
+    if period == 'x' then
+      counts[#counts + 1] = pack_counts(group[3])
+      if kind == 'u' then uniques[#uniques + 1] = uniques_of(group[1]) end
+    end
   end
 else
-  local block = block_of(today)
-  local field = period == 'd' and tostring(block) or 's'
   local rank = rank_of(period == 'd' and 'd' .. ARGV[3] or period)
+  together(rank)
   groups = redis.call('ZCARD', rank)
   ids = redis.call('ZRANGE', rank, ARGV[5], string.format('%d', offset + limit - 1))
+end
+if period ~= 'x' then
+  local block = block_of(today)
+  local field = period == 'd' and tostring(block) or 's'
   for i, id in ipairs(ids) do
     if kind == 'u' then
       uniques[i], counts[i] = uniques_of(id, field)
@@ -159,5 +173,7 @@ else
     end
   end
 end
+together(base .. 'catalog')
 local version = redis.call('GET', base .. 'catalog')
-return {'ok', version or '0', meta[5] or '', groups, ids, counts, uniques}
+if kind == 'u' then pending = '0' end
+return {'ok', version or '0', pending or '0', types or '', groups, ids, counts, uniques, is_ranked and 1 or 0}

@@ -12,6 +12,7 @@ local function note(source, offset)
 end
 local active = redis.call('GET', KEYS[1])
 if active then
+  together(base .. active .. ':meta')
   local reach = reach_of(redis.call('HGETALL', base .. active .. ':meta'))
   for source, offset in pairs(reach) do note(source, offset) end
 end

@@ -1,12 +1,13 @@
 -- Moves the window day of a generation to a later day, and rolls a bounded number of the records
 -- that become due. The due sets hold the progress: a record leaves its set in the script call that
--- rolls it, so any worker can continue where another stopped.
+-- rolls it, so any worker can continue where another stopped. One that cannot be rolled damages the
+-- generation.
 -- ARGV: 1 generation, 2 build token ('' = active), 3 target day, 4 maximum records to roll,
 --       5 oldest slot of identities that is still used
 -- Returns {'ok', day, 1 if nothing is left to roll else 0, records rolled} or
 -- {'fenced', generation}.
 local active = redis.call('GET', KEYS[1])
-local state = redis.call('HMGET', meta, 'day', 'rolled', 'building')
+local state = redis.call('HMGET', meta, 'day', 'rolled', 'building', 'unranked')
 local owner
 if ARGV[2] == '' then owner = active == gen else owner = state[3] == ARGV[2] end
 if not owner or not state[1] then return {'fenced', active or ''} end
@@ -20,6 +21,7 @@ if target > day then
   redis.call('HSET', meta, 'day', day)
 end
 
+ranked_in.u = ranked_of(state[4])
 local left, done = tonumber(ARGV[4]), 0
 
 -- Delete the slots of identities that are older than the horizon. Not while the generation has yet to
@@ -27,24 +29,31 @@ local left, done = tonumber(ARGV[4]), 0
 -- again, and their copies must be recognized.
 local old, is_behind = {}, false
 for _, field in ipairs(redis.call('HKEYS', meta)) do
-  local slot = tonumber(string.match(field, '^d:(-?%d+)$') or '')
+  local slot = tonumber(string.match(field, '^[do]:(-?%d+)$') or '')
   if slot and slot < tonumber(ARGV[5]) then old[#old + 1] = slot end
   is_behind = is_behind or string.sub(field, 1, 2) == 't:'
 end
 for _, slot in ipairs(is_behind and {} or old) do
-  redis.call('UNLINK', home .. 'ids:' .. slot)
-  redis.call('HDEL', meta, 'd:' .. slot)
+  redis.call('UNLINK', home .. 'ids:' .. slot, home .. 'own:' .. slot)
+  redis.call('HDEL', meta, 'd:' .. slot, 'o:' .. slot, 'n:' .. slot)
 end
 
 while rolled < day do
   local due = home .. 'due:' .. (rolled + 1)
-  local members = left > 0 and redis.call('SPOP', due, left) or {}
+  local members = left > 0 and redis.call('SRANDMEMBER', due, left) or {}
+  local keys = {meta, due}
+  for _, member in ipairs(members) do keys[#keys + 1] = home .. member end
+  for next_due = day + 1, day + TILE_DAYS do keys[#keys + 1] = home .. 'due:' .. next_due end
+  for _, kind in ipairs(KINDS) do
+    keys[#keys + 1], keys[#keys + 2] = rank_of(kind, 'w'), rank_of(kind, 'm')
+  end
+  touch(keys)
   for _, member in ipairs(members) do
     local kind, id = string.sub(member, 1, 1), string.sub(member, 3)
-    -- A damaged record fails. It stays as it is, for an audit to find and to heal; without `pcall` the
-    -- other records of this call would never be rolled, as they have left the set.
-    pcall(refresh, kind, id, home .. kind .. ':' .. id, day)
+    -- A record that cannot be rolled is left as it is: the others of the tenant are rolled.
+    write_or_damage(function() refresh(kind, id, home .. member, day) end)
   end
+  in_parts(members, function(...) redis.call('SREM', due, ...) end)
   done = done + #members
   left = left - #members
   if redis.call('EXISTS', due) == 1 then break end -- the maximum is reached

@@ -1,6 +1,8 @@
 -- Activates a generation under construction; the previous one stays, for a rollback.
 -- The new one is complete if it has reached every watermark of the one before. What it has not
--- reached becomes its targets (t:); commits delete a target when they reach it.
+-- reached becomes its targets (t:); commits delete a target when they reach it. If one of the two has
+-- several shards, it is unsettled, so not complete, until settle.lua has run: at this shard nobody knows
+-- what the other shards have counted.
 -- ARGV: 1 generation, 2 build token, 3 '1' = activate it although it is behind, 4 '1' = activate it
 --       although it has fewer events, 5 time in ms, 6 number of writes of sums and
 --       identities that it must have had ('' = any), 7.. sources ("topic id:partition") whose missing
@@ -17,6 +19,7 @@ if state[1] ~= ARGV[2] or (ARGV[6] ~= '' and state[5] ~= ARGV[6]) then return {'
 local behind, missing = {}, 0
 if active then
   local former = base .. active .. ':meta'
+  together(former)
   local reach = reach_of(redis.call('HGETALL', former))
   for i = 7, #ARGV do reach[ARGV[i]] = nil end
   behind = behind_of(reach)
@@ -28,6 +31,10 @@ if active then
     return {'fewer', state[3], events}
   end
   redis.call('HSET', former, 'replaced_ms', ARGV[5])
+end
+if redis.call('HEXISTS', meta, 'shards') == 1
+  or active and redis.call('HEXISTS', base .. active .. ':meta', 'shards') == 1 then
+  redis.call('HSET', meta, 'unsettled', active or '0', 'given_up', table.concat(ARGV, ' ', 7))
 end
 for i = 1, #behind, 3 do redis.call('HSET', meta, 't:' .. behind[i], behind[i + 2]) end
 redis.call('HDEL', meta, 'building', 'w:rebuild:0', 'f:rebuild:0')

@@ -1,6 +1,7 @@
--- Windows of a record, computed from its tiles. Included after common.lua by the scripts that change
+-- Windows of a record, computed from its tiles. Included after common.lua and parts.lua by the scripts that change
 -- tiles other than by counting: the roll, and the repair of an audit.
 local function set_rank(kind, period, id, total)
+  if not ranked_in[kind][string.sub(period, 1, 1)] then return end
   if total > 0 then
     redis.call('ZADD', rank_of(kind, period), -total, id)
   else
@@ -57,7 +58,7 @@ local function refresh(kind, id, key, today)
     local before = redis.call('HGET', key, '-' .. offer)
     if not before or seen > tonumber(before) then redis.call('HSET', key, '-' .. offer, seen) end
   end
-  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
+  in_parts(gone, function(...) redis.call('HDEL', key, ...) end)
   s[1] = due
   redis.call('HSET', key, 's', cmsgpack.pack(s))
   if due > 0 then redis.call('SADD', home .. 'due:' .. due, kind .. ':' .. id) end

@@ -57,9 +57,15 @@ class KafkaContainer(DockerContainer):
         for name, value in {
             "NODE_ID": "1",
             "PROCESS_ROLES": "broker,controller",
-            "LISTENERS": f"PLAINTEXT://:{self.PORT},CONTROLLER://:9093",
-            "ADVERTISED_LISTENERS": f"PLAINTEXT://{HOST}:{host_port}",
-            "LISTENER_SECURITY_PROTOCOL_MAP": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            # The broker is its own client too: it asks itself about each transaction. The address
+            # for clients on the host leads nowhere inside the container, so it has another one, and
+            # without that every transactional send fails with NotEnoughReplicas, without end.
+            "LISTENERS": f"HOST://:{self.PORT},BROKER://localhost:9094,CONTROLLER://localhost:9093",
+            "ADVERTISED_LISTENERS": f"HOST://{HOST}:{host_port},BROKER://localhost:9094",
+            "INTER_BROKER_LISTENER_NAME": "BROKER",
+            "LISTENER_SECURITY_PROTOCOL_MAP": (
+                "HOST:PLAINTEXT,BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT"
+            ),
             "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
             "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
             "AUTO_CREATE_TOPICS_ENABLE": "false",
@@ -70,6 +76,11 @@ class KafkaContainer(DockerContainer):
             "SHARE_COORDINATOR_STATE_TOPIC_REPLICATION_FACTOR": "1",
             "SHARE_COORDINATOR_STATE_TOPIC_MIN_ISR": "1",
             "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+            # A killed broker registers again only when its last session has ended: 9 s by default.
+            "BROKER_SESSION_TIMEOUT_MS": "4000",
+            "BROKER_HEARTBEAT_INTERVAL_MS": "500",
+            # Tests send records of fixed days. The default deletes them a week after that day.
+            "LOG_RETENTION_MS": "-1",
         }.items():
             self.with_env(f"KAFKA_{name}", value)
         self.waiting_for(
@@ -159,6 +170,8 @@ class DockerPostgres(Contained):
         container = PostgresContainer(
             POSTGRES_IMAGE, username="postgres", password="test", dbname="postgres", driver=None
         ).with_bind_ports(5432, port)
+        # As on the host: few tests need what a crash of the machine would lose.
+        container.with_command("postgres -c fsync=off")
         url = f"postgresql://postgres:test@{HOST}:{port}/postgres"
         super().__init__("postgres", container, lambda: _selects(url))
         self.url = url

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from cli.embedded.programs import find_program, run
-from cli.embedded.server import HOST, StackError, free_port
-from cli.embedded.servers import Postgres, Valkey, kafka_answers
+from cli.embedded.server import HOST, StackError, TcpServer, free_port
+from cli.embedded.servers import kafka_answers
 from tests.support.services.base import Faults, Services
+from tests.support.services.tcp import TcpPostgres, TcpValkey
 
 ROOT = Path(__file__).resolve().parents[3]
 POM = Path(__file__).parent / "kafka" / "pom.xml"
@@ -39,10 +41,13 @@ group.initial.rebalance.delay.ms=0
 # A killed broker can register again only when its last session has ended: 9 s by default.
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=500
+# Tests send records of fixed days. The default deletes them a week after that day: 30 s after the
+# start, and every 5 min from then on.
+log.retention.ms=-1
 """
 
 
-class RealKafka(Faults):
+class RealKafka(Faults, TcpServer):
     """Apache Kafka, one node that is broker and controller (KRaft)."""
 
     name: ClassVar[str] = "kafka"
@@ -64,20 +69,26 @@ class RealKafka(Faults):
         return self._data
 
     def _java(self, *arguments: str) -> list[str]:
-        java = _needed("java", "openjdk-17-jre-headless")
+        java = needed("java", "openjdk-17-jre-headless")
         memory = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC")
         return [str(java), *memory, "-cp", f"{self._jars}/*", *arguments]
 
     def _prepare(self) -> None:
         if self._data.exists():
             return
-        self._settings.write_text(
-            _SETTINGS.format(
-                host=HOST, port=self.port, controller_port=self._controller_port, data=self._data
-            )
-        )
+        self._settings.write_text(self._properties())
         format_ = ("kafka.tools.StorageTool", "format", "--cluster-id", _CLUSTER_ID, "--config")
-        run(self._java(*format_, str(self._settings)), "formatting Kafka's storage")
+        command = self._java(*format_, str(self._settings), *self._format_options())
+        run(command, "formatting Kafka's storage")
+
+    def _properties(self) -> str:
+        """Return the contents of `server.properties`; later lines replace earlier ones."""
+        return _SETTINGS.format(
+            host=HOST, port=self.port, controller_port=self._controller_port, data=self._data
+        )
+
+    def _format_options(self) -> Sequence[str]:
+        return ()
 
     def _command(self) -> list[str]:
         return self._java("kafka.Kafka", str(self._settings))
@@ -86,11 +97,11 @@ class RealKafka(Faults):
         return kafka_answers(self.port)
 
 
-class RealRedis(Faults, Valkey):
+class RealRedis(Faults, TcpValkey):
     name: ClassVar[str] = "redis"
 
 
-class RealPostgres(Faults, Postgres):
+class RealPostgres(Faults, TcpPostgres):
     pass
 
 
@@ -99,7 +110,7 @@ def services(folder: Path, *, durable: bool = False) -> Services:
     return Services(
         "real",
         RealKafka(folder, kafka_jars()),
-        RealRedis(None, folder, program=_needed("redis-server", "redis-server")),
+        RealRedis(None, folder, program=needed("redis-server", "redis-server")),
         RealPostgres(folder, None, durable=durable, programs=postgres_programs()),
     )
 
@@ -113,7 +124,7 @@ def kafka_jars() -> Path:
         return jars
     if given:
         raise StackError(f"kafka: KAFKA_JARS={given} has no {wanted}")
-    mvn = _needed("mvn", "maven")
+    mvn = needed("mvn", "maven")
     copy = ("-B", "-q", "-f", POM, "dependency:copy-dependencies", f"-DoutputDirectory={jars}")
     run([mvn, *copy], "fetching Kafka's jars", timeout_s=600)
     if not (jars / wanted).exists():
@@ -135,7 +146,7 @@ def postgres_programs() -> Path:
     return max(folders, key=lambda folder: float(folder.parent.name))
 
 
-def _needed(program: str, package: str) -> Path:
+def needed(program: str, package: str) -> Path:
     found = find_program(program, "/usr/bin", "/usr/sbin")
     if found is None:
         raise StackError(f"{program}: not installed; apt-get install {package}")

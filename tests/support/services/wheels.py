@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cli.embedded.servers import Broker, Postgres, Valkey
+from cli.embedded.servers import Broker
 from tests.support.services.base import Faults, Services
+from tests.support.services.tcp import TcpPostgres, TcpValkey
 
 
 class WheelBroker(Faults, Broker):
     pass
 
 
-class WheelValkey(Faults, Valkey):
+class WheelValkey(Faults, TcpValkey):
     pass
 
 
-class WheelPostgres(Faults, Postgres):
+class WheelPostgres(Faults, TcpPostgres):
     pass
 
 
