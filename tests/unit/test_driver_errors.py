@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+import uvloop
 from aiokafka.partitioner import murmur2
 from psycopg.rows import namedtuple_row
 from redis.crc import key_slot
@@ -57,3 +58,22 @@ def test_an_error_that_a_driver_raises_by_mistake_is_an_unavailable_store(
 def test_an_error_of_our_own_stays(inside: Callable[[Callable[[], object]], None]) -> None:
     with pytest.raises(AttributeError, match="of our own"):
         inside(own_bug)
+
+
+async def closed_connection() -> asyncio.StreamWriter:
+    """Return a connection that was closed on both sides."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.close()
+        await writer.wait_closed()
+    return writer
+
+
+@pytest.mark.parametrize("inside", [inside_redis, inside_postgres, inside_kafka])
+def test_a_write_to_a_connection_that_was_closed_meanwhile_is_an_unavailable_store(
+    inside: Callable[[Callable[[], object]], None],
+) -> None:
+    writer = uvloop.run(closed_connection())
+    with pytest.raises(StoreUnavailable, match=r"RuntimeError: .*the handler is closed"):
+        inside(lambda: writer.writelines([b"PING"]))
