@@ -185,7 +185,7 @@ def _is_assigned(log: Path) -> bool:
     return log.exists() and "partitions assigned" in log.read_text()
 
 
-def counted(bench: Bench, client: redis.Redis) -> int:
+def counted(bench: Bench, client: redis.Redis | redis.RedisCluster) -> int:
     """Return the number of offsets that the workers have reported as counted."""
     fields: dict[bytes, bytes] = client.hgetall(_progress(bench.settings))  # type: ignore[assignment]
     return sum(int(value.split(b",")[0]) for value in fields.values())
