@@ -1,15 +1,16 @@
 """The answer to a question: from the counters, or from history if the counters cannot answer.
 
 The counters answer if they have all of the window and respond within the read budget. An answer is
-never a mix of both stores.
+never a mix of both stores. `Kind` describes a kind of question; all kinds are answered in one way.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic, perf_counter
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from api.breaker import Breaker
 from api.errors import unavailable
@@ -18,7 +19,7 @@ from store import metrics
 from store.logs import get_logger
 from store.records import (
     Catalog,
-    CounterPage,
+    Counted,
     CounterReader,
     HistoryReader,
     Incomplete,
@@ -74,15 +75,40 @@ class Sources(NamedTuple):
     load_catalog: Callable[[str], Awaitable[Catalog]]
 
 
-class Answer(NamedTuple):
-    """Page, the question that it answers, and the catalog for its rows."""
+class AnyQuestion(Protocol):
+    """What all kinds of questions have."""
 
-    page: Page
-    question: Question
+    @property
+    def tenant(self) -> str: ...
+
+    @property
+    def timezone(self) -> str: ...
+
+
+Asked = TypeVar("Asked", bound=AnyQuestion)
+Found = TypeVar("Found")
+
+
+class Kind(NamedTuple, Generic[Asked, Found]):
+    """Kind of question: how a question is made, and which reads answer it."""
+
+    make: Callable[[str, int], Asked]
+    """Return the question, given the tenant's time zone and its current day."""
+    has_counters: Callable[[Asked], bool]
+    """Return whether counters have all of the question's window."""
+    read_counters: Callable[[Asked], Awaitable[Counted[Found] | Incomplete]]
+    read_history: Callable[[Asked], Awaitable[Found]]
+
+
+class Answer(NamedTuple, Generic[Asked, Found]):
+    """What was found, the question that it answers, and the catalog for its rows."""
+
+    found: Found
+    question: Asked
     catalog: Catalog
     source: Source
     pending: int = 0
-    """Events that are counted and not yet in this page."""
+    """Events that are counted and not yet in what was found."""
 
 
 class SummaryReader:
@@ -110,24 +136,37 @@ class SummaryReader:
             failures_max=settings.breaker_failures, open_s=settings.breaker_open_s
         )
 
-    async def answer(self, tenant: str, params: Params, now_ms: int) -> Answer:
-        """Return the answer for `tenant` as of `now_ms`.
+    async def answer(self, tenant: str, params: Params, now_ms: int) -> Answer[Question, Page]:
+        """Return one page for `tenant` as of `now_ms`.
+
+        Raises ApiError 503 if no store can answer.
+        """
+        kind = Kind(
+            partial(question_of, tenant, params),
+            lambda asked: asked.period is not None or from_tiles(asked.window, asked.today),
+            self._counters.read,
+            self._history.read,
+        )
+        return await self.ask(kind, tenant, now_ms)
+
+    async def ask(self, kind: Kind[Asked, Found], tenant: str, now_ms: int) -> Answer[Asked, Found]:
+        """Return the answer to a question of any kind, for `tenant` as of `now_ms`.
 
         Raises ApiError 503 if no store can answer.
         """
         catalog = await self._catalog(tenant)
-        question = self._question(tenant, catalog, params, now_ms)
+        question = kind.make(catalog.timezone, self._today(catalog, now_ms))
         reason = "no_period"
-        if question.period is not None or from_tiles(question.window, question.today):
-            found, question, catalog = await self._from_counters(question, catalog, params, now_ms)
-            if isinstance(found, CounterPage):
+        if kind.has_counters(question):
+            counted, question, catalog = await self._from_counters(kind, question, catalog, now_ms)
+            if not isinstance(counted, Incomplete):
                 metrics.API_ANSWERS.labels("materialized").inc()
-                return Answer(found.page, question, catalog, "materialized", found.pending)
-            reason = found.reason
+                return Answer(counted.found, question, catalog, "materialized", counted.pending)
+            reason = counted.reason
         metrics.API_FALLBACKS.labels(reason).inc()
-        page = await self._from_history(question)
+        found = await self._from_history(kind, question)
         metrics.API_ANSWERS.labels("history").inc()
-        return Answer(page, question, catalog, "history")
+        return Answer(found, question, catalog, "history")
 
     async def _catalog(self, tenant: str) -> Catalog:
         try:
@@ -140,48 +179,37 @@ class SummaryReader:
                 "the catalog of the tenant cannot be read now; try again", retry_after_s=1
             ) from error
 
-    def _question(self, tenant: str, catalog: Catalog, params: Params, now_ms: int) -> Question:
+    def _today(self, catalog: Catalog, now_ms: int) -> int:
         calendar = self._calendars.get(catalog.timezone)
         if calendar is None:
             calendar = self._calendars[catalog.timezone] = Calendar(catalog.timezone)
-        today = calendar.day_of(now_ms)
-        period = materialized_period(params)
-        return Question(
-            tenant=tenant,
-            group_by=params.group_by,
-            period=period,
-            window=window_of(period, today) if period else exact_window(params.days, today),
-            today=today,
-            timezone=catalog.timezone,
-            limit=params.limit,
-            offset=min(params.offset, STORE_OFFSET_MAX),
-        )
+        return calendar.day_of(now_ms)
 
     # --- counters
 
     async def _from_counters(
-        self, question: Question, catalog: Catalog, params: Params, now_ms: int
-    ) -> tuple[CounterPage | Incomplete, Question, Catalog]:
+        self, kind: Kind[Asked, Found], question: Asked, catalog: Catalog, now_ms: int
+    ) -> tuple[Counted[Found] | Incomplete, Asked, Catalog]:
         """Return the counters' result, the question that it answers, and the newest catalog.
 
         The counters may know a newer catalog version than the cache. If that catalog has another
         time zone, the window changes, and the counters are read a second time with a new question.
         """
         for _ in range(2):
-            found = await self._read_counters(question)
+            found = await self._read_counters(kind, question)
             catalog = await self._newer_catalog(question.tenant, catalog, found)
             if catalog.timezone == question.timezone:
                 return found, question, catalog
-            question = self._question(question.tenant, catalog, params, now_ms)
+            question = kind.make(catalog.timezone, self._today(catalog, now_ms))
         return Incomplete("other_timezone"), question, catalog
 
     async def _newer_catalog(
-        self, tenant: str, catalog: Catalog, found: CounterPage | Incomplete
+        self, tenant: str, catalog: Catalog, found: Counted[object] | Incomplete
     ) -> Catalog:
         """Return the catalog that `found` requires: in most cases `catalog` itself."""
         try:
             async with asyncio.timeout(self._budget_s):
-                if isinstance(found, CounterPage):
+                if not isinstance(found, Incomplete):
                     if found.catalog_version > catalog.version:
                         return await self._catalogs.get(
                             tenant, at_least_version=found.catalog_version
@@ -193,7 +221,9 @@ class SummaryReader:
             logger.warning("catalog may be behind", cause=str(error) or "timeout")
         return catalog
 
-    async def _read_counters(self, question: Question) -> CounterPage | Incomplete:
+    async def _read_counters(
+        self, kind: Kind[Asked, Found], question: Asked
+    ) -> Counted[Found] | Incomplete:
         async with self._counter_reads:
             permit = self.breaker.enter(self._monotonic_s())
             if permit is None:
@@ -202,7 +232,7 @@ class SummaryReader:
             start_s = perf_counter()
             try:
                 async with asyncio.timeout(self._budget_s):
-                    found = await self._counters.read(question)
+                    found = await kind.read_counters(question)
                 metrics.API_COUNTER_SECONDS.observe(perf_counter() - start_s)
                 result = "ok"
                 return found
@@ -224,7 +254,7 @@ class SummaryReader:
 
     # --- history
 
-    async def _from_history(self, question: Question) -> Page:
+    async def _from_history(self, kind: Kind[Asked, Found], question: Asked) -> Found:
         try:
             async with asyncio.timeout(FALLBACK_WAIT_S):
                 await self._history_reads.acquire()
@@ -236,9 +266,9 @@ class SummaryReader:
         start_s = perf_counter()
         try:
             async with asyncio.timeout(self._history_timeout_s):
-                page = await self._history.read(question)
+                found = await kind.read_history(question)
             metrics.API_HISTORY_SECONDS.observe(perf_counter() - start_s)
-            return page
+            return found
         except (StoreUnavailable, TimeoutError) as error:
             metrics.API_FALLBACK_REFUSED.labels("history").inc()
             logger.warning("history unavailable", cause=str(error) or "timeout")
@@ -247,6 +277,21 @@ class SummaryReader:
             ) from error
         finally:
             self._history_reads.release()
+
+
+def question_of(tenant: str, params: Params, timezone: str, today: int) -> Question:
+    """Return the question about a page, given the tenant's time zone and its current day."""
+    period = materialized_period(params)
+    return Question(
+        tenant=tenant,
+        group_by=params.group_by,
+        period=period,
+        window=window_of(period, today) if period else exact_window(params.days, today),
+        today=today,
+        timezone=timezone,
+        limit=params.limit,
+        offset=min(params.offset, STORE_OFFSET_MAX),
+    )
 
 
 def materialized_period(params: Params) -> Period | None:

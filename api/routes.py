@@ -17,6 +17,7 @@ from api.access import Viewer
 from api.lag import LagWatch
 from api.params import Params, parse
 from api.reader import Answer, SummaryReader
+from store.records import Page, Question
 from store.summary import row
 from store.windows import date_of
 
@@ -50,22 +51,22 @@ def router(reader: SummaryReader, lag: LagWatch | None, now_ms: Callable[[], int
     return routes
 
 
-def encode(answer: Answer, params: Params) -> bytes:
+def encode(answer: Answer[Question, Page], params: Params) -> bytes:
     """Return the JSON body, its fields in the order of the API contract."""
     group_by = params.group_by
     return _encoder.encode(
         {
             "groupBy": group_by,
             "days": params.days,
-            "summary": [row(group_by, group, answer.catalog) for group in answer.page.groups],
-            "total": answer.page.total,
+            "summary": [row(group_by, group, answer.catalog) for group in answer.found.groups],
+            "total": answer.found.total,
             "limit": params.limit,
             "offset": params.offset,
         }
     )
 
 
-def _headers(answer: Answer, body: bytes, lag: LagWatch | None) -> dict[str, str]:
+def _headers(answer: Answer[Question, Page], body: bytes, lag: LagWatch | None) -> dict[str, str]:
     question = answer.question
     headers = {
         "X-Summary-Source": answer.source,

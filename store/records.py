@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -175,6 +175,28 @@ class Incomplete(NamedTuple):
     reason: str
 
 
+Found_co = TypeVar("Found_co", covariant=True)
+
+
+class Counted(Protocol[Found_co]):
+    """What the counters answered to a question of any kind."""
+
+    @property
+    def found(self) -> Found_co:
+        """The answer itself, as history gives it."""
+        ...
+
+    @property
+    def catalog_version(self) -> int:
+        """Version of the tenant's catalog that an import announced last (0 = none)."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Events that are counted and not yet in the answer: see ADR 0019."""
+        ...
+
+
 class CounterReader(Protocol):
     """Reader of the counters. Raises `StoreUnavailable` if they do not answer in time."""
 
@@ -193,6 +215,11 @@ class CounterPage(NamedTuple):
     """Events that are counted and not yet in this page: see ADR 0019."""
     is_ranked: bool = True
     """Whether the rank was there; else all customers were summed, which few are: see ADR 0022."""
+
+    @property
+    def found(self) -> Page:
+        """The page, as `Counted` names it."""
+        return self.page
 
 
 class HistoryReader(Protocol):
