@@ -17,11 +17,12 @@ from limits.aio.storage import MemoryStorage
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api import admin, docs_page, openapi, routes, system
+from api import admin, docs_page, group_routes, openapi, routes, system
 from api.access import Gate, KeyGate, OpenGate, check_startup
 from api.admin import Administration
 from api.asked_ranks import AskedRanks
 from api.errors import ApiError, error_response
+from api.group_reader import GroupReader
 from api.guard import GuardedCounters
 from api.key_checker import LOAD_TIMEOUT_S, KeyChecker
 from api.lag import LagWatch
@@ -111,6 +112,8 @@ def create_app(
     reader = SummaryReader(settings, counters=counters, history=history, catalogs=catalogs)
     readiness = system.Readiness(checks or {}, watch, lag_events_max=settings.api_ready_lag_max)
     app.include_router(routes.router(reader, watch, now_ms))
+    groups = GroupReader(reader, counters=counters, history=history)
+    app.include_router(group_routes.router(groups, watch, now_ms))
     if administration is not None:
         app.include_router(admin.router(administration))
     app.include_router(system.router(readiness, describe_counters))

@@ -10,7 +10,17 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from store.logs import get_logger
-from store.records import CounterPage, CounterReader, Incomplete, Question, StoreUnavailable
+from store.records import (
+    CountedGroup,
+    CountedTrend,
+    CounterPage,
+    CounterReader,
+    GroupQuestion,
+    Incomplete,
+    Question,
+    StoreUnavailable,
+    TrendQuestion,
+)
 from store.windows import Period
 
 logger = get_logger("api")
@@ -61,6 +71,14 @@ class AskedRanks:
             elif found.reason == "not_ranked":
                 self._note(question.tenant, period, is_lacking=True)
         return found
+
+    async def read_group(self, question: GroupQuestion) -> CountedGroup | Incomplete:
+        """Return the counters' answer, which needs no rank. Raises StoreUnavailable."""
+        return await self._counters.read_group(question)
+
+    async def read_trend(self, question: TrendQuestion) -> CountedTrend | Incomplete:
+        """Return the counters' answer, which needs no rank. Raises StoreUnavailable."""
+        return await self._counters.read_trend(question)
 
     def _note(self, tenant: str, period: Period, *, is_lacking: bool) -> None:
         key, now_s = (tenant, period, is_lacking), self._monotonic_s()

@@ -7,7 +7,17 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from store.logs import get_logger
-from store.records import AccessRefused, CounterPage, CounterReader, Incomplete, Question
+from store.records import (
+    AccessRefused,
+    CountedGroup,
+    CountedTrend,
+    CounterPage,
+    CounterReader,
+    GroupQuestion,
+    Incomplete,
+    Question,
+    TrendQuestion,
+)
 
 logger = get_logger("api")
 
@@ -32,9 +42,20 @@ class GuardedCounters:
 
     async def read(self, question: Question) -> CounterPage | Incomplete:
         """Return the counters' answer, or the reason why there is none. Raises StoreUnavailable."""
+        return await self._refused() or await self._counters.read(question)
+
+    async def read_group(self, question: GroupQuestion) -> CountedGroup | Incomplete:
+        """Return the counters' answer, or the reason why there is none. Raises StoreUnavailable."""
+        return await self._refused() or await self._counters.read_group(question)
+
+    async def read_trend(self, question: TrendQuestion) -> CountedTrend | Incomplete:
+        """Return the counters' answer, or the reason why there is none. Raises StoreUnavailable."""
+        return await self._refused() or await self._counters.read_trend(question)
+
+    async def _refused(self) -> Incomplete | None:
         if not self._is_known:
             await self.refresh()
-        return Incomplete(self._reason) if self._reason else await self._counters.read(question)
+        return Incomplete(self._reason) if self._reason else None
 
     async def refresh(self) -> None:
         """Look up the reason once. Raises StoreUnavailable."""

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.body import BODY_BYTES_MAX
 from api.errors import error_response
 from api.hosts import is_loopback_authority, is_loopback_origin
+from api.routes import PATH
 from store import metrics
 from store.api_keys import hide_keys
 from store.logs import get_logger
@@ -30,6 +31,7 @@ BODY_WAIT_S: Final = 5.0
 #: Maximum number of concurrent requests; more would only wait for each other.
 REQUESTS_MAX: Final = 1_000
 
+_GROUP_PATH: Final = re.compile(rf"\A({PATH}/[^/]+/).*\Z", re.DOTALL)
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 
 
@@ -90,7 +92,7 @@ class RequestMiddleware:
             else:
                 await self._app(scope, receive, recorder.send)
         except Exception:
-            logger.exception("request failed", method=scope["method"], path=scope["path"])
+            logger.exception("request failed", method=scope["method"], path=_path(scope))
             if recorder.status:
                 raise  # part of the response was sent: the server can only close the connection
             response = error_response(
@@ -183,6 +185,11 @@ async def _fits(receive: Receive) -> bool:
     return False
 
 
+def _path(scope: Scope) -> str:
+    """Return the path for the log, without the id of a group: it may be that of a person."""
+    return _GROUP_PATH.sub(r"\1{id}", scope["path"])
+
+
 def _record(scope: Scope, method: str, state: dict[str, Any], recorder: _ResponseRecorder) -> None:
     seconds = perf_counter() - recorder.start_s
     status = recorder.status or 500
@@ -193,7 +200,7 @@ def _record(scope: Scope, method: str, state: dict[str, Any], recorder: _Respons
     logger.info(
         "request",
         method=method,
-        path=scope["path"],
+        path=_path(scope),
         status=status,
         duration_ms=round(seconds * 1_000, 2),
         source=state.get("source"),

@@ -7,15 +7,21 @@ from the models that decode them; headers and errors are described here.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from datetime import date
 from typing import Any, Final
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api import group_params
 from api.access import TENANT_HEADER
+from api.bodies import group_body, trend_body
+from api.csv_body import encode_csv
 from api.errors import CODES
-from api.params import LIMIT, PARAMETERS
+from api.group_params import TrendParams
+from api.params import LIMIT, PARAMETERS, Parameter
 from store.api_keys import ROLES
 from store.catalog_document import CatalogDocument
 from store.records import (
@@ -28,7 +34,8 @@ from store.records import (
     Grouping,
     Offer,
 )
-from store.summary import ROW_FIELDS, RowField, row
+from store.summary import POINT_FIELDS, ROW_FIELDS, RowField, row
+from store.windows import EPOCH, PERIODS
 
 _COUNT: Final = {"type": "integer", "minimum": 0}
 
@@ -40,19 +47,24 @@ _TENANT_PARAMETER: Final[dict[str, Any]] = {
     "schema": {"type": "string", "pattern": f"^{TENANT_PATTERN}$"},
 }
 
-SUMMARY_PARAMETERS: Final[list[dict[str, Any]]] = [
-    *(
+
+def _parameters(parameters: Iterable[Parameter], where: str = "query") -> list[dict[str, Any]]:
+    described = [
         {
             "name": parameter.name,
-            "in": "query",
-            "required": False,
+            "in": where,
+            "required": where == "path",
             "description": f"{parameter.description} Allowed: {parameter.rule}.",
             "schema": parameter.schema,
         }
-        for parameter in PARAMETERS
-    ),
-    _TENANT_PARAMETER,
-]
+        for parameter in parameters
+    ]
+    return [*described, _TENANT_PARAMETER]
+
+
+SUMMARY_PARAMETERS: Final = _parameters(PARAMETERS)
+TREND_PARAMETERS: Final = _parameters(group_params.TREND_PARAMETERS)
+GROUP_PARAMETERS: Final = _parameters(group_params.PATH_PARAMETERS, "path")
 
 
 def _field_schema(field: RowField) -> dict[str, Any]:
@@ -65,16 +77,16 @@ def _field_schema(field: RowField) -> dict[str, Any]:
     return schema
 
 
-def _row_schema(group_by: Grouping) -> dict[str, Any]:
-    fields = ROW_FIELDS[group_by]
+def _fields_schema(title: str, fields: Sequence[RowField]) -> dict[str, Any]:
     return {
-        "title": group_by,
+        "title": title,
         "type": "object",
         "properties": {field.name: _field_schema(field) for field in fields},
         "required": [field.name for field in fields],
     }
 
 
+_ROW_SCHEMAS: Final = [_fields_schema(group_by, ROW_FIELDS[group_by]) for group_by in GROUPINGS]
 _SUMMARY_SCHEMA: Final = {
     "type": "object",
     "properties": {
@@ -82,7 +94,7 @@ _SUMMARY_SCHEMA: Final = {
         "days": {"type": "integer"},
         "summary": {
             "type": "array",
-            "items": {"oneOf": [_row_schema(group_by) for group_by in GROUPINGS]},
+            "items": {"oneOf": _ROW_SCHEMAS},
         },
         "total": {**_COUNT, "description": "Groups with at least one interaction in the window."},
         "limit": {"type": "integer", "minimum": 1, "maximum": LIMIT.cap},
@@ -109,27 +121,38 @@ ERROR_SCHEMA: Final = {
 }
 
 
+def _object(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(fields)}
+
+
 def _header(text: str, **schema: Any) -> dict[str, Any]:
     return {"description": text, "schema": schema}
 
 
-_SUMMARY_HEADERS: Final = {
+_COMMON_HEADERS: Final = {
     "X-Summary-Source": _header(
         "The store that answered: the counters (materialized) or history.",
         type="string",
         enum=["materialized", "history"],
     ),
+    "X-Summary-Lag": _header("The number of events not yet counted, where known.", **_COUNT),
+    "ETag": _header("Entity tag of the body, for If-None-Match.", type="string"),
+    "X-Request-Id": _header("The id of this request in the logs.", type="string"),
+}
+_WINDOW_START_HEADER: Final = {
+    "X-Summary-Window-Start": _header(
+        "The first day of the window; absent for alltime.", type="string", format="date"
+    ),
+}
+_SUMMARY_HEADERS: Final = {
+    **_COMMON_HEADERS,
+    **_WINDOW_START_HEADER,
     "X-Summary-Period": _header(
         "The period of the window; `exact` if no period has this window.",
         type="string",
         enum=["daily", "weekly", "monthly", "alltime", "exact"],
     ),
-    "X-Summary-Window-Start": _header(
-        "The first day of the window; absent for alltime.", type="string", format="date"
-    ),
-    "X-Summary-Lag": _header("The number of events not yet counted, where known.", **_COUNT),
-    "ETag": _header("Entity tag of the body, for If-None-Match.", type="string"),
-    "X-Request-Id": _header("The id of this request in the logs.", type="string"),
+    "Vary": _header("`Accept`, which decides between JSON and CSV.", type="string"),
 }
 
 
@@ -216,19 +239,102 @@ def _example(group_by: Grouping) -> dict[str, Any]:
     }
 
 
+_READ_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    304: {"description": "The body has not changed: its entity tag is in If-None-Match."},
+    **errors(400, 401, 403, 413, 421, 429, 431, 500, 503),
+}
+_CSV_EXAMPLE: Final = encode_csv(
+    [field.name for field in ROW_FIELDS["channel"]], _example("channel")["summary"]
+).decode()
 SUMMARY_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "One page of rows, sorted by total descending, then id ascending.",
+        "description": "One page of rows, sorted by `sort` descending, then id ascending.",
         "headers": _SUMMARY_HEADERS,
         "content": {
             "application/json": {
                 "schema": _SUMMARY_SCHEMA,
                 "examples": {group_by: {"value": _example(group_by)} for group_by in GROUPINGS},
+            },
+            "text/csv": {"schema": {"type": "string"}, "example": _CSV_EXAMPLE},
+        },
+    },
+    **_READ_ERRORS,
+}
+
+# --- one group, and counts per day
+
+_SAMPLE_DAY: Final = (date(2026, 11, 24) - EPOCH).days
+
+
+def _group_example(group_by: Grouping) -> dict[str, Any]:
+    counts = {"daily": {"impression": 40, "click": 3}, "weekly": {"impression": 320, "click": 19}}
+    groups = {
+        period: GroupCounts(_SAMPLE_IDS[group_by], counts.get(period, _SAMPLE_COUNTS), 12)
+        for period in PERIODS
+    }
+    return group_body(group_by, _SAMPLE_IDS[group_by], groups, _SAMPLE_CATALOG, _SAMPLE_DAY)
+
+
+_PERIOD_SCHEMA: Final = _object(
+    {
+        "windowStart": {
+            "type": ["string", "null"],
+            "format": "date",
+            "description": "The first day of the period; null for alltime.",
+        },
+        "row": {"oneOf": _ROW_SCHEMAS},
+    }
+)
+_GROUP_SCHEMA: Final = _object(
+    {
+        "groupBy": {"type": "string", "enum": list(GROUPINGS)},
+        "id": {"type": "string"},
+        "periods": _object(dict.fromkeys(PERIODS, _PERIOD_SCHEMA)),
+    }
+)
+GROUP_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The group in all periods, with the fields of its row in the list.",
+        "headers": _COMMON_HEADERS,
+        "content": {
+            "application/json": {
+                "schema": _GROUP_SCHEMA,
+                "examples": {g: {"value": _group_example(g)} for g in GROUPINGS},
             }
         },
     },
-    304: {"description": "The body has not changed: its entity tag is in If-None-Match."},
-    **errors(400, 401, 403, 413, 421, 429, 431, 500, 503),
+    **_READ_ERRORS,
+    **errors(404),
+}
+_POINTS_SCHEMA: Final = {
+    "type": "array",
+    "items": _fields_schema("day", POINT_FIELDS),
+    "description": "One for each day, the oldest first.",
+}
+_TREND_SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        "groupBy": {"type": "string", "enum": list(GROUPINGS)},
+        "id": {"type": ["string", "null"]},
+        "days": {"type": "integer"},
+        "points": _POINTS_SCHEMA,
+        "previous": {**_POINTS_SCHEMA, "description": "The days before; with `compare` only."},
+    },
+    "required": ["groupBy", "id", "days", "points"],
+}
+_TREND_EXAMPLE: Final = trend_body(
+    TrendParams("action", "off_001", 2, has_previous=True),
+    {_SAMPLE_DAY: {"impression": 40, "click": 3}, _SAMPLE_DAY - 2: {"impression": 25}},
+    _SAMPLE_DAY,
+)
+TREND_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The days, the oldest first; today, which is not over, is the last one.",
+        "headers": {**_COMMON_HEADERS, **_WINDOW_START_HEADER},
+        "content": {"application/json": {"schema": _TREND_SCHEMA, "example": _TREND_EXAMPLE}},
+    },
+    **_READ_ERRORS,
+    **errors(404),
 }
 
 # --- system
@@ -312,10 +418,6 @@ _KEY_FIELDS: Final[dict[str, Any]] = {
         "description": "Whether the key is hashed with the current API_KEY_PEPPER.",
     },
 }
-
-
-def _object(fields: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": fields, "required": list(fields)}
 
 
 def _json_of(schema: dict[str, Any], description: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from api.breaker import Breaker
 from api.errors import unavailable
-from api.params import Params
+from api.params import SORTED_GROUPS_MAX, Params
 from store import metrics
 from store.logs import get_logger
 from store.records import (
@@ -280,8 +280,12 @@ class SummaryReader:
 
 
 def question_of(tenant: str, params: Params, timezone: str, today: int) -> Question:
-    """Return the question about a page, given the tenant's time zone and its current day."""
+    """Return the question about a page, given the tenant's time zone and its current day.
+
+    For another order than that of the total, it is about all groups: see `api.sorting`.
+    """
     period = materialized_period(params)
+    is_by_total = params.sort == "total"
     return Question(
         tenant=tenant,
         group_by=params.group_by,
@@ -289,8 +293,8 @@ def question_of(tenant: str, params: Params, timezone: str, today: int) -> Quest
         window=window_of(period, today) if period else exact_window(params.days, today),
         today=today,
         timezone=timezone,
-        limit=params.limit,
-        offset=min(params.offset, STORE_OFFSET_MAX),
+        limit=params.limit if is_by_total else SORTED_GROUPS_MAX,
+        offset=min(params.offset, STORE_OFFSET_MAX) if is_by_total else 0,
     )
 
 

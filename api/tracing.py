@@ -5,7 +5,8 @@ Imported only where TRACES_ENABLED is set. See `store.tracing` for what spans ma
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 from fastapi import FastAPI
 from opentelemetry import propagate
@@ -16,14 +17,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.reader import Sources
 from store.records import (
     Catalog,
+    CountedGroup,
+    CountedTrend,
     CounterPage,
     CounterReader,
+    Grouping,
+    GroupPeriods,
+    GroupQuestion,
     HistoryReader,
     Incomplete,
     Page,
     Question,
+    Trend,
+    TrendQuestion,
 )
 from store.tracing import Traces, span
+
+Found = TypeVar("Found")
 
 #: Paths that are polled by machines.
 UNTRACED_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -86,9 +96,20 @@ class TracedCounters:
 
     async def read(self, question: Question) -> CounterPage | Incomplete:
         """Return the counters' answer. Raises StoreUnavailable."""
-        attributes = {"db.system.name": "redis", "interaction_summary.group_by": question.group_by}
+        return await self._traced(question.group_by, self._counters.read(question))
+
+    async def read_group(self, question: GroupQuestion) -> CountedGroup | Incomplete:
+        """Return the counters' answer. Raises StoreUnavailable."""
+        return await self._traced(question.group_by, self._counters.read_group(question))
+
+    async def read_trend(self, question: TrendQuestion) -> CountedTrend | Incomplete:
+        """Return the counters' answer. Raises StoreUnavailable."""
+        return await self._traced(question.group_by, self._counters.read_trend(question))
+
+    async def _traced(self, group_by: Grouping, read: Awaitable[Found]) -> Found:
+        attributes = {"db.system.name": "redis", "interaction_summary.group_by": group_by}
         with span(self._tracer, "read counters", SpanKind.CLIENT, attributes) as current:
-            answer = await self._counters.read(question)
+            answer = await read
             if isinstance(answer, Incomplete):
                 current.set_attribute("interaction_summary.fallback_reason", answer.reason)
             return answer
@@ -103,12 +124,20 @@ class TracedHistory:
 
     async def read(self, question: Question) -> Page:
         """Return the page of the question. Raises StoreUnavailable."""
-        attributes = {
-            "db.system.name": "postgresql",
-            "interaction_summary.group_by": question.group_by,
-        }
+        return await self._traced(question.group_by, self._history.read(question))
+
+    async def read_group(self, question: GroupQuestion) -> GroupPeriods | None:
+        """Return the group of the question. Raises StoreUnavailable."""
+        return await self._traced(question.group_by, self._history.read_group(question))
+
+    async def read_trend(self, question: TrendQuestion) -> Trend | None:
+        """Return the days of the question. Raises StoreUnavailable."""
+        return await self._traced(question.group_by, self._history.read_trend(question))
+
+    async def _traced(self, group_by: Grouping, read: Awaitable[Found]) -> Found:
+        attributes = {"db.system.name": "postgresql", "interaction_summary.group_by": group_by}
         with span(self._tracer, "read history", SpanKind.CLIENT, attributes):
-            return await self._history.read(question)
+            return await read
 
 
 class ApiTraces(Traces):

@@ -163,13 +163,46 @@ class Page(NamedTuple):
     """Number of groups with at least one interaction in the window."""
 
 
+class GroupQuestion(NamedTuple):
+    """Question about one group in all periods, with the tenant's calendar applied."""
+
+    tenant: str
+    group_by: Grouping
+    id: str
+    today: int
+    """The tenant's current day."""
+    timezone: str
+
+
+#: The counts of one group in each period.
+GroupPeriods = Mapping[Period, GroupCounts]
+
+
+class TrendQuestion(NamedTuple):
+    """Question about each day of a window, with the tenant's calendar applied."""
+
+    tenant: str
+    group_by: Grouping
+    id: str | None
+    """The group; None = the sum of all groups of the grouping."""
+    window: Window
+    """Has both bounds; the end is `today`."""
+    today: int
+    timezone: str
+
+
+#: Day -> outcome type key -> interactions, of the days that have any; all counts > 0.
+Trend = Mapping[int, Mapping[str, int]]
+
+
 class Incomplete(NamedTuple):
     """Answer of counters that cannot answer a question.
 
     `reason`: no_generation | not_complete | rolling | other_day | other_timezone | no_period |
-    too_many_groups | capped (some of the grouping's groups are counted as one) | not_ranked
-    (customers are not ranked in this period, see ADR 0022) | lost_record (a group of the page has
-    no record) | evicting | evicted (see `store.redis.evictions`).
+    too_many_groups | pending (the group is unknown, and may be in a pending delta) | capped (some
+    of the grouping's groups are counted as one) | not_ranked (customers are not ranked in this
+    period, see ADR 0022) | lost_record (a ranked group has no record) | evicting | evicted (see
+    `store.redis.evictions`).
     """
 
     reason: str
@@ -204,6 +237,14 @@ class CounterReader(Protocol):
         """Return one page from one snapshot, or the reason why there is none."""
         ...
 
+    async def read_group(self, question: GroupQuestion) -> CountedGroup | Incomplete:
+        """Return one group in all periods, from one snapshot, or the reason why not."""
+        ...
+
+    async def read_trend(self, question: TrendQuestion) -> CountedTrend | Incomplete:
+        """Return counts per day from one snapshot, or the reason why there are none."""
+        ...
+
 
 class CounterPage(NamedTuple):
     """A page that the counters answered."""
@@ -222,11 +263,35 @@ class CounterPage(NamedTuple):
         return self.page
 
 
+class CountedGroup(NamedTuple):
+    """A group that the counters answered; None = it never had an interaction."""
+
+    found: GroupPeriods | None
+    catalog_version: int
+    pending: int = 0
+
+
+class CountedTrend(NamedTuple):
+    """Counts per day that the counters answered; None = the group never had an interaction."""
+
+    found: Trend | None
+    catalog_version: int
+    pending: int = 0
+
+
 class HistoryReader(Protocol):
     """Reader of the raw history. Raises `StoreUnavailable`."""
 
     async def read(self, question: Question) -> Page:
         """Return one page from one snapshot."""
+        ...
+
+    async def read_group(self, question: GroupQuestion) -> GroupPeriods | None:
+        """Return one group in all periods, from one snapshot; None if it is unknown."""
+        ...
+
+    async def read_trend(self, question: TrendQuestion) -> Trend | None:
+        """Return counts per day, from one snapshot; None if the group is unknown."""
         ...
 
 

@@ -15,6 +15,7 @@ from store.postgres import pool as postgres
 from store.postgres.arrays import Texts, Uuids
 from store.postgres.copyrows import COLUMNS, encode
 from store.postgres.gaps import HistoryGaps, note_gaps
+from store.postgres.group_history import GroupHistory
 from store.postgres.migrate import make_room
 from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.quarantine import QuarantinedRecord, quarantine
@@ -301,16 +302,8 @@ async def copy_rows(
         await copy.write(rows)
 
 
-class PostgresHistory:
-    """The `HistoryReader` over the raw rows.
-
-    The pool sets the statement timeout. `timeout_s` bounds the whole read, for a server that keeps
-    the connection open but does not answer.
-    """
-
-    def __init__(self, pool: Pool, *, timeout_s: float = postgres.TRANSACTION_TIMEOUT_S) -> None:
-        self._pool = pool
-        self._timeout_s = timeout_s
+class PostgresHistory(GroupHistory):
+    """The `HistoryReader` over the raw rows."""
 
     async def read(self, question: Question) -> Page:
         """Return one page by one statement, so from one snapshot. Raises StoreUnavailable."""

@@ -23,7 +23,15 @@ from store.counters import (
     Rolled,
     TenantOverview,
 )
-from store.records import CounterPage, Incomplete, Question
+from store.records import (
+    CountedGroup,
+    CountedTrend,
+    CounterPage,
+    GroupQuestion,
+    Incomplete,
+    Question,
+    TrendQuestion,
+)
 from store.redis.active import active_counted, active_generations
 from store.redis.audit import AuditedCounters
 from store.redis.builds import RedisBuilds
@@ -31,6 +39,7 @@ from store.redis.client import Client, Script, open_client, redis_errors
 from store.redis.floors import read_floors, report_floors
 from store.redis.fold import Fold
 from store.redis.generations import RedisGenerations
+from store.redis.group_reads import RedisGroupReads
 from store.redis.keys import LIMITED_CODES, watermark_field
 from store.redis.overview import overview
 from store.redis.pipelined import PipelinedScript
@@ -83,6 +92,7 @@ class RedisCounters(RedisGenerations):
         self._fold = Fold(client, prefix, groups_max=groups_max)
         self._roll = Script("roll", include=["parts", "windows"])
         self._reads = RedisReads(client, prefix)
+        self._group_reads = RedisGroupReads(client, prefix)
         self._announce_catalog = Script("announce_catalog")
 
     async def ping(self) -> None:
@@ -102,6 +112,14 @@ class RedisCounters(RedisGenerations):
     async def read(self, question: Question) -> CounterPage | Incomplete:
         """Return one page; see `RedisReads.read`. Raises StoreUnavailable."""
         return await self._reads.read(question)
+
+    async def read_group(self, question: GroupQuestion) -> CountedGroup | Incomplete:
+        """Return one group; see `RedisGroupReads.read_group`. Raises StoreUnavailable."""
+        return await self._group_reads.read_group(question)
+
+    async def read_trend(self, question: TrendQuestion) -> CountedTrend | Incomplete:
+        """Return counts per day; see `RedisGroupReads.read_trend`. Raises StoreUnavailable."""
+        return await self._group_reads.read_trend(question)
 
     async def announce_catalog(self, tenant: str, version: int) -> None:
         """Publish the tenant's catalog version: each reader gets it with its next read.

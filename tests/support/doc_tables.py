@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import typer.main
 
-from api.params import PARAMETERS, Integer
+from api.group_params import PATH_PARAMETERS, TREND_PARAMETERS
+from api.params import PARAMETERS, Integer, Parameter
 from cli.main import app as cli_app
 from store.metrics import METRICS
 from store.records import GROUPINGS
 from store.settings import Settings
-from store.summary import ROW_FIELDS
+from store.summary import POINT_FIELDS, ROW_FIELDS, RowField
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -88,22 +90,27 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def parameters_table() -> str:
+def _parameters_table(parameters: Sequence[Parameter]) -> str:
     lines = ["| parameter | type | default | allowed | meaning |", "|---|---|---|---|---|"]
-    for p in PARAMETERS:
+    for p in parameters:
         kind = "integer" if isinstance(p, Integer) else "string"
-        lines.append(f"| `{p.name}` | {kind} | `{p.default}` | {p.rule} | {p.description} |")
+        default = "none" if p.default is None else f"`{p.default}`"
+        lines.append(f"| `{p.name}` | {kind} | {default} | {p.rule} | {p.description} |")
     return "\n".join(lines)
+
+
+def _fields_table(fields: Sequence[RowField]) -> list[str]:
+    lines = ["| field | type | meaning |", "|---|---|---|"]
+    for field in fields:
+        kind = f"{field.type} or null" if field.nullable else field.type
+        lines.append(f"| `{field.name}` | {kind} | {field.description} |")
+    return lines
 
 
 def rows_tables() -> str:
     parts = []
     for group_by in GROUPINGS:
-        lines = [f"### {group_by}", "", "| field | type | meaning |", "|---|---|---|"]
-        for field in ROW_FIELDS[group_by]:
-            kind = f"{field.type} or null" if field.nullable else field.type
-            lines.append(f"| `{field.name}` | {kind} | {field.description} |")
-        parts.append("\n".join(lines))
+        parts.append("\n".join([f"### {group_by}", "", *_fields_table(ROW_FIELDS[group_by])]))
     return "\n\n".join(parts)
 
 
@@ -112,8 +119,11 @@ TABLES: Final[dict[tuple[Path, str], Callable[[], str]]] = {
     (ROOT / "README.md", "settings"): settings_table,
     (ROOT / "docs/commands.md", "commands"): commands_table,
     (ROOT / "docs/operations.md", "metrics"): metrics_table,
-    (ROOT / "docs/api.md", "parameters"): parameters_table,
+    (ROOT / "docs/api.md", "parameters"): partial(_parameters_table, PARAMETERS),
+    (ROOT / "docs/api.md", "group-parameters"): partial(_parameters_table, PATH_PARAMETERS),
+    (ROOT / "docs/api.md", "trend-parameters"): partial(_parameters_table, TREND_PARAMETERS),
     (ROOT / "docs/rows.md", "rows"): rows_tables,
+    (ROOT / "docs/rows.md", "points"): lambda: "\n".join(_fields_table(POINT_FIELDS)),
     (
         ROOT / "deploy/helm/interaction-summary/templates/_settings.tpl",
         "setting-names",

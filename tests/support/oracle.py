@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any
 
 from store.catalog_document import CatalogDocument
@@ -44,9 +45,11 @@ def body_of(
     days: int,
     limit: int,
     offset: int,
+    sort: str = "total",
 ) -> bytes:
     """Return the body of a response, from all groups of its window and the imported catalog."""
     limit = min(limit, 500)
+    groups = sorted(groups, key=lambda group: (-_sort_value(group, sort), group.id))
     body = {
         "groupBy": group_by,
         "days": days,
@@ -55,14 +58,108 @@ def body_of(
         "limit": limit,
         "offset": offset,
     }
+    return _encoded(body)
+
+
+def group_body_of(
+    events: Sequence[Event],
+    catalog: CatalogDocument,
+    *,
+    group_by: Grouping,
+    id_: str,
+    today: int,
+    calendar: Calendar,
+) -> bytes | None:
+    """Return the body of one group in all periods; None if it never had an interaction."""
+    if not any(getattr(event, _ID[group_by]) == id_ for event in events):
+        return None
+    periods = {}
+    for period, days in (("daily", 1), ("weekly", 7), ("monthly", 31), ("alltime", None)):
+        window = Window(None, None) if days is None else Window(today - days + 1, today)
+        groups = {g.id: g for g in groups_of(events, group_by, window, calendar)}
+        group = groups.get(id_, GroupCounts(id_, {}, 0 if group_by == "customer" else None))
+        start = None if days is None else _date(today - days + 1)
+        periods[period] = {"windowStart": start, "row": _row(group_by, group, catalog)}
+    return _encoded({"groupBy": group_by, "id": id_, "periods": periods})
+
+
+def trend_counts(
+    events: Iterable[Event],
+    group_by: Grouping,
+    id_: str | None,
+    window: Window,
+    calendar: Calendar,
+) -> dict[int, dict[str, int]]:
+    """Return interactions by day and outcome of one group, or of all that have one (None)."""
+    counted: dict[int, Counter[str]] = defaultdict(Counter)
+    for event in events:
+        group, day = getattr(event, _ID[group_by]), calendar.day_of(event.occurred_ms)
+        if group is not None and id_ in (None, group) and day in window:
+            counted[day][event.outcome] += 1
+    return {day: dict(counts) for day, counts in counted.items()}
+
+
+def trend_body_of(
+    events: Sequence[Event],
+    *,
+    group_by: Grouping,
+    id_: str | None,
+    days: int,
+    compare: bool,
+    today: int,
+    calendar: Calendar,
+) -> bytes | None:
+    """Return the body of counts per day; None if the group never had an interaction."""
+    if id_ is not None and not any(getattr(event, _ID[group_by]) == id_ for event in events):
+        return None
+    counted = trend_counts(events, group_by, id_, Window(None, None), calendar)
+
+    def points(first: int) -> list[dict[str, Any]]:
+        found = []
+        for day in range(first, first + days):
+            of_day = counted.get(day, {})
+            columns = {key: of_day.get(key, 0) for key in _SHOWN}
+            found.append(
+                {
+                    "date": _date(day),
+                    **columns,
+                    "total": sum(of_day.values()),
+                    "ctr": _rate(columns["click"], columns),
+                    "cvr": _rate(columns["convert"], columns),
+                }
+            )
+        return found
+
+    body = {"groupBy": group_by, "id": id_, "days": days, "points": points(today - days + 1)}
+    if compare:
+        body["previous"] = points(today - 2 * days + 1)
+    return _encoded(body)
+
+
+_SHOWN = ("impression", "click", "dismiss", "accept", "convert")
+
+
+def _encoded(body: Any) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _date(day: int) -> str:
+    return str(date(1970, 1, 1) + timedelta(day))
+
+
+def _sort_value(group: GroupCounts, sort: str) -> float:
+    if sort == "total":
+        return sum(group.counts.values())
+    columns = {key: group.counts.get(key, 0) for key in _SHOWN}
+    if sort in ("ctr", "cvr"):
+        return _rate(columns["click" if sort == "ctr" else "convert"], columns)
+    return columns[sort]
 
 
 def _row(group_by: Grouping, group: GroupCounts, catalog: CatalogDocument) -> dict[str, Any]:
     counts = group.counts
     total = sum(counts.values())
-    shown = ("impression", "click", "dismiss", "accept", "convert")
-    columns = {key: counts.get(key, 0) for key in shown}
+    columns = {key: counts.get(key, 0) for key in _SHOWN}
     ctr, cvr = _rate(columns["click"], columns), _rate(columns["convert"], columns)
     if group_by == "customer":
         return {

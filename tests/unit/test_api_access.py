@@ -29,7 +29,17 @@ from api.key_checker import (
 )
 from api.rate_limit import BREAKER_FAILURES, TIMEOUT_S, RateLimiter
 from store.api_keys import ApiKey, Role, hash_key, make_key
-from store.records import Catalog, CounterPage, Page, Question, StoreUnavailable
+from store.records import (
+    Catalog,
+    CountedGroup,
+    CountedTrend,
+    CounterPage,
+    GroupQuestion,
+    Page,
+    Question,
+    StoreUnavailable,
+    TrendQuestion,
+)
 from store.redis.rate_counts import make_rate_counts
 from store.settings import Settings
 from tests.support.waiting import eventually_async
@@ -95,6 +105,14 @@ class Counters:
     async def read(self, question: Question) -> CounterPage:
         self.asked.append(question.tenant)
         return CounterPage(Page([], 0), 0)
+
+    async def read_group(self, question: GroupQuestion) -> CountedGroup:
+        self.asked.append(question.tenant)
+        return CountedGroup(None, 0)
+
+    async def read_trend(self, question: TrendQuestion) -> CountedTrend:
+        self.asked.append(question.tenant)
+        return CountedTrend({}, 0)
 
 
 class Catalogs:

@@ -8,7 +8,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.asked_ranks import KEPT_EVERY_S, LACKING_EVERY_S, AskedRanks, rank_of
-from store.records import CounterPage, Incomplete, Page, Question, StoreUnavailable
+from store.records import (
+    CountedGroup,
+    CountedTrend,
+    CounterPage,
+    GroupQuestion,
+    Incomplete,
+    Page,
+    Question,
+    StoreUnavailable,
+    TrendQuestion,
+)
 from store.windows import Period
 from tests.support.contract import exact_question, question
 from tests.support.events import NOW_MS
@@ -28,6 +38,12 @@ class Fixture:
 
     async def read(self, asked: Question) -> CounterPage | Incomplete:
         return self.answer
+
+    async def read_group(self, question: GroupQuestion) -> CountedGroup | Incomplete:
+        return Incomplete("no_generation")
+
+    async def read_trend(self, question: TrendQuestion) -> CountedTrend | Incomplete:
+        return Incomplete("no_generation")
 
     async def note_asked(
         self, tenant: str, period: Period, *, at_ms: int, is_lacking: bool

@@ -1,0 +1,57 @@
+"""Responses of the summary endpoints: their headers, and 304 where nothing has changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Final
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from api.lag import LagWatch
+from api.reader import Answer, Asked, Found
+from store.windows import date_of
+
+_ETAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+
+
+def respond(
+    request: Request,
+    answer: Answer[Asked, Found],
+    body: bytes,
+    *,
+    lag: LagWatch | None,
+    start_day: int | None = None,
+    media_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the response with `body`, or a 304 if If-None-Match has its entity tag.
+
+    `start_day`: the first day of the window; None = the window has none, or the body says it.
+    """
+    all_headers = {
+        "X-Summary-Source": answer.source,
+        "ETag": f'"{blake2b(body, digest_size=16).hexdigest()}"',
+        # A client may store the response, and must revalidate it before each use.
+        "Cache-Control": "private, no-cache",
+        **(headers or {}),
+    }
+    if start_day is not None:
+        all_headers["X-Summary-Window-Start"] = date_of(start_day).isoformat()
+    # The lag is that of the counters; the lag of history is not known here.
+    if lag is not None and lag.events is not None and answer.source == "materialized":
+        all_headers["X-Summary-Lag"] = str(lag.events + answer.pending)
+    if _has_current(request.headers, all_headers["ETag"]):
+        return Response(status_code=304, headers=all_headers)
+    return Response(body, headers=all_headers, media_type=media_type)
+
+
+def _has_current(headers: Headers, etag: str) -> bool:
+    """Return whether If-None-Match lists `etag`, weak or strong, or is `*`."""
+    if "if-none-match" not in headers:
+        return False
+    listed = ",".join(headers.getlist("if-none-match"))
+    return listed.strip() == "*" or etag in _ETAG.findall(listed)
