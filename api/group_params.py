@@ -71,11 +71,10 @@ def parse_group(scope: Scope) -> GroupParams:
     """
     given_in(scope["query_string"], ())
     raw = scope.get("raw_path") or quote(scope["path"]).encode()
-    parts = raw.decode("ascii").split("/", _PARTS_BEFORE_ID)
-    group_by, id_ = (
-        unquote(part, errors="surrogateescape")
-        for part in (*parts, "", "")[_PARTS_BEFORE_ID - 1 : _PARTS_BEFORE_ID + 1]
-    )
+    parts = raw.decode("ascii", "surrogateescape").split("/", _PARTS_BEFORE_ID)
+    # Fewer where a slash before the groupBy is encoded, too.
+    parts += [""] * (_PARTS_BEFORE_ID + 1 - len(parts))
+    group_by, id_ = (unquote(part, errors="surrogateescape") for part in parts[-2:])
     return GroupParams(
         cast(Grouping, PATH_GROUP_BY.parse({PATH_GROUP_BY.name: group_by})),
         cast(str, PATH_ID.parse({PATH_ID.name: id_})),

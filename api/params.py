@@ -33,7 +33,7 @@ ID_CHARS_MAX: Final = 128
 OFFSET_MAX: Final = 2**63 - 1
 
 _INTEGER: Final = re.compile(r"0|[1-9][0-9]*", re.ASCII)
-_NOT_ASCII: Final = re.compile(rb"[\x80-\xff]")
+_NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 #: Surrogates stand for bytes that are no UTF-8.
 _ID: Final = re.compile(rf"[^\x00\ud800-\udfff]{{1,{ID_CHARS_MAX}}}")
 #: A number with more digits is larger than every bound, so it is never converted as a whole.
@@ -239,7 +239,7 @@ def given_in(query: bytes, names: Sequence[str]) -> Mapping[str, str]:
     """
     allowed = f"allowed are {', '.join(names)}" if names else "none is allowed here"
     # Some clients send the bytes of UTF-8 as they are.
-    encoded = _NOT_ASCII.sub(lambda byte: b"%%%02X" % byte[0], query).decode("ascii")
+    encoded = _NOT_ASCII.sub(lambda byte: f"%{ord(byte[0]):02X}", query.decode("latin-1"))
     try:
         pairs = parse_qsl(
             encoded,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from store.records import SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts, Grouping, OutcomeType
+from store.windows import date_of
 
 Row = dict[str, Any]
 
@@ -103,6 +104,16 @@ ROW_FIELDS: Final[Mapping[Grouping, tuple[RowField, ...]]] = {
         _count("uniqueActions", "Distinct offers that the customer interacted with."),
     ),
 }
+
+
+#: The fields of a point of a trend, in the order of the response.
+POINT_FIELDS: Final = (
+    RowField("date", "string", "Calendar day in the tenant's time zone."),
+    *_COUNTS,
+    _TOTAL,
+    _CTR,
+    _CVR,
+)
 
 
 def percent(part: int, whole: int) -> float:
@@ -210,6 +221,16 @@ _ROWS: dict[Grouping, Callable[[GroupCounts, Catalog], Row]] = {
     "channel": _channel,
     "customer": _customer,
 }
+
+
+def point(day: int, counts: Mapping[str, int]) -> Row:
+    """Return a point of a trend, given the interactions of the day by outcome type."""
+    return {
+        "date": date_of(day).isoformat(),
+        **_columns(counts),
+        "total": sum(counts.values()),
+        **_rates(counts),
+    }
 
 
 def row(group_by: Grouping, group: GroupCounts, catalog: Catalog) -> Row:

@@ -412,6 +412,26 @@ def test_no_request_shows_another_tenant_whatever_ids_events_carry(stores: Setti
             assert all(row[mine] == row["total"] == 1 and row[foreign] == 0 for row in rows)
             seen.add(response.headers["x-summary-source"])
         assert seen == {"materialized", "history"}
+        for tenant, group_by, id_ in product(keys, GROUPINGS, HOSTILE_IDS):
+            # A client resolves `..` in a path, unless its dots are encoded.
+            encoded = quote(id_, safe="").replace(".", "%2E")
+            mine = "click" if tenant == "acme" else "dismiss"
+            one = {**dict.fromkeys(("click", "dismiss"), 0), mine: 1}
+            url = f"{PATH}/{group_by}/{encoded}"
+            group = client.get(url, headers=with_key(keys[tenant])).json()
+            assert group["id"] == id_
+            for period in group["periods"].values():
+                assert {key: period["row"][key] for key in one} == one
+            for days in (3, 40):
+                url = f"{PATH}/trend?groupBy={group_by}&id={encoded}&days={days}"
+                points = client.get(url, headers=with_key(keys[tenant])).json()["points"]
+                assert [point["total"] for point in points] == [0] * (days - 1) + [1]
+                assert {key: points[-1][key] for key in one} == one
+        for tenant, group_by, days in product(keys, GROUPINGS, (3, 40)):
+            url = f"{PATH}/trend?groupBy={group_by}&days={days}"
+            point = client.get(url, headers=with_key(keys[tenant])).json()["points"][-1]
+            mine, foreign = ("click", "dismiss") if tenant == "acme" else ("dismiss", "click")
+            assert (point[mine], point[foreign]) == (len(HOSTILE_IDS), 0)
 
         @hypothesis_settings(
             max_examples=50,
@@ -426,9 +446,14 @@ def test_no_request_shows_another_tenant_whatever_ids_events_carry(stores: Setti
         )
         def refuses(claimed: bytes, query: str) -> None:
             headers: dict[str, Any] = {**with_key(keys["acme"]), "X-Tenant-Id": claimed}
-            for url in (f"{PATH}?{query}", f"{PATH}?groupBy=action&{query}"):
+            for url in (
+                f"{PATH}?{query}",
+                f"{PATH}?groupBy=action&{query}",
+                f"{PATH}/customer/C-1?{query}",
+                f"{PATH}/trend?{query}",
+            ):
                 response = client.get(url, headers=headers)
                 assert response.status_code in (400, 403)
-                assert "summary" not in response.json()
+                assert list(response.json()) == ["error"]
 
         refuses()

@@ -8,6 +8,8 @@ import functools
 import itertools
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
+from typing import Protocol
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -36,7 +38,7 @@ from store.windows import (
     window_of,
 )
 from tests.support.events import IDS, OUTCOMES, make_event
-from tests.support.oracle import body_of, groups_of
+from tests.support.oracle import body_of, group_body_of, groups_of, trend_body_of
 from tests.support.reader_pair import ReaderPair, Tenant, open_reader_pair
 from tests.support.zones import ODD_ZONES, ZONES, transitions
 
@@ -53,21 +55,49 @@ MOMENTS_MS = (-HOUR_MS, -60_000, -1, 0, 1, AHEAD_MAX_MS - 1, 12 * HOUR_MS)
 _serial = itertools.count()
 
 
+class ParityQuestion(Protocol):
+    """A question to any of the endpoints."""
+
+    @property
+    def tenant(self) -> int: ...
+
+    @property
+    def below(self) -> str:
+        """What follows the path of the list."""
+        ...
+
+    @property
+    def query(self) -> str: ...
+
+    def source(self, shards: int) -> str:
+        """Return the source of the answer of the reader that has counters."""
+        ...
+
+    def expected(
+        self, counted: Sequence[Event], catalog: CatalogDocument, today: int, calendar: Calendar
+    ) -> bytes | None:
+        """Return the body of the answer; None = 404."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
-class ParityQuestion:
+class ListQuestion:
     tenant: int
     group_by: Grouping
     days: int
     exact: bool
     limit: int
     offset: int
+    sort: str
+
+    below = ""
 
     @property
     def query(self) -> str:
         window = "&window=exact" if self.exact else ""
         return (
             f"groupBy={self.group_by}&days={self.days}&limit={self.limit}&offset={self.offset}"
-            + window
+            f"&sort={self.sort}{window}"
         )
 
     def window(self, today: int) -> Window:
@@ -78,11 +108,81 @@ class ParityQuestion:
         return period_for(self.days)
 
     def source(self, shards: int) -> str:
-        if shards > 1 and self.group_by == "customer":
+        if shards > 1 and self.group_by == "customer" and self.sort == "total":
             deep = self.offset + min(self.limit, 500) > SHARD_GROUPS_MAX
         else:
             deep = False
         return "history" if deep or (self.exact and self.days > TILE_DAYS) else "materialized"
+
+    def expected(
+        self, counted: Sequence[Event], catalog: CatalogDocument, today: int, calendar: Calendar
+    ) -> bytes:
+        return body_of(
+            groups_of(counted, self.group_by, self.window(today), calendar),
+            catalog,
+            group_by=self.group_by,
+            days=self.days,
+            limit=self.limit,
+            offset=self.offset,
+            sort=self.sort,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupParityQuestion:
+    tenant: int
+    group_by: Grouping
+    id: str
+
+    query = ""
+
+    @property
+    def below(self) -> str:
+        return f"/{self.group_by}/{quote(self.id, safe='')}"
+
+    def source(self, shards: int) -> str:
+        return "materialized"
+
+    def expected(
+        self, counted: Sequence[Event], catalog: CatalogDocument, today: int, calendar: Calendar
+    ) -> bytes | None:
+        return group_body_of(
+            counted, catalog, group_by=self.group_by, id_=self.id, today=today, calendar=calendar
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrendParityQuestion:
+    tenant: int
+    group_by: Grouping
+    id: str | None
+    days: int
+    compare: bool
+
+    below = "/trend"
+
+    @property
+    def query(self) -> str:
+        id_ = "" if self.id is None else f"&id={quote(self.id, safe='')}"
+        compare = "&compare=previous" if self.compare else ""
+        return f"groupBy={self.group_by}&days={self.days}{id_}{compare}"
+
+    def source(self, shards: int) -> str:
+        days = 2 * self.days if self.compare else self.days
+        return "history" if days > TILE_DAYS else "materialized"
+
+    def expected(
+        self, counted: Sequence[Event], catalog: CatalogDocument, today: int, calendar: Calendar
+    ) -> bytes | None:
+        return trend_body_of(
+            counted,
+            group_by=self.group_by,
+            id_=self.id,
+            days=self.days,
+            compare=self.compare,
+            today=today,
+            calendar=calendar,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,15 +308,33 @@ def happenings(draw: st.DrawFn, calendar: Calendar, tenant: str, now_ms: int) ->
     )
 
 
-questions = st.builds(
-    ParityQuestion,
+list_questions = st.builds(
+    ListQuestion,
     tenant=st.sampled_from((0, 1)),
     group_by=st.sampled_from(GROUPINGS),
     days=st.sampled_from((1, 2, 7, 8, 30, 31, 32, 365, 3_650)) | st.integers(1, 40),
     exact=st.booleans(),
     limit=st.sampled_from((1, 2, 3, 100, 500, 501, 10**9)),
     offset=st.sampled_from((0, 0, 0, 1, 2, 3, 7, 50, 10**6, 2**53 - 1)),
+    sort=st.sampled_from(("total", "total", "impression", "click", "convert", "ctr", "cvr")),
 )
+#: The last one is one that no event has.
+asked_ids = st.sampled_from((*IDS, "a/b"))
+group_questions = st.builds(
+    GroupParityQuestion,
+    tenant=st.sampled_from((0, 1)),
+    group_by=st.sampled_from(GROUPINGS),
+    id=asked_ids,
+)
+trend_questions = st.builds(
+    TrendParityQuestion,
+    tenant=st.sampled_from((0, 1)),
+    group_by=st.sampled_from(GROUPINGS),
+    id=st.none() | asked_ids,
+    days=st.sampled_from((1, 2, 7, 8, 15, 16, 30, 31, 32, 60)),
+    compare=st.booleans(),
+)
+questions = st.one_of(list_questions, group_questions, trend_questions)
 
 
 @st.composite
@@ -236,7 +354,7 @@ def worlds(draw: st.DrawFn) -> World:
                 now_ms,
                 draw(st.booleans()),
                 draw(st.permutations(fresh + again)),
-                draw(st.lists(questions, min_size=8, max_size=12)),
+                draw(st.lists(questions, min_size=12, max_size=18)),
                 draw(st.sets(st.sampled_from(PERIODS[:-1]))),
                 draw(st.sampled_from((0, 1, 2, 10))),
             )
@@ -300,19 +418,17 @@ async def check_question(
     counted: Sequence[Event],
     catalog: CatalogDocument,
 ) -> None:
-    window = question.window(tenant.calendar.day_of(pair.now_ms))
-    groups = groups_of(counted, question.group_by, window, tenant.calendar)
-    expected = body_of(
-        groups,
-        catalog,
-        group_by=question.group_by,
-        days=question.days,
-        limit=question.limit,
-        offset=question.offset,
-    )
+    today = tenant.calendar.day_of(pair.now_ms)
+    expected = question.expected(counted, catalog, today, tenant.calendar)
     by_counters, by_history = await asyncio.gather(
-        tenant.ask(question.query, of=pair.counted), tenant.ask(question.query, of=pair.historic)
+        *(
+            tenant.ask(question.query, below=question.below, of=reader)
+            for reader in (pair.counted, pair.historic)
+        )
     )
+    if expected is None:
+        assert (by_counters.status_code, by_history.status_code) == (404, 404), question
+        return
     for response, source in ((by_counters, source_of_counters), (by_history, "history")):
         assert response.status_code == 200, response.text
         assert response.headers["x-summary-source"] == source
@@ -347,8 +463,8 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(
     clock changes and midnights; events up to 45 days late and up to 5 minutes ahead, sent twice,
     with and without treatment and channel, of system types and a custom one; few ids, so that
     totals are equal; ranks of customers that are all kept, or none, or built in part or whole;
-    catalogs that lack some ids; questions of every grouping, period and exact window, at any
-    offset.
+    catalogs that lack some ids; lists of every grouping, period, exact window and order, at any
+    offset; groups in all periods and trends, also of ids that no event has.
     """
     stores = Settings(
         auth_mode="open",
@@ -376,6 +492,6 @@ def test_counters_history_and_a_plain_count_give_the_same_bytes(
             agrees()
         finally:
             runner.run(stack.aclose())
-    assert questions_checked >= 8 * worlds_max
+    assert questions_checked >= 12 * worlds_max
     with capsys.disabled():
         print(f"\nparity: {questions_checked} questions, one answer")  # noqa: T201 - number checked

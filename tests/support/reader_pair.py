@@ -129,14 +129,22 @@ class Tenant:
     _stored: int | None = None
 
     async def ask(
-        self, query: str, *, of: httpx.AsyncClient | None = None, etag: str | None = None
+        self,
+        query: str,
+        *,
+        below: str = "",
+        of: httpx.AsyncClient | None = None,
+        etag: str | None = None,
     ) -> httpx.Response:
-        """Return the response of one reader, by default `counted`, to a question of the tenant."""
+        """Return the response of one reader, by default `counted`, to a question of the tenant.
+
+        `below` is what follows the path of the list.
+        """
         headers = {"X-Tenant-Id": self.name}
         if etag is not None:
             headers["If-None-Match"] = etag
         client = self._pair.counted if of is None else of
-        return await client.get(f"{PATH}?{query}", headers=headers)
+        return await client.get(f"{PATH}{below}?{query}", headers=headers)
 
 
 @asynccontextmanager

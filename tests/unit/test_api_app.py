@@ -26,11 +26,13 @@ from store.records import (
     CounterPage,
     Creative,
     GroupCounts,
+    GroupQuestion,
     Incomplete,
     Offer,
     Page,
     Question,
     StoreUnavailable,
+    TrendQuestion,
 )
 from store.settings import Settings
 from store.windows import EPOCH, Window
@@ -69,6 +71,12 @@ class Store:
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    async def read_group(self, question: GroupQuestion) -> Any:
+        raise AssertionError("tests/unit/test_api_groups.py is about groups")
+
+    async def read_trend(self, question: TrendQuestion) -> Any:
+        raise AssertionError("tests/unit/test_api_groups.py is about trends")
 
 
 class Catalogs:
@@ -566,6 +574,7 @@ def test_the_headers_of_an_answer() -> None:
         "x-summary-period": "weekly",
         "x-summary-window-start": "2026-11-18",
         "x-summary-lag": "12",
+        "vary": "Accept",
     }
 
 
@@ -882,7 +891,15 @@ def test_openapi_describes_parameters_rows_and_errors() -> None:
         }
     operation = document["paths"][PATH]["get"]
     parameters = {p["name"]: p for p in operation["parameters"]}
-    assert list(parameters) == ["groupBy", "days", "limit", "offset", "window", "X-Tenant-Id"]
+    assert list(parameters) == [
+        "groupBy",
+        "days",
+        "limit",
+        "offset",
+        "window",
+        "sort",
+        "X-Tenant-Id",
+    ]
     assert parameters["days"]["schema"] == {
         "type": "integer",
         "minimum": 1,

@@ -48,12 +48,12 @@ def _refusal(query: str) -> str:
 
 
 def test_without_parameters_the_defaults_hold() -> None:
-    assert parse(b"") == Params("action", 30, 100, 0, "period")
+    assert parse(b"") == Params("action", 30, 100, 0, "period", "total")
 
 
 def test_all_parameters_are_read() -> None:
-    query = b"groupBy=customer&days=7&limit=20&offset=40&window=exact"
-    assert parse(query) == Params("customer", 7, 20, 40, "exact")
+    query = b"groupBy=customer&days=7&limit=20&offset=40&window=exact&sort=ctr"
+    assert parse(query) == Params("customer", 7, 20, 40, "exact", "ctr")
 
 
 @pytest.mark.parametrize("group_by", ["action", "treatment", "channel", "customer"])
@@ -70,6 +70,13 @@ def test_another_grouping_is_refused_with_the_allowed_ones(value: str) -> None:
 @pytest.mark.parametrize("value", ["", "Exact", "rolling"])
 def test_another_window_is_refused_with_the_allowed_ones(value: str) -> None:
     assert _refusal(f"window={value}").startswith("window must be one of period, exact; got '")
+
+
+@pytest.mark.parametrize("value", ["", "Total", "ctr,cvr", "-ctr", "id"])
+def test_another_order_is_refused_with_the_allowed_ones(value: str) -> None:
+    assert _refusal(f"sort={value}").startswith(
+        "sort must be one of total, impression, click, convert, ctr, cvr; got '"
+    )
 
 
 @pytest.mark.parametrize("name", ["days", "limit", "offset"])
@@ -110,9 +117,9 @@ def test_offset_over_its_bound(offset: str) -> None:
     assert f"offset must be an integer from 0 to {OFFSET_MAX}" in _refusal(f"offset={offset}")
 
 
-@pytest.mark.parametrize("name", ["groupBy", "days", "limit", "offset", "window"])
+@pytest.mark.parametrize("name", ["groupBy", "days", "limit", "offset", "window", "sort"])
 def test_a_repeated_parameter_is_refused(name: str) -> None:
-    value = {"groupBy": "action", "window": "period"}.get(name, "5")
+    value = {"groupBy": "action", "window": "period", "sort": "ctr"}.get(name, "5")
     assert _refusal(f"{name}={value}&{name}={value}") == (
         f"{name} is given more than once; give it once"
     )
@@ -134,7 +141,7 @@ def test_a_repeated_parameter_is_refused(name: str) -> None:
 )
 def test_an_unknown_parameter_is_refused_by_name(query: str, shown: str) -> None:
     assert _refusal(query) == (
-        f"unknown parameter {shown}; allowed are groupBy, days, limit, offset, window"
+        f"unknown parameter {shown}; allowed are groupBy, days, limit, offset, window, sort"
     )
 
 

@@ -17,12 +17,13 @@ import pytest
 from api import docs_page, openapi
 from api.access import KEY_HEADER, TENANT_HEADER
 from api.app import build
+from api.csv_body import encode_csv
 from api.errors import CODES
 from api.rate_limit import Budget
 from cli.console import BAD_USAGE, FAILED, SUCCESS
 from store.records import GROUPINGS, SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts
 from store.settings import Settings
-from store.summary import percent, row
+from store.summary import POINT_FIELDS, ROW_FIELDS, percent, row
 from streams.decode.rejection import Reason
 from tests.support.doc_tables import TABLES, commands, find_table
 
@@ -66,7 +67,11 @@ def test_every_error_is_in_the_api_guide() -> None:
 
 def test_every_header_of_a_response_is_in_the_api_guide() -> None:
     text = API.read_text()
-    described = openapi.SUMMARY_RESPONSES[200]["headers"]
+    described = {
+        **openapi.SUMMARY_RESPONSES[200]["headers"],
+        **openapi.GROUP_RESPONSES[200]["headers"],
+        **openapi.TREND_RESPONSES[200]["headers"],
+    }
     budget = Budget(limit=1, used=2, reset_s=3).headers()
     headers = {*described, *budget, TENANT_HEADER, KEY_HEADER, "Retry-After", "Authorization"}
     assert [name for name in sorted(headers) if name not in text] == []
@@ -93,12 +98,19 @@ def test_every_reason_of_a_dead_letter_is_explained() -> None:
 
 def test_every_reason_of_a_fallback_to_history_is_explained() -> None:
     """Reasons of the counter store, and those that the reader adds."""
-    reasons = set(
-        re.findall(r"return \{'(\w+)'\}", (ROOT / "store/redis/lua/read.lua").read_text())
-    )
-    for module in ("api/reader.py", "store/redis/reads.py", "store/shard_pages.py"):
+    reasons: set[str] = set()
+    for script in ("read", "answering", "group", "trend"):
+        text = (ROOT / f"store/redis/lua/{script}.lua").read_text()
+        reasons |= set(re.findall(r"return \{'(\w+)'\}", text))
+    for module in (
+        "api/reader.py",
+        "store/redis/reads.py",
+        "store/redis/group_reads.py",
+        "store/redis/shard_scripts.py",
+        "store/shard_pages.py",
+    ):
         reasons |= set(re.findall(r'Incomplete\("(\w+)"\)', (ROOT / module).read_text()))
-    assert {"no_generation", "timeout", "no_period"} <= reasons
+    assert {"no_generation", "timeout", "no_period", "pending"} <= reasons
     text = OPERATIONS.read_text()
     assert [reason for reason in sorted(reasons) if f"`{reason}`" not in text] == []
 
@@ -140,7 +152,7 @@ def _log_lines(package: str, levels: set[str]) -> Iterator[str]:
 
 
 def test_the_api_guide_shows_an_answer_of_every_grouping_with_the_fields_there_are() -> None:
-    answers = [json.loads(block) for block in _blocks(API, "json") if '"groupBy"' in block]
+    answers = [json.loads(block) for block in _blocks(API, "json") if '"summary"' in block]
     assert {answer["groupBy"] for answer in answers} == set(GROUPINGS)
     answers += [json.loads(block) for block in _blocks(README, "json") if '"groupBy"' in block]
     assert len(answers) == len(GROUPINGS) + 1
@@ -156,6 +168,41 @@ def test_the_api_guide_shows_an_answer_of_every_grouping_with_the_fields_there_a
             if "neutral" in shown:
                 rest = shown["impression"] - shown["positive"] - shown["negative"]
                 assert shown["neutral"] == rest
+
+
+def test_the_api_guide_shows_a_group_and_a_trend_with_the_fields_there_are() -> None:
+    (group,) = [json.loads(b) for b in _blocks(API, "json") if '"periods"' in b]
+    assert list(group) == ["groupBy", "id", "periods"]
+    assert list(group["periods"]) == ["daily", "weekly", "monthly", "alltime"]
+    for shown in group["periods"].values():
+        assert list(shown) == ["windowStart", "row"]
+        assert list(shown["row"]) == [field.name for field in ROW_FIELDS[group["groupBy"]]]
+        assert shown["row"]["ctr"] == percent(shown["row"]["click"], shown["row"]["impression"])
+    (trend,) = [json.loads(b) for b in _blocks(API, "json") if '"points"' in b]
+    assert list(trend) == ["groupBy", "id", "days", "points", "previous"]
+    dates = [shown["date"] for shown in (*trend["previous"], *trend["points"])]
+    assert dates == sorted(set(dates))
+    assert len(dates) == 2 * trend["days"]
+    for shown in (*trend["previous"], *trend["points"]):
+        assert list(shown) == [field.name for field in POINT_FIELDS]
+        assert shown["total"] >= sum(
+            shown[key] for key in ("impression", "click", "dismiss", "accept", "convert")
+        )
+        assert shown["ctr"] == percent(shown["click"], shown["impression"])
+        assert shown["cvr"] == percent(shown["convert"], shown["impression"])
+
+
+def test_the_api_guide_shows_the_rows_of_its_example_as_csv() -> None:
+    (shown,) = _blocks(API, "csv")
+    (channels,) = [
+        json.loads(b) for b in _blocks(API, "json") if '"summary"' in b and '"channel",' in b
+    ]
+    fields = [field.name for field in ROW_FIELDS["channel"]]
+    assert shown == encode_csv(fields, channels["summary"]).decode().replace("\r\n", "\n")
+
+
+def test_the_api_guide_has_the_client_that_is_tested() -> None:
+    assert _blocks(API, "python") == [(ROOT / "examples/client.py").read_text()]
 
 
 def _blocks(path: Path, language: str) -> list[str]:
