@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 from fastapi import APIRouter, Request
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 
 from api import openapi
@@ -21,10 +22,19 @@ from api.responses import respond
 from api.routes import PATH
 from store.records import Grouping
 
-#: `path`: an id may have slashes.
-GROUP_PATH: Final = f"{PATH}/{{groupBy}}/{{id:path}}"
+#: An id may have slashes.
+GROUP_PATH: Final = f"{PATH}/{{groupBy}}/{{id:anything}}"
 TREND_PATH: Final = f"{PATH}/trend"
 _encoder: Final = msgspec.json.Encoder()
+
+
+class _Anything(StringConvertor):
+    """Rest of a path, as Starlette's `path`, but with line breaks."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("anything", _Anything())
 
 
 def router(reader: GroupReader, lag: LagWatch | None, now_ms: Callable[[], int]) -> APIRouter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +29,7 @@ _FIRST_CODE: Final = 1
 _STEP: Final = 4
 
 _unpack = msgspec.msgpack.decode
+_numbers: Final = msgspec.msgpack.Decoder(list[int]).decode
 
 
 class RedisGroupReads:
@@ -82,8 +83,8 @@ class RedisGroupReads:
         days: dict[int, Counter[str]] = {}
         for _, _, _, types, blocks in answers:
             names = _unpack(types) if types else []
-            for block, packed in enumerate(blocks, first_day // BLOCK_DAYS):
-                for day, outcome, n in _tiles(names, packed, block):
+            for block, of_groups in enumerate(blocks, first_day // BLOCK_DAYS):
+                for day, outcome, n in _summed(names, of_groups, block):
                     if day in question.window:
                         days.setdefault(day, Counter())[outcome] += n
         return CountedTrend(days, version, pending)
@@ -125,15 +126,20 @@ def _add_periods(
             if n:
                 counts[period][outcome] += n
     if tiles:
-        for day, outcome, n in _tiles(names, tiles, today // BLOCK_DAYS):
+        for day, outcome, n in _summed(names, [tiles], today // BLOCK_DAYS):
             if day == today:
                 counts["daily"][outcome] += n
 
 
-def _tiles(names: list[str], packed: bytes, block: int) -> list[tuple[int, str, int]]:
-    """Return day, outcome type and interactions of each tile of a block."""
-    flat = _unpack(packed)
+def _summed(
+    names: Sequence[str], packed: Iterable[bytes], block: int
+) -> list[tuple[int, str, int]]:
+    """Return day, outcome type and interactions of the tiles of a block, summed over groups."""
+    sums: dict[int, int] = {}
+    for each in packed:
+        flat = _numbers(each)
+        for at, n in zip(flat[::2], flat[1::2], strict=True):
+            sums[at] = sums.get(at, 0) + n
     return [
-        (block * BLOCK_DAYS + at % BLOCK_DAYS, names[at // BLOCK_DAYS], n)
-        for at, n in zip(flat[::2], flat[1::2], strict=True)
+        (block * BLOCK_DAYS + at % BLOCK_DAYS, names[at // BLOCK_DAYS], n) for at, n in sums.items()
     ]

@@ -161,12 +161,21 @@ def test_the_sum_of_too_many_groups_is_left_to_history(redis_url: str) -> None:
     async def go() -> None:
         async with opened(redis_url) as (_, counters):
             writer = await start(counters)
-            await writer.commit([make_event(offer=f"off_{i}") for i in range(2_000)])
+            await writer.commit([make_event(offer=f"off_{i}") for i in range(400)])
+            for days in (1, 31):
+                summed = await counters.read_trend(trend("action", days=days))
+                assert summed == CountedTrend({TODAY: {"impression": 400}}, 0)
+            await writer.commit([make_event(offer=f"off_{i}") for i in range(400, 857)])
             assert await counters.read_trend(trend("action")) == Incomplete("too_many_groups")
-            one = await counters.read_trend(trend("action", "off_7", days=1))
+            summed = await counters.read_trend(trend("action", days=1))
+            assert summed == CountedTrend({TODAY: {"impression": 857}}, 0)
+            await writer.commit([make_event(offer="off_857")])
+            found = await counters.read_trend(trend("action", days=1))
+            assert found == Incomplete("too_many_groups")
+            one = await counters.read_trend(trend("action", "off_7"))
             assert one == CountedTrend({TODAY: {"impression": 1}}, 0)
-            channels = await counters.read_trend(trend("channel", days=1))
-            assert channels == CountedTrend({TODAY: {"impression": 2_000}}, 0)
+            channels = await counters.read_trend(trend("channel"))
+            assert channels == CountedTrend({TODAY: {"impression": 858}}, 0)
 
     asyncio.run(go())
 

@@ -278,7 +278,7 @@ def test_bad_input_is_a_400_that_names_it(path: str, message: str) -> None:
     assert counters.questions == []
 
 
-@pytest.mark.parametrize("id_", ["a/b", "é", "%2F", "?", "#", " ", "trend", "a%00"])
+@pytest.mark.parametrize("id_", ["a/b", "é", "%2F", "?", "#", " ", "trend", "%00", "a\nb", "a\n"])
 def test_any_id_reaches_the_stores_as_it_is(id_: str) -> None:
     counters = Store(CountedGroup(GROUP, 3))
     encoded = "".join(f"%{byte:02X}" for byte in id_.encode())
