@@ -159,8 +159,8 @@ VISIBLE_BUCKETS_S: Final = (
 #: Why history answers, in the order of docs/operations.md.
 FALLBACK_REASONS: Final = (
     "no_generation", "not_complete", "rolling", "other_day", "other_timezone", "evicting",
-    "evicted", "lost_record", "capped", "not_ranked", "no_period", "too_many_groups", "timeout",
-    "unreachable", "breaker_open", "error",
+    "evicted", "lost_record", "capped", "not_ranked", "pending", "no_period", "too_many_groups",
+    "timeout", "unreachable", "breaker_open", "error",
 )  # fmt: skip
 
 #: `streams.decode.rejection.Reason`.
@@ -196,8 +196,9 @@ API_FALLBACKS: Final = _counter(
     "Questions that the counters could not answer, by reason.",
     "timeout, unreachable, breaker_open, error: check Redis. no_generation, not_complete, "
     "rolling, other_day, other_timezone: is a worker running? evicting, evicted, lost_record: "
-    "Redis has evicted counters, or may. not_ranked lasts until a worker has built the rank. "
-    "no_period, too_many_groups (both window=exact) are normal.",
+    "Redis has evicted counters, or may. not_ranked lasts until a worker has built the rank, "
+    "pending until it has folded deltas. no_period, too_many_groups (window=exact, trends) are "
+    "normal.",
     {"reason": FALLBACK_REASONS},
 )
 API_FALLBACK_REFUSED: Final = _counter(
