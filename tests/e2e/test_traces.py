@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from api.group_routes import GROUP_PATH, TREND_PATH
 from cli.embedded.server import free_port
 from store.settings import Settings
 from tests.support.events import make_event
@@ -122,6 +123,23 @@ def test_a_request_has_a_span_with_children_for_its_stores_and_nothing_of_its_se
 
 
 @pytest.mark.long
+def test_reads_of_groups_and_trends_have_spans_without_the_id(
+    program: Program, collector: TraceCollector
+) -> None:
+    program.env |= collector.variables(schedule_delay_ms=50)
+    api = program.api()
+    assert api.client.get(f"{PATH}/customer/Zebra").status_code == 404
+    assert api.client.get(f"{TREND_PATH}?groupBy=customer&id=Zebra").status_code == 404
+    assert api.process.terminate() == 0
+    for route in (GROUP_PATH, TREND_PATH):
+        (request,) = collector.named(f"GET {route}")
+        assert request.attributes["http.route"] == route
+        assert request.attributes["interaction_summary.source"] == "history"
+        names = {span.name for span in collector.spans if span.parent_id == request.span_id}
+        assert {"read counters", "read history"} <= names
+    assert b"Zebra" not in b"".join(collector.bodies)
+
+
 def test_each_server_process_sends_its_own_spans(
     program: Program, collector: TraceCollector
 ) -> None:

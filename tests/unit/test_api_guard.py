@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from api import guard
-from store.records import AccessRefused, CounterReader, StoreUnavailable
+from store.records import AccessRefused, CounterReader, Incomplete, StoreUnavailable
 
 
 def test_a_refused_connection_is_logged_once_and_again_after_it_worked(
@@ -33,3 +33,30 @@ def test_a_refused_connection_is_logged_once_and_again_after_it_worked(
         return [each["error"] for each in logged if each["log_level"] == "error"]
 
     assert asyncio.run(run()) == ["Redis: wrong password"] * 2
+
+
+def test_no_read_reaches_counters_that_redis_may_have_evicted() -> None:
+    reason: str | None = "evicting"
+    reached: list[object] = []
+
+    class Counters:
+        async def read(self, asked: object) -> object:
+            reached.append(asked)
+            return asked
+
+        read_group = read_trend = read
+
+    async def look() -> str | None:
+        return reason
+
+    async def run() -> None:
+        nonlocal reason
+        guarded: Any = guard.GuardedCounters(cast(CounterReader, Counters()), look)
+        reads = (guarded.read, guarded.read_group, guarded.read_trend)
+        assert [await read("question") for read in reads] == [Incomplete("evicting")] * 3
+        assert reached == []
+        reason = None
+        await guarded.refresh()
+        assert [await read("question") for read in reads] == ["question"] * 3
+
+    asyncio.run(run())
