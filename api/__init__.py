@@ -7,8 +7,9 @@ A request passes through these files in this order:
 2. `middleware`: request id, limits, log line, metrics, and the response to unexpected errors.
    `hosts`: which names and origins are of this machine.
 3. `routes`: the list of summaries; `group_routes`: one group, and a trend by day; `admin`: API keys
-   and catalog, with bodies read by `body`; `system`: health, readiness and metrics; `docs_page`:
-   the page `/docs`.
+   and catalog, with bodies read by `body`; `system`: health, readiness and metrics; `workers`: what
+   workers report; `docs_page`: the page `/docs`; `page_routes`: the page `/`, whose files are in
+   `page`.
 4. `access`: the tenant and role of the request. It uses `key_checker`, the active API keys in
    memory, and `rate_limit`.
 5. `params`, `group_params`: the parameters, parsed and checked.

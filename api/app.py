@@ -17,7 +17,7 @@ from limits.aio.storage import MemoryStorage
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api import admin, docs_page, group_routes, openapi, routes, system
+from api import admin, docs_page, group_routes, openapi, page_routes, routes, system, workers
 from api.access import Gate, KeyGate, OpenGate, check_startup
 from api.admin import Administration
 from api.asked_ranks import AskedRanks
@@ -41,6 +41,7 @@ from store.records import CounterReader, HistoryReader, StoreUnavailable
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.redis.evictions import RedisEvictions
+from store.redis.owners import PartitionOwners
 from store.redis.rate_counts import make_rate_counts
 from store.settings import Settings
 
@@ -74,6 +75,7 @@ def create_app(
     lag: Callable[[], Awaitable[int | None]] | None = None,
     checks: Mapping[str, system.Check] | None = None,
     describe_counters: Callable[[str], Awaitable[object]] | None = None,
+    worker_reports: workers.Reports | None = None,
     resources: AbstractAsyncContextManager[object] | None = None,
 ) -> FastAPI:
     """Return the application, built from parts that exist already.
@@ -84,6 +86,7 @@ def create_app(
     `lag`: returns the number of events not yet counted; called in the background.
     `checks`: what `/readyz` checks, by store name.
     `describe_counters`: what `/readyz` shows of the counters of a tenant.
+    `worker_reports`: returns the last reports of the workers; None: that endpoint is left out.
     `resources`: entered when the application starts, and exited when it stops.
     """
     watch = LagWatch(lag) if lag else None
@@ -117,8 +120,11 @@ def create_app(
     if administration is not None:
         app.include_router(admin.router(administration))
     app.include_router(system.router(readiness, describe_counters))
+    if worker_reports is not None:
+        app.include_router(workers.router(worker_reports, now_ms))
     app.include_router(docs_page.router(app.title))
-    openapi.install(app, (admin.NewKey,))
+    app.include_router(page_routes.router())
+    openapi.install(app, (admin.NewKey, workers.WorkersState))
     app.add_middleware(
         RequestMiddleware,
         loopback_only=settings.auth_mode == "open",
@@ -232,6 +238,9 @@ def build(settings: Settings, *, now_ms: Callable[[], int] = system_clock_ms) ->
         lag=lambda: counters.reports.lag(now_ms()),
         checks={"redis": counters.ping, "postgres": partial(ping, pool)},
         describe_counters=describe_counters,
+        worker_reports=workers.reports_from(
+            counters.reports, PartitionOwners(redis, settings.redis_prefix)
+        ),
         resources=connections(),
     )
     if traces:

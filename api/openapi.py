@@ -135,6 +135,9 @@ _COMMON_HEADERS: Final = {
         type="string",
         enum=["materialized", "history"],
     ),
+    "X-Summary-Timezone": _header(
+        "The tenant's time zone, whose calendar days are counted; an IANA name.", type="string"
+    ),
     "X-Summary-Lag": _header("The number of events not yet counted, where known.", **_COUNT),
     "ETag": _header("Entity tag of the body, for If-None-Match.", type="string"),
     "X-Request-Id": _header("The id of this request in the logs.", type="string"),
@@ -399,6 +402,14 @@ METRICS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "content": {"text/plain": {"schema": {"type": "string"}}},
     },
     **errors(421, 431),
+}
+
+WORKERS_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "What the workers reported last; null is not known.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WorkersState"}}},
+    },
+    **errors(400, 401, 403, 413, 421, 429, 431, 500, 503),
 }
 
 # --- administration

@@ -34,6 +34,7 @@ def respond(
     """
     all_headers = {
         "X-Summary-Source": answer.source,
+        "X-Summary-Timezone": answer.question.timezone,
         "ETag": f'"{blake2b(body, digest_size=16).hexdigest()}"',
         # A client may store the response, and must revalidate it before each use.
         "Cache-Control": "private, no-cache",

@@ -222,6 +222,7 @@ def _print_welcome(base: str, stack: Stack, seconds: float) -> None:
     url = f"{base}/api/v1/interaction-summary?groupBy=action&days=7&limit=3"
     print_result(
         f"\nInteraction Summary is up, after {seconds:.0f} s.\n\n"
+        f"  page         {base}/\n"
         f"  query        curl '{url}'\n"
         f"  API docs     {base}/docs\n"
         f"  other commands, in another terminal\n"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
-
-import pytest
 
 from api.app import build
 from store.settings import Settings
 from tests.support.api_process import serving
+from tests.support.browser import find_chromium
 from tests.support.services.base import Services
 
 NOWHERE = {"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": "postgresql://127.0.0.1:1/none"}
@@ -20,12 +18,7 @@ NOWHERE = {"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": "postgresql://1
 def test_the_page_shows_every_endpoint_in_a_browser_without_a_network(
     services: Services, tmp_path: Path
 ) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        assert services.kind != "real", (
-            "chromium is not installed (on Debian: apt install chromium)"
-        )
-        pytest.skip("needs chromium")
+    chromium = find_chromium(services)
     with serving(tmp_path / "log", NOWHERE) as (_, client):
         done = subprocess.run(
             [

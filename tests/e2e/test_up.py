@@ -157,6 +157,10 @@ def test_up_starts_from_nothing_and_its_numbers_outlive_a_stop_and_a_kill(
     machine.start()
     url = re.search(r"curl '(\S+)'", machine.up.log())
     assert url is not None, machine.up.log()
+    page = f"http://127.0.0.1:{machine.port}/"
+    welcome = machine.up.log().partition("Interaction Summary is up")[2]
+    assert welcome.index(page) < welcome.index("curl"), "the page is not the first address"
+    assert httpx.get(page).headers["content-type"] == "text/html; charset=utf-8"
     rows = httpx.get(url[1]).json()["summary"]
     assert len(rows) == 3
     for row in rows:

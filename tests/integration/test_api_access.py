@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from api import key_checker
 from api.admin import CATALOG_PATH, CONCURRENCY, KEYS_PATH
 from api.app import build
+from api.workers import PATH as WORKERS_PATH
 from store.api_keys import Role, is_key, pepper_id
 from store.postgres.api_keys import create_key, list_keys, revoke_key
 from store.postgres.pool import open_pool
@@ -182,6 +183,7 @@ def test_roles_guard_keys_and_catalog(stores: Settings) -> None:
         "keys": ("GET", KEYS_PATH, None),
         "create": ("POST", KEYS_PATH, {"role": "viewer"}),
         "revoke": ("DELETE", f"{KEYS_PATH}/00000000-0000-0000-0000-000000000000", None),
+        "workers": ("GET", WORKERS_PATH, None),
     }
     with client_of(stores) as client:
         answers = {
@@ -195,6 +197,7 @@ def test_roles_guard_keys_and_catalog(stores: Settings) -> None:
             ("viewer", "keys"): 403, ("editor", "keys"): 403, ("admin", "keys"): 200,
             ("viewer", "create"): 403, ("editor", "create"): 403, ("admin", "create"): 201,
             ("viewer", "revoke"): 403, ("editor", "revoke"): 403, ("admin", "revoke"): 404,
+            ("viewer", "workers"): 403, ("editor", "workers"): 403, ("admin", "workers"): 200,
         }  # fmt: skip
         viewer = with_key(keys["viewer"])
         exported = client.get(CATALOG_PATH, headers=viewer)

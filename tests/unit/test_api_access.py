@@ -547,7 +547,7 @@ def test_open_mode_answers_requests_to_a_loopback_name(host: str) -> None:
 )  # fmt: skip
 def test_open_mode_answers_no_page_that_was_rebound_to_this_machine(host: str) -> None:
     with open_client(host) as client:
-        for path in (PATH, "/healthz", "/docs", "/nowhere", "/metrics"):
+        for path in (PATH, "/healthz", "/docs", "/nowhere", "/metrics", "/", "/page/main.js"):
             response = client.get(path)
             assert response.status_code == 421, path
             assert response.json()["error"]["code"] == "MISDIRECTED_REQUEST"
@@ -590,6 +590,7 @@ def test_head_answers_as_get_without_a_body() -> None:
             ("/healthz", {}),
             ("/nowhere", {}),
             ("/docs", {}),
+            ("/", {}),
             ("/openapi.json", {}),
         ]:
             answer, head = (client.request(m, path, headers=headers) for m in ("GET", "HEAD"))
@@ -616,7 +617,7 @@ def test_every_route_answers_every_method_with_json_of_the_one_shape_or_its_own(
     document = {path.replace("{key_id}", "x"): methods for path, methods in described_paths}
     paths = set(document)
     assert {PATH, "/api/v1/keys/x", "/metrics"} <= paths
-    paths |= {"/docs", "/docs/swagger-ui.css", "/openapi.json", "/nowhere", "/"}
+    paths |= {"/docs", "/docs/swagger-ui.css", "/openapi.json", "/nowhere", "/", "/page/main.js"}
     client = TestClient(app, base_url="http://api.bank.example")
     for path, method, key in product(
         sorted(paths),
@@ -626,8 +627,8 @@ def test_every_route_answers_every_method_with_json_of_the_one_shape_or_its_own(
         headers = {"X-API-Key": key} if key else {}
         response = client.request(method, path, headers=headers)
         if response.status_code < 400:
-            assert path in ("/healthz", "/readyz", "/metrics") or path.startswith(
-                ("/docs", "/open")
+            assert path in ("/", "/healthz", "/readyz", "/metrics") or path.startswith(
+                ("/docs", "/open", "/page/")
             )
             continue
         assert response.headers["content-type"] == "application/json", (method, path)

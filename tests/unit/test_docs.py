@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from api import docs_page, openapi
+from api import docs_page, openapi, page_routes
 from api.access import KEY_HEADER, TENANT_HEADER
 from api.app import build
 from api.csv_body import encode_csv
@@ -54,7 +54,7 @@ def test_a_table_equals_the_one_generated_from_the_code(path: Path, mark: str) -
 
 def test_every_endpoint_is_in_the_api_guide() -> None:
     app = build(Settings(api_key_pepper="p" * 32))
-    paths = {*app.openapi()["paths"], docs_page.PATH, app.openapi_url}
+    paths = {*app.openapi()["paths"], docs_page.PATH, page_routes.PATH, app.openapi_url}
     assert {"/api/v1/interaction-summary", "/healthz", "/readyz", "/metrics"} <= paths
     text = API.read_text()
     assert [path for path in sorted(paths) if f"`{path}`" not in text] == []
@@ -313,6 +313,14 @@ def test_decisions_are_numbered_without_gaps_and_have_all_sections() -> None:
         text = path.read_text()
         for section in ("## Context", "## Decision", "## Consequences"):
             assert section in text, (path.name, section)
+
+
+def test_the_readme_opens_with_a_screenshot_that_is_small() -> None:
+    first = re.search(r"!\[[^]]+\]\(([^)]+)\)", README.read_text())
+    assert first is not None and first[1] == "docs/page.png"
+    screenshot = (ROOT / "docs/page.png").read_bytes()
+    assert screenshot.startswith(b"\x89PNG")
+    assert 20_000 < len(screenshot) < 200_000
 
 
 def test_the_picture_is_shown_and_loads_nothing_from_the_network() -> None:
