@@ -16,6 +16,12 @@ export class Client {
   constructor(key, tenant) {
     this.key = key;
     this.tenant = tenant;
+    this.limit = null;
+  }
+
+  /** Forget the rate limit: it was that of another key. */
+  reset() {
+    this.limit = null;
   }
 
   /**
@@ -24,6 +30,9 @@ export class Client {
    * Throws RequestError; a DOMException of the name AbortError if `signal` ended the request.
    */
   async get(path, parameters = {}, { etag = null, signal = null } = {}) {
+    // The limit is that of the key: while it lasts, no other request would be answered either.
+    const leftMs = this.limit ? this.limit.until - Date.now() : 0;
+    if (leftMs > 0) throw new RequestError(429, this.limit.message, leftMs);
     const headers = { Accept: "application/json" };
     if (etag) headers["If-None-Match"] = etag;
     if (this.key()) headers["X-API-Key"] = this.key();
@@ -46,11 +55,10 @@ export class Client {
     if (response.status === 304) return found;
     const data = parse(text);
     if (response.ok && data !== null) return { ...found, data };
-    throw new RequestError(
-      response.status,
-      data?.error?.message ?? `the answer has the status ${response.status} and is not readable`,
-      retryAfterMs(response.headers.get("Retry-After")),
-    );
+    const message = data?.error?.message ?? `the answer has the status ${response.status} and no reason`;
+    const waitMs = retryAfterMs(response.headers.get("Retry-After"));
+    if (response.status === 429) this.limit = { message, until: Date.now() + waitMs };
+    throw new RequestError(response.status, message, waitMs);
   }
 }
 

@@ -31,7 +31,8 @@ export const formatClock = (ms) => clock.format(new Date(ms));
 export function formatDuration(ms) {
   if (ms < 1_000) return `${Math.round(ms)} ms`;
   const seconds = ms / 1_000;
-  if (seconds < 120) return `${oneDigit.format(seconds)} s`;
+  if (seconds < 10) return `${oneDigit.format(seconds)} s`;
+  if (seconds < 120) return `${Math.round(seconds)} s`;
   if (seconds < 7_200) return `${Math.round(seconds / 60)} min`;
   if (seconds < 172_800) return `${Math.round(seconds / 3_600)} h`;
   return `${Math.round(seconds / 86_400)} days`;

@@ -218,6 +218,7 @@ function changeKey() {
   workers.refused = false;
   table.clear();
   trends.clear();
+  client.reset();
   for (const poller of Object.values(pollers)) poller.reset();
   keys.show(false);
   apply();

@@ -23,7 +23,7 @@ export class Workers {
     const { workers, at, offsetsPerS, visible } = data;
     const rate = offsetsPerS === null ? "" : `${formatRate(offsetsPerS)} events/s`;
     showFact("rate", rate);
-    showFact("fresh", visible ? `99 of 100 events within ${formatDuration(visible.p99Ms)}` : "");
+    showFact("fresh", visible ? formatDuration(visible.p99Ms) : "");
     const reporting = workers.filter((worker) => worker.state === "reporting");
     const summary = [formatPlural(reporting.length, "worker"), rate, waitingOf(data.lag)];
     setText(byId("workers-summary"), summary.filter(Boolean).join(" · "));

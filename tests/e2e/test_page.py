@@ -155,7 +155,7 @@ async def test_pages_of_rows(browser: Browser, scene: PageScene) -> None:
         await expect(shown).to_have_text("51–60 of 60")
         await expect(names(page)).to_have_text(offers[50:])
         await expect(after).to_have_attribute("aria-disabled", "true")
-        await after.click()  # nothing comes after the last page
+        await after.click(force=True)  # nothing comes after the last page
         await before.click()
         await expect(shown).to_have_text("26–50 of 60")
         await page.get_by_label("Rows", exact=True).select_option("100")
@@ -347,7 +347,7 @@ async def test_the_workers_are_shown(browser: Browser, scene: PageScene) -> None
     await owners.claim("topic-1", [1], "host-b:8:y")
     async with open_page(browser, scene.url) as (page, console):
         await expect(page.locator("#fact-rate")).to_have_text("12.5 events/s")
-        await expect(page.locator("#fact-fresh")).to_have_text("99 of 100 events within 80 ms")
+        await expect(page.locator("#fact-fresh")).to_have_text("80 ms")
         await expect(page.locator("#worker-table")).to_be_hidden()
         await page.get_by_text("Workers", exact=True).click()
         await expect(page.locator("#workers-summary")).to_have_text(
@@ -357,7 +357,7 @@ async def test_the_workers_are_shown(browser: Browser, scene: PageScene) -> None
         await expect(cells).to_have_text(["host-a:7", "counting", "0", "12.5", "10", "0 ms ago"])
         cells = page.locator("#worker-rows tr").nth(1).locator("th, td")
         await expect(cells).to_have_text(
-            ["host-b:8", "no report", "1", "–", "–", re.compile("^6. s ago")]
+            ["host-b:8", "no report", "1", "–", "–", re.compile(r"^6\d s ago$")]
         )
         assert console.take() == []
 
