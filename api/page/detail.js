@@ -60,7 +60,7 @@ export class Detail {
     }).observe(this.frame);
   }
 
-  /** Ask for the days of the chosen group, and show them. Return false if the API has no trends. */
+  /** Ask for the days of the chosen group, or of all, and show them. */
   async load({ groupBy, days, id }, signal) {
     const chartDays = PERIODS[days].chartDays;
     const parameters = { groupBy: id === null ? "action" : groupBy, days: chartDays, compare: "previous" };
@@ -72,11 +72,7 @@ export class Detail {
       found = await this.client.get(TREND, parameters, { etag: known?.etag, signal });
     } catch (error) {
       if (error.status !== 404) throw error;
-      if (id === null) {
-        this.section.hidden = true;
-        return false;
-      }
-      found = { data: { points: [], previous: [] }, etag: null };
+      found = { data: { points: [], previous: [] }, etag: null }; // there never was an interaction
     }
     this.section.hidden = false;
     const data = found.data ?? known.data;
@@ -85,7 +81,6 @@ export class Detail {
     setText(byId("detail-error"), "");
     this.title();
     if (changed) this.#draw();
-    return true;
   }
 
   /** Show the name again: an import may have changed it. */

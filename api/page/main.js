@@ -28,7 +28,6 @@ const SORT_WORDS = {
 let state = parseState(location.search);
 let shown = null; // the last answer of the list
 let paused = false;
-let hasTrends = false; // known once the API has answered with one
 let updatedAt = null;
 
 const keys = new KeyDialog(changeKey);
@@ -68,7 +67,7 @@ async function loadList(signal) {
   byId("table-frame").removeAttribute("aria-busy");
   showProblem("");
   showLive("live", "Live");
-  if (hasTrends) wantTrends();
+  wantTrends();
   runWorkers();
 }
 
@@ -114,15 +113,7 @@ function listFailed(error, waitMs) {
 // --- the days of one group, and of the rows
 
 async function loadDetail(signal) {
-  if (!(await detail.load(state, signal))) {
-    pollers.detail.stop();
-    return;
-  }
-  if (!hasTrends) {
-    hasTrends = true;
-    document.body.classList.add("with-trends");
-    wantTrends();
-  }
+  await detail.load(state, signal);
 }
 
 function detailFailed(error) {
@@ -132,7 +123,6 @@ function detailFailed(error) {
 }
 
 function wantTrends() {
-  if (!shown || shown.data.groupBy !== state.groupBy) return;
   trends.want(state.groupBy, PERIODS[state.days].chartDays, shown.data.summary.map(idOf));
 }
 
@@ -178,7 +168,6 @@ function select(id) {
   history.pushState(null, "", location.pathname + formatState(state));
   table.select(chosen);
   announce(chosen === null ? "Days of all interactions" : `Days of ${table.nameOf(chosen)}`);
-  if (!hasTrends) return;
   pollers.detail.start();
   const { top, bottom } = detail.section.getBoundingClientRect();
   if (chosen === null) table.focus(id);
