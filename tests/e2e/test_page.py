@@ -232,7 +232,7 @@ async def test_a_row_shows_its_days_beside_the_days_before(
         await expect(detail.get_by_role("heading")).to_have_text("Gold credit card")
         await expect(figures.first).to_have_text("50")
         await expect(page.locator("#figures .change").first).to_have_text("+400\u202f%, before 10")
-        await page.get_by_label("Per day").select_option("Clicks")
+        await page.get_by_label("Per day", exact=True).select_option("Clicks")
         await expect(chart).to_have_attribute("aria-label", re.compile("Clicks per day"))
         await detail.get_by_text("The days as a table").click()
         days = detail.locator("#numbers tr")
