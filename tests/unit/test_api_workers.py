@@ -135,7 +135,7 @@ def client_of(worker_reports: Reports) -> TestClient:
     app = create_app(
         Settings(auth_mode="open"),
         counters=unused,  # type: ignore[arg-type]
-        history=unused,
+        history=unused,  # type: ignore[arg-type]
         catalogs=unused,
         now_ms=lambda: NOW_MS,
         worker_reports=worker_reports,
@@ -167,6 +167,12 @@ def test_without_redis_it_is_a_503_that_names_no_address() -> None:
     assert "10.0.0.7" not in response.text
 
 
+async def read_once(
+    reports: Reports,
+) -> tuple[Sequence[PartitionProgress], Mapping[int, str]]:
+    return await reports()
+
+
 def test_only_the_topic_that_is_counted_now_is_shown() -> None:
     class Both:
         """Reports and claims, as Redis has them after the topic was created again."""
@@ -178,8 +184,8 @@ def test_only_the_topic_that_is_counted_now_is_shown() -> None:
         async def owners(self, topic_id: str) -> dict[int, str]:
             return {"topic-0": {0: "old:1", 1: "old:1"}, TOPIC: {0: "a:1"}}[topic_id]
 
-    both = Both()
-    progress, owners = asyncio.run(reports_from(both, both)())  # type: ignore[arg-type]
+    both: Any = Both()
+    progress, owners = asyncio.run(read_once(reports_from(both, both)))
     assert described(progress, owners)["workers"] == [
         {
             "worker": "a:1", "state": "reporting", "partitions": [0], "offsetsPerS": 5.0,
