@@ -92,7 +92,7 @@ function listFailed(error, waitMs) {
   expect(error);
   if (error.status === 400 && state.sort !== "total") {
     const wanted = SORT_WORDS[state.sort];
-    change({ sort: shown?.sort ?? "total" }, { replace: true });
+    change({ sort: "total" }, { replace: true });
     showNotice(`Not sorted by ${wanted}: ${error.message}.`);
     return;
   }

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Locator, Page, Request, expect
 
+from api.params import SORTED_GROUPS_MAX
 from store.clock import system_clock_ms
 from store.counters import PartitionProgress, Visible
 from store.redis.owners import PartitionOwners
@@ -140,6 +141,35 @@ async def test_a_click_on_a_column_sorts_all_rows(browser: Browser, scene: PageS
             await expect(total).not_to_have_attribute("aria-sort", "descending")
             await expect(names(page)).to_have_text(order)
         assert console.take() == []
+
+
+async def test_too_many_groups_to_sort_is_a_message_and_the_rows_stay(
+    browser: Browser, scene: PageScene
+) -> None:
+    await scene.commit({f"off_{n:04}": {"impression": 1} for n in range(SORTED_GROUPS_MAX + 1)})
+    async with open_page(browser, scene.url) as (page, console):
+        await expect(names(page)).to_have_count(25)
+        await page.get_by_role("columnheader", name="CTR").get_by_role("button").click()
+        notice = page.locator("#notice")
+        await expect(notice).to_contain_text("Not sorted by CTR: ")
+        await expect(notice).to_contain_text(str(SORTED_GROUPS_MAX))
+        total = page.get_by_role("columnheader", name="Total")
+        await expect(total).to_have_attribute("aria-sort", "descending")
+        await expect(names(page)).to_have_count(25)
+        await expect(page.locator("#live-text")).to_have_text("Live")
+        await notice.get_by_role("button", name="Close").click()
+        await expect(notice).to_be_hidden()
+
+        # From a grouping with few groups, which can be sorted.
+        await page.get_by_role("radio", name="Channels").check()
+        ctr = page.get_by_role("columnheader", name="CTR")
+        await ctr.get_by_role("button").click()
+        await expect(ctr).to_have_attribute("aria-sort", "descending")
+        await page.get_by_role("radio", name="Actions").check()
+        await expect(notice).to_contain_text("Not sorted by CTR: ")
+        await expect(total).to_have_attribute("aria-sort", "descending")
+        await expect(names(page)).to_have_count(25)
+        assert all("status of 400" in error for error in console.take())
 
 
 async def test_pages_of_rows(browser: Browser, scene: PageScene) -> None:
