@@ -114,7 +114,8 @@ def create_app(
     app.state.gate = gate or OpenGate()
     reader = SummaryReader(settings, counters=counters, history=history, catalogs=catalogs)
     readiness = system.Readiness(checks or {}, watch, lag_events_max=settings.api_ready_lag_max)
-    app.include_router(routes.router(reader, watch, now_ms))
+    cache_bytes_max = settings.api_cache_mb * 1_048_576
+    app.include_router(routes.router(reader, watch, now_ms, cache_bytes_max=cache_bytes_max))
     groups = GroupReader(reader, counters=counters, history=history)
     app.include_router(group_routes.router(groups, watch, now_ms))
     if administration is not None:

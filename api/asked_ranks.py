@@ -20,6 +20,7 @@ from store.records import (
     Question,
     StoreUnavailable,
     TrendQuestion,
+    Unchanged,
 )
 from store.windows import Period
 
@@ -61,12 +62,12 @@ class AskedRanks:
         """Tenant, period, whether its rank is lacking -> when a question was recorded last."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def read(self, question: Question) -> CounterPage | Incomplete:
+    async def read(self, question: Question) -> CounterPage | Unchanged | Incomplete:
         """Return the counters' answer, or the reason why there is none. Raises StoreUnavailable."""
         found = await self._counters.read(question)
         period = rank_of(question)
         if period is not None:
-            if isinstance(found, CounterPage):
+            if isinstance(found, CounterPage | Unchanged):
                 self._note(question.tenant, period, is_lacking=not found.is_ranked)
             elif found.reason == "not_ranked":
                 self._note(question.tenant, period, is_lacking=True)

@@ -1,28 +1,15 @@
-"""Bodies of the summary endpoints, their fields in the order of the API contract. Pure."""
+"""Bodies about one group and about trends, in the order of the API contract. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from api.group_params import TrendParams
-from api.params import Params
-from store.records import Catalog, Grouping, GroupPeriods, Page, Trend
+from store.records import Catalog, Grouping, GroupPeriods, Trend
 from store.summary import Row, point, row
 from store.windows import PERIODS, Period, date_of, window_of
 
 Body = dict[str, Any]
-
-
-def list_body(params: Params, page: Page, rows: list[Row]) -> Body:
-    """Return the body of one page."""
-    return {
-        "groupBy": params.group_by,
-        "days": params.days,
-        "summary": rows,
-        "total": page.total,
-        "limit": params.limit,
-        "offset": params.offset,
-    }
 
 
 def group_body(

@@ -35,7 +35,7 @@ class GroupReader:
         kind = Kind(
             partial(group_question, tenant, params),
             lambda _: True,
-            self._counters.read_group,
+            lambda asked, _: self._counters.read_group(asked),
             self._history.read_group,
         )
         return await self._reader.ask(kind, tenant, now_ms)
@@ -47,7 +47,7 @@ class GroupReader:
         kind = Kind(
             partial(trend_question, tenant, params),
             lambda asked: from_tiles(asked.window, asked.today),
-            self._counters.read_trend,
+            lambda asked, _: self._counters.read_trend(asked),
             self._history.read_trend,
         )
         return await self._reader.ask(kind, tenant, now_ms)

@@ -18,7 +18,7 @@ from api.group_params import parse_group, parse_trend
 from api.group_reader import GroupReader
 from api.lag import LagWatch
 from api.reader import Found
-from api.responses import respond
+from api.responses import Body, respond
 from api.routes import PATH
 from store.records import Grouping
 
@@ -56,7 +56,8 @@ def router(reader: GroupReader, lag: LagWatch | None, now_ms: Callable[[], int])
         today = answer.question.today
         body = trend_body(params, _known(answer.found, params.group_by), today)
         start_day = today - params.days + 1
-        return respond(request, answer, _encoder.encode(body), lag=lag, start_day=start_day)
+        content = _encoder.encode(body)
+        return respond(request, Body.of(answer, content), lag=lag, start_day=start_day)
 
     @routes.get(
         GROUP_PATH,
@@ -73,7 +74,7 @@ def router(reader: GroupReader, lag: LagWatch | None, now_ms: Callable[[], int])
         group = _known(answer.found, params.group_by)
         today = answer.question.today
         body = group_body(params.group_by, params.id, group, answer.catalog, today)
-        return respond(request, answer, _encoder.encode(body), lag=lag)
+        return respond(request, Body.of(answer, _encoder.encode(body)), lag=lag)
 
     return routes
 

@@ -17,6 +17,7 @@ from store.records import (
     Incomplete,
     Question,
     TrendQuestion,
+    Unchanged,
 )
 
 logger = get_logger("api")
@@ -40,7 +41,7 @@ class GuardedCounters:
         self._reason: str | None = None
         self._is_known = False
 
-    async def read(self, question: Question) -> CounterPage | Incomplete:
+    async def read(self, question: Question) -> CounterPage | Unchanged | Incomplete:
         """Return the counters' answer, or the reason why there is none. Raises StoreUnavailable."""
         return await self._refused() or await self._counters.read(question)
 

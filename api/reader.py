@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
+from weakref import ref
 
 from api.breaker import Breaker
 from api.errors import unavailable
@@ -20,12 +21,14 @@ from store.logs import get_logger
 from store.records import (
     Catalog,
     Counted,
+    CounterPage,
     CounterReader,
     HistoryReader,
     Incomplete,
     Page,
     Question,
     StoreUnavailable,
+    Unchanged,
 )
 from store.settings import Settings
 from store.windows import (
@@ -96,7 +99,8 @@ class Kind(NamedTuple, Generic[Asked, Found]):
     """Return the question, given the tenant's time zone and its current day."""
     has_counters: Callable[[Asked], bool]
     """Return whether counters have all of the question's window."""
-    read_counters: Callable[[Asked], Awaitable[Counted[Found] | Incomplete]]
+    read_counters: Callable[[Asked, Catalog], Awaitable[Counted[Found] | Unchanged | Incomplete]]
+    """Ask the counters, given the catalog for the answer. `Unchanged`: see `SummaryReader.page`."""
     read_history: Callable[[Asked], Awaitable[Found]]
 
 
@@ -109,6 +113,34 @@ class Answer(NamedTuple, Generic[Asked, Found]):
     source: Source
     pending: int = 0
     """Events that are counted and not yet in what was found."""
+    version: bytes = b""
+    """Version under which the answer may be kept; b"" = it must not be."""
+
+
+class KnownAnswer(NamedTuple):
+    """What a page that is kept was made of. The catalog is not kept alive by this."""
+
+    version: bytes
+    question: Question
+    catalog: ref[Catalog]
+
+    @classmethod
+    def of(cls, answer: Answer[Question, Page]) -> KnownAnswer:
+        """Return what `answer`, which has a version, was made of."""
+        return cls(answer.version, answer.question, ref(answer.catalog))
+
+    def version_for(self, question: Question, catalog: Catalog) -> bytes:
+        """Return the version to ask with; b"" if the answer to `question` is another one."""
+        is_same = self.catalog() is catalog and self.question == question
+        return self.version if is_same else b""
+
+
+class Uncounted(NamedTuple, Generic[Asked]):
+    """A question that the counters cannot answer, and why not."""
+
+    question: Asked
+    catalog: Catalog
+    reason: str
 
 
 class SummaryReader:
@@ -136,39 +168,74 @@ class SummaryReader:
             failures_max=settings.breaker_failures, open_s=settings.breaker_open_s
         )
 
+    def page(
+        self, tenant: str, params: Params, known: KnownAnswer | None = None
+    ) -> Kind[Question, Page]:
+        """Return the kind of a question about one page.
+
+        The counters answer with `Unchanged` if the page is the `known` one.
+        """
+
+        async def read_counters(
+            question: Question, catalog: Catalog
+        ) -> CounterPage | Unchanged | Incomplete:
+            version = known.version_for(question, catalog) if known else b""
+            return await self._counters.read(question._replace(known_version=version))
+
+        return Kind(
+            partial(question_of, tenant, params),
+            lambda asked: asked.period is not None or from_tiles(asked.window, asked.today),
+            read_counters,
+            self._history.read,
+        )
+
     async def answer(self, tenant: str, params: Params, now_ms: int) -> Answer[Question, Page]:
         """Return one page for `tenant` as of `now_ms`.
 
         Raises ApiError 503 if no store can answer.
         """
-        kind = Kind(
-            partial(question_of, tenant, params),
-            lambda asked: asked.period is not None or from_tiles(asked.window, asked.today),
-            self._counters.read,
-            self._history.read,
-        )
-        return await self.ask(kind, tenant, now_ms)
+        return await self.ask(self.page(tenant, params), tenant, now_ms)
 
     async def ask(self, kind: Kind[Asked, Found], tenant: str, now_ms: int) -> Answer[Asked, Found]:
         """Return the answer to a question of any kind, for `tenant` as of `now_ms`.
 
         Raises ApiError 503 if no store can answer.
         """
-        catalog = await self._catalog(tenant)
-        question = kind.make(catalog.timezone, self._today(catalog, now_ms))
-        reason = "no_period"
-        if kind.has_counters(question):
-            counted, question, catalog = await self._from_counters(kind, question, catalog, now_ms)
-            if not isinstance(counted, Incomplete):
-                metrics.API_ANSWERS.labels("materialized").inc()
-                return Answer(counted.found, question, catalog, "materialized", counted.pending)
-            reason = counted.reason
-        metrics.API_FALLBACKS.labels(reason).inc()
-        found = await self._from_history(kind, question)
-        metrics.API_ANSWERS.labels("history").inc()
-        return Answer(found, question, catalog, "history")
+        found = await self.counted(kind, await self.catalog(tenant), now_ms)
+        if isinstance(found, Uncounted):
+            return await self.historic(kind, found)
+        assert isinstance(found, Answer)  # no answer was known
+        return found
 
-    async def _catalog(self, tenant: str) -> Catalog:
+    async def counted(
+        self, kind: Kind[Asked, Found], catalog: Catalog, now_ms: int
+    ) -> Answer[Asked, Found] | Unchanged | Uncounted[Asked]:
+        """Return the answer of the counters, or why there is none."""
+        question = kind.make(catalog.timezone, self._today(catalog, now_ms))
+        if not kind.has_counters(question):
+            return Uncounted(question, catalog, "no_period")
+        found, question, catalog = await self._from_counters(kind, question, catalog, now_ms)
+        if isinstance(found, Incomplete):
+            return Uncounted(question, catalog, found.reason)
+        metrics.API_ANSWERS.labels("materialized").inc()
+        if isinstance(found, Unchanged):
+            return found
+        # With an outdated catalog the next reader must look for the newer one again.
+        is_current = catalog.version >= found.catalog_version
+        version = found.version if isinstance(found, CounterPage) and is_current else b""
+        return Answer(found.found, question, catalog, "materialized", found.pending, version)
+
+    async def historic(
+        self, kind: Kind[Asked, Found], uncounted: Uncounted[Asked]
+    ) -> Answer[Asked, Found]:
+        """Return the answer of history. Raises ApiError 503 if it cannot answer."""
+        metrics.API_FALLBACKS.labels(uncounted.reason).inc()
+        found = await self._from_history(kind, uncounted.question)
+        metrics.API_ANSWERS.labels("history").inc()
+        return Answer(found, uncounted.question, uncounted.catalog, "history")
+
+    async def catalog(self, tenant: str) -> Catalog:
+        """Return the catalog of a tenant, in most cases at once. Raises ApiError 503."""
         try:
             async with asyncio.timeout(CATALOG_TIMEOUT_S):
                 return await self._catalogs.get(tenant)
@@ -189,14 +256,14 @@ class SummaryReader:
 
     async def _from_counters(
         self, kind: Kind[Asked, Found], question: Asked, catalog: Catalog, now_ms: int
-    ) -> tuple[Counted[Found] | Incomplete, Asked, Catalog]:
+    ) -> tuple[Counted[Found] | Unchanged | Incomplete, Asked, Catalog]:
         """Return the counters' result, the question that it answers, and the newest catalog.
 
         The counters may know a newer catalog version than the cache. If that catalog has another
         time zone, the window changes, and the counters are read a second time with a new question.
         """
         for _ in range(2):
-            found = await self._read_counters(kind, question)
+            found = await self._read_counters(kind, question, catalog)
             catalog = await self._newer_catalog(question.tenant, catalog, found)
             if catalog.timezone == question.timezone:
                 return found, question, catalog
@@ -204,26 +271,24 @@ class SummaryReader:
         return Incomplete("other_timezone"), question, catalog
 
     async def _newer_catalog(
-        self, tenant: str, catalog: Catalog, found: Counted[object] | Incomplete
+        self, tenant: str, catalog: Catalog, found: Counted[object] | Unchanged | Incomplete
     ) -> Catalog:
         """Return the catalog that `found` requires: in most cases `catalog` itself."""
         try:
             async with asyncio.timeout(self._budget_s):
-                if not isinstance(found, Incomplete):
-                    if found.catalog_version > catalog.version:
-                        return await self._catalogs.get(
-                            tenant, at_least_version=found.catalog_version
-                        )
-                elif found.reason == "other_timezone":
-                    return await self._catalogs.fresh(tenant)
+                if isinstance(found, Incomplete):
+                    if found.reason == "other_timezone":
+                        return await self._catalogs.fresh(tenant)
+                elif not isinstance(found, Unchanged) and found.catalog_version > catalog.version:
+                    return await self._catalogs.get(tenant, at_least_version=found.catalog_version)
         except (StoreUnavailable, TimeoutError) as error:
             # Exact counts with outdated names are better than no answer.
             logger.warning("catalog may be behind", cause=str(error) or "timeout")
         return catalog
 
     async def _read_counters(
-        self, kind: Kind[Asked, Found], question: Asked
-    ) -> Counted[Found] | Incomplete:
+        self, kind: Kind[Asked, Found], question: Asked, catalog: Catalog
+    ) -> Counted[Found] | Unchanged | Incomplete:
         async with self._counter_reads:
             permit = self.breaker.enter(self._monotonic_s())
             if permit is None:
@@ -232,7 +297,7 @@ class SummaryReader:
             start_s = perf_counter()
             try:
                 async with asyncio.timeout(self._budget_s):
-                    found = await kind.read_counters(question)
+                    found = await kind.read_counters(question, catalog)
                 metrics.API_COUNTER_SECONDS.observe(perf_counter() - start_s)
                 result = "ok"
                 return found

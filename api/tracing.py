@@ -30,6 +30,7 @@ from store.records import (
     Question,
     Trend,
     TrendQuestion,
+    Unchanged,
 )
 from store.tracing import Traces, span
 
@@ -94,7 +95,7 @@ class TracedCounters:
         self._counters = counters
         self._tracer = tracer
 
-    async def read(self, question: Question) -> CounterPage | Incomplete:
+    async def read(self, question: Question) -> CounterPage | Unchanged | Incomplete:
         """Return the counters' answer. Raises StoreUnavailable."""
         return await self._traced(question.group_by, self._counters.read(question))
 

@@ -38,9 +38,9 @@ COMMIT, TURN, LATE = 200, 10_000, 0.1
 UTC = Calendar("UTC")
 
 
-def make_events(n: int, customers: int, now_ms: int) -> list[SourcedEvent]:
+def make_events(n: int, customers: int, now_ms: int, *, seed: int = 1) -> list[SourcedEvent]:
     """Return `n` events of 200 actions, 600 treatments and 6 channels, a tenth of them late."""
-    rng = random.Random(1)
+    rng = random.Random(seed)
     found = []
     for offset in range(n):
         action = rng.randrange(200)

@@ -190,7 +190,7 @@ async def _read(settings: Settings, today: int) -> dict[str, float]:
                 page = await counters.read(question)
                 times.append(time.perf_counter() - began_s)
                 if not isinstance(page, CounterPage):
-                    raise SystemExit(f"the counters do not answer for {name}: {page.reason}")
+                    raise SystemExit(f"the counters do not answer for {name}: {page}")
             medians[name] = statistics.median(times) * 1e3
     return medians
 

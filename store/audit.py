@@ -32,6 +32,8 @@ class GroupState(NamedTuple):
     """Total by which the group is ranked, of each period and of the day after the window day."""
     offers: Mapping[OfferSeen, int]
     """Customers only: the last day of each offer."""
+    uniques: Mapping[Period, int] = {}
+    """Customers only: the numbers of distinct offers that the record keeps, of some periods."""
 
 
 NO_GROUP = GroupState({}, {}, {}, {})

@@ -150,6 +150,9 @@ class CatalogCache:
             raise
         finally:
             del self._loads[tenant]
+        known = self._entries.get(tenant)
+        if known is not None and known.catalog == catalog:
+            catalog = known.catalog  # the same object: what was made of it is still right
         self._entries[tenant] = _Entry(catalog, began_s, asked)
         self._entries.move_to_end(tenant)
         while len(self._entries) > self._tenants_max:

@@ -35,7 +35,7 @@ from store.records import GROUPINGS
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Part: TypeAlias = Literal["api", "worker"]
-_OfProcesses: TypeAlias = Literal["livemostrecent", "livemax"]
+_OfProcesses: TypeAlias = Literal["livemostrecent", "livemax", "livesum"]
 _NO_LABELS: Final[Mapping[str, tuple[str, ...]]] = {}
 _PREFIX: Final = "interaction_summary_"
 _API_PREFIX: Final = "interaction_summary_api_"
@@ -200,6 +200,21 @@ API_FALLBACKS: Final = _counter(
     "pending until it has folded deltas. no_period, too_many_groups (window=exact, trends) are "
     "normal.",
     {"reason": FALLBACK_REASONS},
+)
+API_ANSWER_CACHE: Final = _counter(
+    "interaction_summary_api_answer_cache_total",
+    "Answers by what the cache had: kept (sent again, as nothing had changed), changed (made, in "
+    "place of an older one), new (made, as none was kept), shared (that of an equal question at "
+    "the same time).",
+    "Mostly new although questions repeat: raise API_CACHE_MB. Mostly changed is normal under "
+    "traffic.",
+    {"result": ("kept", "changed", "new", "shared")},
+)
+API_ANSWER_CACHE_BYTES: Final = _gauge(
+    "interaction_summary_api_answer_cache_bytes",
+    "Bytes of the answers that are kept, of all processes.",
+    "At API_CACHE_MB, the least recently used answers are dropped.",
+    processes="livesum",
 )
 API_FALLBACK_REFUSED: Final = _counter(
     "interaction_summary_api_fallback_refused_total",

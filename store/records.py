@@ -93,7 +93,7 @@ class Channel(msgspec.Struct, frozen=True):
     status: str | None = None
 
 
-class Catalog(msgspec.Struct, frozen=True):
+class Catalog(msgspec.Struct, frozen=True, weakref=True):
     """Everything registered for one tenant; defaults for what the tenant never registered."""
 
     tenant: str
@@ -139,6 +139,8 @@ class Question(NamedTuple):
     timezone: str
     limit: int
     offset: int
+    known_version: bytes | None = None
+    """Version of the answer that the asker has, b"" if it has none; None = no version is wanted."""
 
 
 class GroupCounts(NamedTuple):
@@ -233,8 +235,11 @@ class Counted(Protocol[Found_co]):
 class CounterReader(Protocol):
     """Reader of the counters. Raises `StoreUnavailable` if they do not answer in time."""
 
-    async def read(self, question: Question) -> CounterPage | Incomplete:
-        """Return one page from one snapshot, or the reason why there is none."""
+    async def read(self, question: Question) -> CounterPage | Unchanged | Incomplete:
+        """Return one page from one snapshot, or the reason why there is none.
+
+        `Unchanged` is returned only for a question with a known version.
+        """
         ...
 
     async def read_group(self, question: GroupQuestion) -> CountedGroup | Incomplete:
@@ -256,11 +261,22 @@ class CounterPage(NamedTuple):
     """Events that are counted and not yet in this page: see ADR 0019."""
     is_ranked: bool = True
     """Whether the rank was there; else all customers were summed, which few are: see ADR 0022."""
+    version: bytes = b""
+    """Version of the answer, equal only if the page is: see ADR 0026. b"" = none, or not wanted."""
 
     @property
     def found(self) -> Page:
         """The page, as `Counted` names it."""
         return self.page
+
+
+class Unchanged(NamedTuple):
+    """The page of the question's known version is the answer."""
+
+    pending: int = 0
+    """See `CounterPage`."""
+    is_ranked: bool = True
+    """See `CounterPage`."""
 
 
 class CountedGroup(NamedTuple):

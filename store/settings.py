@@ -316,6 +316,13 @@ class ReaderSettings(BaseSettings):
     )
     api_host: str = Field("127.0.0.1", description="address the API binds")
     api_port: int = Field(8000, ge=0, le=65535, description="port the API binds")
+    api_cache_mb: int = Field(
+        64,
+        ge=0,
+        le=65_536,
+        description="megabytes of answers that each API process keeps, and sends again while the "
+        "counters say that they are unchanged; 0 = none",
+    )
     read_budget_ms: int = Field(
         250, ge=1, le=10_000, description="a slower counter read falls back to history"
     )

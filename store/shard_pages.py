@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
 
-from store.records import CounterPage, GroupCounts, Incomplete, Page, Question
+from store.records import CounterPage, GroupCounts, Incomplete, Page, Question, Unchanged
 
 #: Groups that are read of one shard, beside others: a script of less than 10 ms. An answer that
 #: needs more comes from history.
 SHARD_GROUPS_MAX: Final = 1_000
+_BETWEEN_VERSIONS: Final = b"|"
 
 
 def of_shard(question: Question) -> Question | Incomplete:
@@ -46,7 +47,26 @@ def merge(question: Question, pages: Sequence[CounterPage]) -> CounterPage | Inc
         catalog_version=max(each.catalog_version for each in pages),
         pending=sum(each.pending for each in pages),
         is_ranked=all(each.is_ranked for each in pages),
+        version=join_versions([each.version for each in pages]),
     )
+
+
+def join_versions(versions: Sequence[bytes]) -> bytes:
+    """Return the version of a page of several shards; b"" if one of them has none."""
+    return _BETWEEN_VERSIONS.join(versions) if all(versions) else b""
+
+
+def split_version(version: bytes | None, shards: int) -> Sequence[bytes | None]:
+    """Return the version that each shard is asked with, given that of the page."""
+    if version is None:
+        return [None] * shards
+    of_shards = version.split(_BETWEEN_VERSIONS)
+    return of_shards if len(of_shards) == shards else [b""] * shards
+
+
+def all_unchanged(answers: Sequence[Unchanged]) -> Unchanged:
+    """Return the answer of a tenant whose shards all are unchanged."""
+    return Unchanged(sum(each.pending for each in answers), all(a.is_ranked for a in answers))
 
 
 def _sum(pages: Iterable[Page]) -> list[GroupCounts]:

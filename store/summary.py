@@ -1,4 +1,4 @@
-"""Row arithmetic: from the counts of a group and the catalog to a row of the response.
+"""Row arithmetic: from the counts of groups and the catalog to the rows and the body of a response.
 
 Pure, and used for counters and history alike, so that the two cannot differ in a digit.
 `ROW_FIELDS` describes the rows for OpenAPI and the documentation; a test compares it with the rows
@@ -7,13 +7,31 @@ that are answered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from store.records import SYSTEM_OUTCOME_TYPES, Catalog, GroupCounts, Grouping, OutcomeType
+import msgspec
+from msgspec import Struct
+
+from store.records import (
+    SYSTEM_OUTCOME_TYPES,
+    Catalog,
+    Channel,
+    Creative,
+    GroupCounts,
+    Grouping,
+    Offer,
+    OutcomeType,
+    Page,
+)
 from store.windows import date_of
 
 Row = dict[str, Any]
+_encoder: Final = msgspec.json.Encoder()
+#: In place of an id that the catalog lacks: every attribute is None.
+_NO_OFFER: Final = Offer("")
+_NO_CREATIVE: Final = Creative("")
+_NO_CHANNEL: Final = Channel("")
 
 
 class RowField(NamedTuple):
@@ -121,115 +139,239 @@ def percent(part: int, whole: int) -> float:
     return round(100 * part / whole, 2) if whole else 0.0
 
 
-def sentiment(counts: Mapping[str, int], types: Mapping[str, OutcomeType]) -> tuple[int, int, int]:
-    """Return the positive, negative and neutral interactions of a group.
+# The fields of a row as types, which take less time to make and to encode than dicts. Their names
+# and order are those of ROW_FIELDS.
+
+
+class _ActionRow(Struct, gc=False):
+    id: str
+    name: str | None
+    issue: str | None
+    group: str | None
+    status: str | None
+    priority: int | None
+    impression: int
+    click: int
+    dismiss: int
+    accept: int
+    convert: int
+    total: int
+    ctr: float
+    cvr: float
+    positive: int
+    negative: int
+    neutral: int
+
+
+class _TreatmentRow(Struct, gc=False, rename="camel"):
+    id: str
+    name: str | None
+    offer_name: str | None
+    channel_type: str | None
+    channel_name: str | None
+    template_type: str | None
+    ab_test_variant: str | None
+    weight: float | None
+    status: str | None
+    impression: int
+    click: int
+    dismiss: int
+    accept: int
+    convert: int
+    total: int
+    ctr: float
+    cvr: float
+
+
+class _ChannelRow(Struct, gc=False, rename="camel"):
+    id: str
+    name: str | None
+    channel_type: str | None
+    treatment_count: int | None
+    impression: int
+    click: int
+    dismiss: int
+    accept: int
+    convert: int
+    total: int
+    ctr: float
+
+
+class _CustomerRow(Struct, gc=False, rename="camel"):
+    customer_id: str
+    total: int
+    impression: int
+    click: int
+    dismiss: int
+    accept: int
+    convert: int
+    unique_actions: int | None
+
+
+class _Summary(Struct, gc=False, rename="camel"):
+    """The body of a response."""
+
+    group_by: Grouping
+    days: int
+    summary: list[Struct]
+    total: int
+    limit: int
+    offset: int
+
+
+class Sentiment(NamedTuple):
+    """Keys of the outcome types that count as positive and as negative.
 
     `convert` has its own column and is excluded from positive. Neutral is the number of impressions
     without a reaction.
     """
-    positive = negative = 0
-    for key, n in counts.items():
-        known = types.get(key) or SYSTEM_OUTCOME_TYPES.get(key)
-        if known is None or key == "convert":
-            continue
-        if known.classification == "positive":
-            positive += n
-        elif known.classification == "negative":
-            negative += n
-    return positive, negative, max(0, counts.get("impression", 0) - positive - negative)
+
+    positive: frozenset[str]
+    negative: frozenset[str]
+
+    @classmethod
+    def of(cls, types: Mapping[str, OutcomeType]) -> Sentiment:
+        """Return the keys, given the types of a catalog; it may lack those of the system."""
+        known = {**SYSTEM_OUTCOME_TYPES, **types}
+        known.pop("convert", None)
+        return cls(
+            frozenset(key for key, type_ in known.items() if type_.classification == "positive"),
+            frozenset(key for key, type_ in known.items() if type_.classification == "negative"),
+        )
 
 
-def _columns(counts: Mapping[str, int]) -> Row:
-    return {
-        key: counts.get(key, 0) for key in ("impression", "click", "dismiss", "accept", "convert")
-    }
+def _actions(groups: Iterable[GroupCounts], catalog: Catalog) -> list[Struct]:
+    positives, negatives = Sentiment.of(catalog.outcome_types)
+    offers = catalog.offers
+    rows: list[Struct] = []
+    for id_, counts, _ in groups:
+        offer, get = offers.get(id_, _NO_OFFER), counts.get
+        impressions, clicks, converts = get("impression", 0), get("click", 0), get("convert", 0)
+        positive = negative = 0
+        for key, n in counts.items():
+            if key in positives:
+                positive += n
+            elif key in negatives:
+                negative += n
+        rows.append(
+            _ActionRow(
+                id_,
+                offer.name,
+                offer.issue,
+                offer.group,
+                offer.status,
+                offer.priority,
+                impressions,
+                clicks,
+                get("dismiss", 0),
+                get("accept", 0),
+                converts,
+                sum(counts.values()),
+                percent(clicks, impressions),
+                percent(converts, impressions),
+                positive,
+                negative,
+                max(0, impressions - positive - negative),
+            )
+        )
+    return rows
 
 
-def _rates(counts: Mapping[str, int]) -> Row:
-    impressions = counts.get("impression", 0)
-    return {
-        "ctr": percent(counts.get("click", 0), impressions),
-        "cvr": percent(counts.get("convert", 0), impressions),
-    }
+def _treatments(groups: Iterable[GroupCounts], catalog: Catalog) -> list[Struct]:
+    rows: list[Struct] = []
+    for id_, counts, _ in groups:
+        creative, get = catalog.creatives.get(id_, _NO_CREATIVE), counts.get
+        offer = catalog.offers.get(creative.offer_id or "", _NO_OFFER)
+        channel = catalog.channels.get(creative.channel_id or "", _NO_CHANNEL)
+        impressions, clicks, converts = get("impression", 0), get("click", 0), get("convert", 0)
+        rows.append(
+            _TreatmentRow(
+                id_,
+                creative.name,
+                offer.name,
+                channel.channel_type,
+                channel.name,
+                creative.template_type,
+                creative.ab_test_variant,
+                creative.weight,
+                creative.status,
+                impressions,
+                clicks,
+                get("dismiss", 0),
+                get("accept", 0),
+                converts,
+                sum(counts.values()),
+                percent(clicks, impressions),
+                percent(converts, impressions),
+            )
+        )
+    return rows
 
 
-def _action(group: GroupCounts, catalog: Catalog) -> Row:
-    offer = catalog.offers.get(group.id)
-    positive, negative, neutral = sentiment(group.counts, catalog.outcome_types)
-    return {
-        "id": group.id,
-        "name": offer and offer.name,
-        "issue": offer and offer.issue,
-        "group": offer and offer.group,
-        "status": offer and offer.status,
-        "priority": offer and offer.priority,
-        **_columns(group.counts),
-        "total": group.total,
-        **_rates(group.counts),
-        "positive": positive,
-        "negative": negative,
-        "neutral": neutral,
-    }
+def _channels(groups: Iterable[GroupCounts], catalog: Catalog) -> list[Struct]:
+    rows: list[Struct] = []
+    for id_, counts, _ in groups:
+        channel, get = catalog.channels.get(id_, _NO_CHANNEL), counts.get
+        impressions, clicks = get("impression", 0), get("click", 0)
+        rows.append(
+            _ChannelRow(
+                id_,
+                channel.name,
+                channel.channel_type,
+                None if channel is _NO_CHANNEL else catalog.treatment_counts.get(id_, 0),
+                impressions,
+                clicks,
+                get("dismiss", 0),
+                get("accept", 0),
+                get("convert", 0),
+                sum(counts.values()),
+                percent(clicks, impressions),
+            )
+        )
+    return rows
 
 
-def _treatment(group: GroupCounts, catalog: Catalog) -> Row:
-    creative = catalog.creatives.get(group.id)
-    offer = catalog.offers.get(creative.offer_id or "") if creative else None
-    channel = catalog.channels.get(creative.channel_id or "") if creative else None
-    return {
-        "id": group.id,
-        "name": creative and creative.name,
-        "offerName": offer and offer.name,
-        "channelType": channel and channel.channel_type,
-        "channelName": channel and channel.name,
-        "templateType": creative and creative.template_type,
-        "abTestVariant": creative and creative.ab_test_variant,
-        "weight": creative and creative.weight,
-        "status": creative and creative.status,
-        **_columns(group.counts),
-        "total": group.total,
-        **_rates(group.counts),
-    }
+def _customers(groups: Iterable[GroupCounts], _: Catalog) -> list[Struct]:
+    rows: list[Struct] = []
+    for id_, counts, unique_actions in groups:
+        get = counts.get
+        rows.append(
+            _CustomerRow(
+                id_,
+                sum(counts.values()),
+                get("impression", 0),
+                get("click", 0),
+                get("dismiss", 0),
+                get("accept", 0),
+                get("convert", 0),
+                unique_actions,
+            )
+        )
+    return rows
 
 
-def _channel(group: GroupCounts, catalog: Catalog) -> Row:
-    channel = catalog.channels.get(group.id)
-    rates = _rates(group.counts)
-    return {
-        "id": group.id,
-        "name": channel and channel.name,
-        "channelType": channel and channel.channel_type,
-        "treatmentCount": catalog.treatment_counts.get(group.id, 0) if channel else None,
-        **_columns(group.counts),
-        "total": group.total,
-        "ctr": rates["ctr"],
-    }
-
-
-def _customer(group: GroupCounts, catalog: Catalog) -> Row:
-    return {
-        "customerId": group.id,
-        "total": group.total,
-        **_columns(group.counts),
-        "uniqueActions": group.unique_actions,
-    }
-
-
-_ROWS: dict[Grouping, Callable[[GroupCounts, Catalog], Row]] = {
-    "action": _action,
-    "treatment": _treatment,
-    "channel": _channel,
-    "customer": _customer,
+_ROWS: dict[Grouping, Callable[[Iterable[GroupCounts], Catalog], list[Struct]]] = {
+    "action": _actions,
+    "treatment": _treatments,
+    "channel": _channels,
+    "customer": _customers,
 }
+
+
+def rows(group_by: Grouping, groups: Sequence[GroupCounts], catalog: Catalog) -> list[Struct]:
+    """Return the rows of a response; see `row`."""
+    return _ROWS[group_by](groups, catalog)
 
 
 def point(day: int, counts: Mapping[str, int]) -> Row:
     """Return a point of a trend, given the interactions of the day by outcome type."""
+    impressions = counts.get("impression", 0)
     return {
         "date": date_of(day).isoformat(),
-        **_columns(counts),
+        **{field.name: counts.get(field.name, 0) for field in _COUNTS},
         "total": sum(counts.values()),
-        **_rates(counts),
+        "ctr": percent(counts.get("click", 0), impressions),
+        "cvr": percent(counts.get("convert", 0), impressions),
     }
 
 
@@ -238,4 +380,14 @@ def row(group_by: Grouping, group: GroupCounts, catalog: Catalog) -> Row:
 
     Catalog attributes of an id that the catalog lacks are None.
     """
-    return _ROWS[group_by](group, catalog)
+    (made,) = rows(group_by, [group], catalog)
+    found: Row = msgspec.to_builtins(made)
+    return found
+
+
+def encode_summary(
+    page: Page, catalog: Catalog, *, group_by: Grouping, days: int, limit: int, offset: int
+) -> bytes:
+    """Return the JSON body of a response, its fields in the order of the API contract."""
+    shown = rows(group_by, page.groups, catalog)
+    return _encoder.encode(_Summary(group_by, days, shown, page.total, limit, offset))

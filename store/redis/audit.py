@@ -258,18 +258,32 @@ def _decode(
     windows: dict[Period, dict[str, int]] = {}
     tiles: dict[tuple[int, str], int] = {}
     seen: dict[OfferSeen, int] = {}
+    uniques: dict[Period, int] = {}
     types = generation.types
     for name, value in zip(group.fields[::2], group.fields[1::2], strict=True):
         if name == b"s":
             windows = _windows(_unpack(value), types)
         elif name.startswith(b"-"):
             seen[OfferSeen(offers[name[1:]])] = int(value)
+        elif name == b"q":
+            uniques = _uniques(value, generation.day) if value else {}
         elif name.startswith(b"p"):
             day, _, number = name[1:].partition(b":")
             seen[OfferSeen(offers[number], int(day))] = int(value)
         else:
             _add_block(tiles, int(name), _unpack(value), types, generation.day - TILE_DAYS)
-    return GroupState(windows, tiles, ranks, seen)
+    return GroupState(windows, tiles, ranks, seen, uniques)
+
+
+def _uniques(kept: bytes, today: int) -> dict[Period, int]:
+    """Decode `q`: weekly, monthly, alltime, day, number of that day, of three bytes each."""
+    if len(kept) != 15:
+        raise Unreadable
+    numbers = [int.from_bytes(kept[i : i + 3], "little") for i in range(0, 15, 3)]
+    found: dict[Period, int] = dict(zip(_WINDOWS, numbers, strict=False))
+    if numbers[3] == today:
+        found["daily"] = numbers[4]
+    return found
 
 
 def _windows(flat: Any, types: Sequence[str]) -> dict[Period, dict[str, int]]:

@@ -31,6 +31,7 @@ from store.records import (
     Incomplete,
     Question,
     TrendQuestion,
+    Unchanged,
 )
 from store.redis.active import active_counted, active_generations
 from store.redis.audit import AuditedCounters
@@ -109,7 +110,7 @@ class RedisCounters(RedisGenerations):
             groups_max=self._groups_max,
         )
 
-    async def read(self, question: Question) -> CounterPage | Incomplete:
+    async def read(self, question: Question) -> CounterPage | Unchanged | Incomplete:
         """Return one page; see `RedisReads.read`. Raises StoreUnavailable."""
         return await self._reads.read(question)
 

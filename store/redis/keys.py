@@ -83,6 +83,8 @@ class Keys(NamedTuple):
         over:<grouping code> (interactions counted as OTHER), over:o (times that an offer of a
         customer was not remembered), pending (events whose actions, treatments and channels are in
         the list `pending`), unranked, ranking, ranked_to (ranks of customers, see lua/rank.lua);
+        stamp_u, stamp (another one after each change of what answers about customers, and about
+        other groupings, show: see ADR 0026);
         building while it is built, token afterwards; shards (their number, at
         shard 0 of several). It is complete while it has none of: t:<source> (watermark to reach),
         gap:<source>:<first offset> (end of a gap), unproven (it started empty), evicted (time in ms

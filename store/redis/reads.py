@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
-from store.records import CounterPage, GroupCounts, Incomplete, Page, Question
+from store.records import CounterPage, GroupCounts, Incomplete, Page, Question, Unchanged
 from store.redis.client import Client, Script
 from store.redis.keys import GROUPING_CODES, Keys
-from store.shard_pages import merge, of_shard
+from store.shard_pages import all_unchanged, merge, of_shard, split_version
 from store.shards import Layout
 from store.windows import Period, from_tiles
 
@@ -28,7 +28,9 @@ _WINDOW_INDEX: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime":
 #: Reads of one question: a rebuild or a rollback may activate other shards meanwhile.
 _ATTEMPTS: Final = 3
 
-_unpack = msgspec.msgpack.decode
+_texts: Final = msgspec.msgpack.Decoder(list[str]).decode
+_numbers: Final = msgspec.msgpack.Decoder(list[int]).decode
+_lists: Final = msgspec.msgpack.Decoder(list[list[int]]).decode
 
 
 class RedisReads:
@@ -41,44 +43,67 @@ class RedisReads:
         self._layouts: dict[str, Layout] = {}
         """Tenants with several shards, as shard 0 has said last."""
 
-    async def read(self, question: Question) -> CounterPage | Incomplete:
+    async def read(self, question: Question) -> CounterPage | Unchanged | Incomplete:
         """Return one page. Raises StoreUnavailable.
 
         Each shard answers from one snapshot, all for the same day and of the same generation. The
-        first question about a tenant with several shards takes two round trips, all others one.
+        first question about a tenant with several shards takes two round trips, and so does one
+        with a known version that some of the shards still have; all others take one.
         """
         if question.period is None and not from_tiles(question.window, question.today):
             return Incomplete("no_period")
-        found: CounterPage | Incomplete = Incomplete("no_generation")
+        found: CounterPage | Unchanged | Incomplete = Incomplete("no_generation")
         for _ in range(_ATTEMPTS):
             layout = self._layouts.get(question.tenant)
             if layout is None:
                 answer = await self._ask(question, question.tenant, "1")
                 if answer[0] != b"sharded":
-                    return _found(answer, question.period)
+                    return _found(answer, question)
                 self._learn(question.tenant, answer)
                 continue
             asked = of_shard(question)
             if isinstance(asked, Incomplete):
                 return asked
-            first = f"{layout.shards}@{layout.generation}"
-            answers = await asyncio.gather(
-                self._ask(asked, question.tenant, first),
-                *(self._ask(asked, name, "") for name in layout.others),
-            )
-            if answers[0][0] == b"sharded":
-                self._learn(question.tenant, answers[0])
-                continue
-            pages = [_found(answer, question.period) for answer in answers]
-            reasons = [page for page in pages if isinstance(page, Incomplete)]
-            if not reasons:
-                return merge(question, [page for page in pages if isinstance(page, CounterPage)])
-            found = reasons[0]
-            if found.reason != "no_generation":
+            found = await self._read_shards(question, asked, layout)
+            if found != Incomplete("no_generation"):
                 return found
-            # Another generation may have become active after shard 0 was read: ask again.
-            self._layouts.pop(question.tenant, None)
         return found
+
+    async def _read_shards(
+        self, question: Question, asked: Question, layout: Layout
+    ) -> CounterPage | Unchanged | Incomplete:
+        """Return the answer of all shards, `no_generation` if they may be others by now."""
+        shards = [f"{layout.shards}@{layout.generation}", *[""] * (layout.shards - 1)]
+        known = split_version(question.known_version, layout.shards)
+        answers = await asyncio.gather(
+            *(
+                self._ask(asked._replace(known_version=version), name, of_shard)
+                for name, of_shard, version in zip(layout.names, shards, known, strict=True)
+            )
+        )
+        unchanged = [i for i, answer in enumerate(answers) if answer[0] == b"same"]
+        if unchanged and len(unchanged) < layout.shards:
+            # The others have changed, so the pages of these are needed, too.
+            again = asked._replace(known_version=b"")
+            pages_of_rest = await asyncio.gather(
+                *(self._ask(again, layout.name(i), shards[i]) for i in unchanged)
+            )
+            for i, answer in zip(unchanged, pages_of_rest, strict=True):
+                answers[i] = answer
+        if answers[0][0] == b"sharded":
+            self._learn(question.tenant, answers[0])
+            return Incomplete("no_generation")
+        results = [_found(answer, asked) for answer in answers]
+        for result in results:
+            if isinstance(result, Incomplete):
+                if result.reason == "no_generation":
+                    # Another generation may have become active after shard 0 was read: ask again.
+                    self._layouts.pop(question.tenant, None)
+                return result
+        same = [result for result in results if isinstance(result, Unchanged)]
+        if same:
+            return all_unchanged(same)
+        return merge(question, [page for page in results if isinstance(page, CounterPage)])
 
     def _learn(self, tenant: str, answer: Sequence[Any]) -> None:
         layout = Layout(tenant, int(answer[2]), int(answer[1]))
@@ -100,23 +125,32 @@ class RedisReads:
             question.limit,
             "" if start is None else start,
             shards,
+            question.known_version or b"",
         )
 
 
-def _found(answer: Sequence[Any], period: Period | None) -> CounterPage | Incomplete:
-    """Return the page of an answer of the read script, or the reason why there is none."""
+def _found(answer: Sequence[Any], question: Question) -> CounterPage | Unchanged | Incomplete:
+    """Return the page of an answer of the read script, or why there is none."""
+    if answer[0] == b"same":
+        return Unchanged(int(answer[2]), answer[3] == 1)
     if answer[0] != b"ok":
         return Incomplete(answer[0].decode())
-    _, version, pending, types, total, ids, counts, uniques, is_ranked = answer
-    names = _unpack(types) if types else []
-    index = _WINDOW_INDEX.get(period, 0) if period else 0
-    groups = []
-    for i, name in enumerate(ids):
-        flat = _unpack(counts[i])
+    _, version, pending, is_ranked, catalog, types, total, ids, counts, uniques = answer
+    names = _texts(types) if types else []
+    index = _WINDOW_INDEX.get(question.period, 0) if question.period else 0
+    of_groups: list[dict[str, int]] = []
+    for flat in _lists(counts):
         if index:  # due, code, weekly, monthly, alltime, code, ...
             codes, numbers = flat[1::4], flat[1 + index :: 4]
         else:
             codes, numbers = flat[::2], flat[1::2]
-        by_type = {names[c]: n for c, n in zip(codes, numbers, strict=True) if n}
-        groups.append(GroupCounts(name.decode(), by_type, uniques[i] if uniques else None))
-    return CounterPage(Page(groups, total), int(version), int(pending), is_ranked == 1)
+        of_groups.append({names[c]: n for c, n in zip(codes, numbers, strict=True) if n})
+    offers: Sequence[int | None] = _numbers(uniques) or [None] * len(of_groups)
+    groups = list(map(GroupCounts, _texts(ids), of_groups, offers))
+    return CounterPage(
+        Page(groups, total),
+        int(catalog),
+        int(pending),
+        is_ranked == 1,
+        b"" if question.known_version is None else version,
+    )

@@ -77,12 +77,7 @@ def compare(
         total = sum(should.values())
         ranked = total if period in unranked else found.ranks.get(period, 0)
         rank = Cell(period, TOTAL, ranked, total)
-        unique = Cell(
-            period,
-            UNIQUE,
-            _unique(found.offers, period, today),
-            _unique(wanted.offers, period, today),
-        )
+        unique = _unique_cell(found, wanted, period, today)
         cells += (cell for cell in (rank, unique) if cell.counters != cell.history)
     cells += _differing_days(found, wanted, today, is_ranked="daily" not in unranked)
     has_offers = found.offers
@@ -95,6 +90,13 @@ def compare(
         n = _unique(wanted.offers, "alltime", today)
         cells.append(Cell("days of offers", UNIQUE, n, n))
     return cells
+
+
+def _unique_cell(found: GroupState, wanted: Expected, period: Period, today: int) -> Cell:
+    """Return the number of distinct offers: the one that the record keeps, if that one differs."""
+    should, counted = (_unique(each.offers, period, today) for each in (wanted, found))
+    kept = found.uniques.get(period, counted)
+    return Cell(period, UNIQUE, counted if kept == should else kept, should)
 
 
 def _differing_days(

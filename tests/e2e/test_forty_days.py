@@ -22,7 +22,7 @@ from store.catalog_document import CatalogDocument, OutcomeTypeItem
 from store.postgres.catalog import import_catalog
 from store.postgres.history import PostgresHistory
 from store.postgres.pool import make_pool
-from store.records import GROUPINGS, CounterPage, Event, Incomplete, Question
+from store.records import GROUPINGS, CounterPage, Event, Incomplete, Question, Unchanged
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters
 from store.settings import Settings
@@ -288,9 +288,11 @@ class Simulation:
         """Ask the counters for today."""
         zone = ZONES[tenant]
         today = Calendar(zone).day_of(self.clock.now_ms)
-        return await self.counters.read(
+        found = await self.counters.read(
             Question(tenant, "action", "daily", window_of("daily", today), today, zone, 10, 0)
         )
+        assert not isinstance(found, Unchanged)  # no version was given
+        return found
 
     async def check(self, tenant: str) -> None:
         """Compare the three for every grouping and period, and for two exact windows."""

@@ -135,6 +135,11 @@ async def the_day_of_an_offer(client: Any) -> None:
     await client.hset(HOME + "u:C-1", "-1", TODAY - 300)
 
 
+async def the_numbers_of_offers(client: Any) -> None:
+    numbers = (9, 9, 9, TODAY, 9)
+    await client.hset(HOME + "u:C-1", "q", b"".join(n.to_bytes(3, "little") for n in numbers))
+
+
 async def a_record_that_cannot_be_read(client: Any) -> None:
     await client.hset(HOME + "u:C-4", "s", b"\xc1 not msgpack")
 
@@ -153,6 +158,7 @@ SPOILS: dict[Spoil, tuple[str, str]] = {
     a_group_that_history_lacks: ("action", "off_9"),
     an_offer_that_history_lacks: ("customer", "C-1"),
     the_day_of_an_offer: ("customer", "C-1"),
+    the_numbers_of_offers: ("customer", "C-1"),
     a_record_that_cannot_be_read: ("customer", "C-4"),
     a_block_that_cannot_be_read: ("channel", "ch_001"),
 }

@@ -58,7 +58,13 @@ async def dump_all(client: Any, prefix: str = "is") -> dict[bytes, bytes]:
 
 
 async def _contents(client: Any, key: bytes) -> Any:
-    """Return all of a key. The order in which Redis 7.0 dumps a set has no meaning, and changes."""
+    """Return all of a key, without the stamps of a generation, which a repair sets.
+
+    The order in which Redis 7.0 dumps a set has no meaning, and changes.
+    """
+    if key.endswith(b":meta"):
+        fields = await client.hgetall(key)
+        return {name: fields[name] for name in fields if name not in (b"stamp", b"stamp_u")}
     if await client.type(key) == b"set":
         return sorted(await client.smembers(key))
     return await client.dump(key)

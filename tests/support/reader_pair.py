@@ -51,6 +51,14 @@ class ReaderPair:
         self.historic = await self._reader(
             self.settings.model_copy(update={"redis_prefix": "unused"})
         )
+        self._uncached: httpx.AsyncClient | None = None
+
+    async def uncached(self) -> httpx.AsyncClient:
+        """Return a third reader, which answers from counters as `counted`, and keeps no answers."""
+        if self._uncached is None:
+            settings = self.settings.model_copy(update={"api_cache_mb": 0})
+            self._uncached = await self._reader(settings)
+        return self._uncached
 
     async def _reader(self, settings: Settings) -> httpx.AsyncClient:
         app = build(settings, now_ms=lambda: self.now_ms)

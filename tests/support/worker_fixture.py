@@ -101,6 +101,7 @@ class WorkerFixture:
             return None
         if isinstance(answer, CounterPage):
             return sum(group.total for group in answer.page.groups)
+        assert isinstance(answer, Incomplete)  # no version was asked with
         return answer
 
     async def stored(self) -> int | None:

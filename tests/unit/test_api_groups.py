@@ -250,6 +250,7 @@ def test_the_headers_of_an_answer(path: str, counted: Any, stored: Any) -> None:
         "x-content-type-options": "nosniff",
         "x-summary-source": "materialized",
         "x-summary-lag": "17",
+        "x-summary-timezone": "UTC",
     }
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["etag"] == response.headers["etag"]

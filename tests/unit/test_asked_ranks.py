@@ -18,6 +18,7 @@ from store.records import (
     Question,
     StoreUnavailable,
     TrendQuestion,
+    Unchanged,
 )
 from store.windows import Period
 from tests.support.contract import exact_question, question
@@ -30,13 +31,13 @@ class Fixture:
     """Counters that give one answer, notes in a list, and a clock."""
 
     def __init__(self) -> None:
-        self.answer: CounterPage | Incomplete = PAGE
+        self.answer: CounterPage | Unchanged | Incomplete = PAGE
         self.noted: list[tuple[str, Period, bool]] = []
         self.now_s = 0.0
         self.is_available = True
         self.asked = AskedRanks(self, self, now_ms=lambda: NOW_MS, monotonic_s=lambda: self.now_s)
 
-    async def read(self, asked: Question) -> CounterPage | Incomplete:
+    async def read(self, asked: Question) -> CounterPage | Unchanged | Incomplete:
         return self.answer
 
     async def read_group(self, question: GroupQuestion) -> CountedGroup | Incomplete:
@@ -85,6 +86,15 @@ def test_a_rank_is_wanted_also_where_few_customers_were_summed_without_it() -> N
     fixture = Fixture()
     fixture.answer = PAGE._replace(is_ranked=False)
     assert fixture.ask(exact_question("customer", 5)) == [("acme", "weekly", True)]
+
+
+def test_questions_whose_answer_is_kept_are_recorded() -> None:
+    """Else the rank of a page that is only repeated would be dropped."""
+    fixture = Fixture()
+    fixture.answer = Unchanged()
+    assert fixture.ask(question("customer", "daily")) == [("acme", "daily", False)]
+    fixture.answer = Unchanged(is_ranked=False)
+    assert fixture.ask(question("customer", "daily")) == [("acme", "daily", True)]
 
 
 def test_tenants_are_recorded_apart() -> None:

@@ -140,6 +140,8 @@ local function correct_events()
 end
 
 local failure = write_or_damage(function()
+  local stamp = new_stamp('a')
+  redis.call('HSET', meta, 'stamp', stamp, 'stamp_u', stamp)
   -- A total that becomes lower may move a customer past where the building of ranks is: it begins again.
   if kind == 'u' then redis.call('HDEL', meta, 'ranked_to') end
   for i = 1, #fix.groups, 4 do

@@ -186,7 +186,17 @@ end)
 
 -- 4. The watermark, and the number of events. Generations of older versions have no such number. The
 -- watermark moves also where the counts are damaged: history answers, and the other tenants go on.
-redis.call('HSET', meta, wfield, next_watermark)
+-- A batch without events changes no answer; a pending one only those about customers.
+if batch.n == 0 then
+  redis.call('HSET', meta, wfield, next_watermark)
+else
+  local stamp = new_stamp(next_watermark)
+  if parts then
+    redis.call('HSET', meta, wfield, next_watermark, 'stamp_u', stamp, 'stamp', stamp)
+  else
+    redis.call('HSET', meta, wfield, next_watermark, 'stamp_u', stamp)
+  end
+end
 if state[5] then redis.call('HINCRBY', meta, 'events', batch.n) end
 if state[6] and tonumber(next_watermark) >= tonumber(state[6]) then
   redis.call('HDEL', meta, target_field)

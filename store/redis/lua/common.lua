@@ -30,6 +30,14 @@ local function add(s, code, weekly, monthly, alltime)
   s[n + 1], s[n + 2], s[n + 3], s[n + 4] = code, weekly, monthly, alltime
 end
 
+-- Returns a stamp: a value that no other state of the tenant has, by the clock of Redis. A script that changes
+-- what answers show sets it in meta, in the same step: `stamp_u` for customers, `stamp` for the other groupings.
+-- `place` tells two scripts of one microsecond apart, where a clock was set back. See ADR 0026.
+local function new_stamp(place)
+  local time = redis.call('TIME')
+  return time[1] .. '.' .. time[2] .. '.' .. place
+end
+
 -- Returns {index from 0 -> code} of outcome type keys, given meta's packed `types`; adds new ones to it.
 local function codes_of(keys, packed)
   local types = packed and cmsgpack.unpack(packed) or {}

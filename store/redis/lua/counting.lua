@@ -102,6 +102,31 @@ local function is_full(kind)
   return full
 end
 
+-- Returns the field `q` of a customer after offers were seen, '' if they have to be counted, or nil if it
+-- stays as it is. `latest` and `seen`: field of an offer -> the day now, and before. A record that is due but
+-- not rolled yet gets the numbers of its windows from the roll, as all others of its windows.
+local function uniques_after(packed, is_new, latest, seen)
+  local weekly, monthly, alltime, on, daily = 0, 0, 0, today, 0
+  if not is_new then
+    if not packed or packed == '' then return nil end
+    weekly, monthly, alltime, on, daily = struct.unpack(Q_FORMAT, packed)
+    if on ~= today then daily = 0 end
+  end
+  for name, day in pairs(latest) do
+    if string.byte(name) ~= 45 or name == OTHER_OFFERS then return '' end -- 45: '-'
+    local before = seen[name]
+    if before then
+      before = tonumber(before)
+    else
+      alltime, before = alltime + 1, -TILE_DAYS
+    end
+    if day > today - 7 and before <= today - 7 then weekly = weekly + 1 end
+    if day > today - TILE_DAYS and before <= today - TILE_DAYS then monthly = monthly + 1 end
+    if day == today and before ~= today then daily = daily + 1 end
+  end
+  return struct.pack(Q_FORMAT, weekly, monthly, alltime, today, daily)
+end
+
 -- A record that is due but not rolled yet is updated like any other: the roll computes its windows
 -- from the tiles, and no read returns them before.
 -- Two tables are reused for all records: creating and growing tables is a large part of their cost.
@@ -123,6 +148,10 @@ local function count(kind, id, deltas, offers)
   for i = 1, #offers, 2 do
     asked = asked + 1
     ask[asked] = seen_field(offers[i], offers[i + 1])
+  end
+  if offers ~= NONE then
+    asked = asked + 1
+    ask[asked] = 'q'
   end
   local got = redis.call(unpack(ask, 1, asked))
   if not got[1] and id ~= OTHER and is_full(kind) then
@@ -168,15 +197,20 @@ local function count(kind, id, deltas, offers)
   set[n_set + 1], set[n_set + 2], n_set = 's', cmsgpack.pack(s), n_set + 2
   if offers ~= NONE then
     local latest, new = {}, {} -- an offer may occur more than once in the batch, with days in any order
+    local seen_before, is_new = {}, not got[1]
     for j = 1, #offers, 2 do
       local at, day = offers_at + (j - 1) / 2, offers[j + 1]
       local name, seen = ask[at + 2], got[at]
       if day > (latest[name] or seen and tonumber(seen) or -1) then
         if not seen and not latest[name] then new[#new + 1] = name end
-        latest[name] = day
+        latest[name], seen_before[name] = day, seen
       end
     end
-    if #new > 0 then limit_offers(key, not got[1], new, latest) end
+    if #new > 0 then limit_offers(key, is_new, new, latest) end
+    if next(latest) then
+      local uniques = uniques_after(got[asked - 2], is_new, latest, seen_before)
+      if uniques then set[n_set + 1], set[n_set + 2], n_set = 'q', uniques, n_set + 2 end
+    end
     for name, day in pairs(latest) do
       set[n_set + 1], set[n_set + 2], n_set = name, text_of(day), n_set + 2
     end

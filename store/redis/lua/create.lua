@@ -24,9 +24,10 @@ if ARGV[5] == '' then
 else
   redis.call('HSET', meta, 'building', ARGV[5], 'token', ARGV[5])
 end
+local stamp = new_stamp('c')
 redis.call(
   'HSET', meta, 'day', ARGV[2], 'rolled', ARGV[2], 'timezone', ARGV[3], 'complete', ARGV[4], 'events', '0',
-  'format', FORMAT)
+  'format', FORMAT, 'stamp', stamp, 'stamp_u', stamp)
 for i = 6, #ARGV, 2 do redis.call('HSET', meta, ARGV[i], ARGV[i + 1]) end
 if ARGV[5] == '' then
   -- The tenant was removed before: counting begins where it ended. Soon after the removal exactly there,

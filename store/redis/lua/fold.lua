@@ -85,6 +85,7 @@ local failure = write_or_damage(function()
   count_groups(now)
   write_ranks_and_dues()
   redis.call('LTRIM', pending_key, #parts, -1)
+  redis.call('HSET', meta, 'stamp', new_stamp('f' .. waiting))
   if is_left then
     redis.call('LPUSH', pending_key, cmsgpack.pack(rest))
   elseif is_last then

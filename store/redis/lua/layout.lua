@@ -7,12 +7,16 @@
 --   p<day>:<offer>  the same for a day after today: of an event a few minutes ahead of midnight, or
 --               of one that a worker counts before it rolls to that day
 --   -0          customers only: some offers are not remembered, because there are too many
+--   q           customers only: weekly, monthly, alltime, day, n (see Q_FORMAT): the numbers of distinct offers
+--               in the windows of `s`, and on a day. '' = they have to be counted; so if there is no such field
 -- A code is the index of the outcome type in meta's `types`; <offer> is the offer's number in the
 -- hash `offers`. `due` is the next window day on which the windows of the record change
 -- without an event (0 = none); the record is then a member of the set due:<due>.
 local TILE_DAYS, BLOCK_DAYS = 31, 4
 -- Indexes in `s`: the first code, the offsets of the windows after a code, and the step to the next.
 local FIRST, WEEKLY, MONTHLY, ALLTIME, STEP = 2, 1, 2, 3, 4
+-- Of `q`: five integers of three bytes, the lowest byte first.
+local Q_FORMAT = '<I3I3I3I3I3'
 
 local function block_of(day) return math.floor(day / BLOCK_DAYS) end
 

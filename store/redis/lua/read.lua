@@ -2,10 +2,13 @@
 -- ARGV: 1 grouping code, 2 period code (d, w, m, a; x = an exact window, which no period has),
 --       3 the reader's day, 4 time zone, 5 offset, 6 limit, 7 earliest day of the window ('' = none),
 --       8 the shards that the reader expects at shard 0: 1, or number@generation; '' = another shard
--- Returns {'ok', catalog version, events that are pending (see fold.lua), msgpack types, groups, {id, ...},
--- {counts, ...}, {unique, ...}, 1 if the rank was there, else 0}
--- where counts are msgpack (flat {code, count, ...}, or the record's `s` with all its windows),
--- {'sharded', shards, generation} if the reader expects others, or {reason}.
+--       9 version of the answer that the reader has; '' = none
+-- Returns {'ok', version, events that are pending (see fold.lua), 1 if the rank was there, else 0, catalog
+-- version, msgpack types, groups, msgpack {id, ...}, msgpack {counts, ...}, msgpack {unique, ...}}
+-- where counts are flat {code, count, ...}, or the record's `s` with all its windows; {'same', version,
+-- pending, rank was there} if the reader has the answer; {'sharded', shards, generation} if the reader
+-- expects others; or {reason}.
+-- The version has all that the answer depends on: see ADR 0026. '' = there is none yet.
 -- An exact window is summed for every group that can be in it, and blocks Redis meanwhile. So is a period
 -- of customers without a rank, for all customers: `not_ranked` if there are too many. A group
 -- costs about as much as GROUP_TILES tiles, and SUMMED_TILES_MAX tiles take 5 to 8 ms: 200 groups
@@ -22,10 +25,10 @@ local home = base .. active .. ':'
 -- not there is a lost one.
 together(home .. 'meta')
 local kind, period, today = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local complete, day, rolled, timezone, types, pending, shards, unranked, ranking, over, over_actions, over_offers =
-  unpack(redis.call(
+local complete, day, rolled, timezone, types, pending, shards, unranked, ranking, over, over_actions, over_offers,
+  events, stamp = unpack(redis.call(
     'HMGET', home .. 'meta', 'complete', 'day', 'rolled', 'timezone', 'types', 'pending', 'shards', 'unranked',
-    'ranking', 'over:' .. kind, 'over:a', 'over:o'))
+    'ranking', 'over:' .. kind, 'over:a', 'over:o', 'events', kind == 'u' and 'stamp_u' or 'stamp'))
 local offset, limit, from = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 if ARGV[8] ~= '' and ARGV[8] ~= (shards and shards .. '@' .. active or '1') then
   return {'sharded', shards or '1', active}
@@ -42,32 +45,51 @@ if period ~= 'a' and period ~= 'd' and rolled ~= day then return {'rolling'} end
 local needed = period ~= 'x' and period or today - from + 1 < 7 and 'w' or 'm'
 local is_ranked = kind ~= 'u' or ranked_of((unranked or '') .. (ranking or ''))[needed]
 
+-- 1. What the answer depends on. Another version of the worker sets no stamp; the number of events that the
+-- answer shows tells its commits and folds apart.
+together(base .. 'catalog')
+local catalog = redis.call('GET', base .. 'catalog') or '0'
+pending = kind ~= 'u' and pending or '0'
+local ranked_flag = is_ranked and 1 or 0
+local version = stamp and table.concat({
+  active, day, rolled, stamp, events and string.format('%.0f', events - pending) or '', unranked or '',
+  ranking or '', catalog}, ',') or ''
+if stamp and version == ARGV[9] then return {'same', version, pending, ranked_flag} end
+
+-- 2. The groups and their counts.
 local function rank_of(name) return home .. 'r:' .. kind .. ':' .. name end
 local function key_of(id) return home .. kind .. ':' .. id end
 
 -- Adds (sign 1) or subtracts (-1) the counts of the days first..last in a packed tile, which may be
 -- missing. Returns the signed number of interactions.
 local function count_days(of_code, block, packed, first, last, sign)
-  local tile, total = packed and cmsgpack.unpack(packed) or {}, 0
+  if not packed then return 0 end
+  local tile, total, start = cmsgpack.unpack(packed), 0, block * BLOCK_DAYS
+  first, last = first - start, last - start
   for i = 1, #tile, 2 do
-    local day, code = day_of(block, tile[i]), code_of(tile[i])
-    if day >= first and day <= last then
-      total = total + sign * tile[i + 1]
-      of_code[code] = (of_code[code] or 0) + sign * tile[i + 1]
+    local code_and_day = tile[i]
+    local index = code_and_day % BLOCK_DAYS
+    if index >= first and index <= last then
+      local code, n = (code_and_day - index) / BLOCK_DAYS, sign * tile[i + 1]
+      total = total + n
+      of_code[code] = (of_code[code] or 0) + n
     end
   end
   return total
 end
 
 local function pack_counts(of_code)
-  local flat = {}
+  local flat, n_flat = {}, 0
   for code, n in pairs(of_code) do
-    if n > 0 then
-      flat[#flat + 1] = code
-      flat[#flat + 1] = n
-    end
+    if n > 0 then flat[n_flat + 1], flat[n_flat + 2], n_flat = code, n, n_flat + 2 end
   end
   return cmsgpack.pack(flat)
+end
+
+-- Returns the msgpack array of values that are msgpack already.
+local function array_of(packed)
+  local n = #packed
+  return string.char(220, math.floor(n / 256), n % 256) .. table.concat(packed)
 end
 
 -- Sums the window from..today of each group that can be in it: the window of the nearest period,
@@ -116,24 +138,52 @@ end
 
 -- Returns the number of distinct offers of a customer in from..today, and the value of the field
 -- `wanted` of its record.
+local byte = string.byte
 local function uniques_of(id, wanted)
   local fields = redis.call('HGETALL', key_of(id))
-  local value, seen, n = false, {}, 0
+  local value, n, has_ahead = false, 0, false
   for i = 1, #fields, 2 do
     local name = fields[i]
-    local first = string.byte(name)
-    if name == wanted then
+    local first = byte(name)
+    if first == 45 then -- '-': each offer has one such field
+      if from then
+        local day = tonumber(fields[i + 1])
+        if day >= from and day <= today then n = n + 1 end
+      else
+        n = n + 1
+      end
+    elseif first == 112 then -- 'p'
+      has_ahead = true
+    elseif name == wanted then
       value = fields[i + 1]
-    elseif first == 45 or first == 112 then -- '-', 'p'
-      local day, before = tonumber(fields[i + 1]), first == 45 and 1 or string.find(name, ':', 1, true)
-      local offer = string.sub(name, before + 1)
-      if (not from or (day >= from and day <= today)) and not seen[offer] then
+    end
+  end
+  if has_ahead then -- of these an offer may have several, besides the other one
+    local seen = {}
+    n = 0
+    for i = 1, #fields, 2 do
+      local offer = string.match(fields[i], '^-(.+)$') or string.match(fields[i], '^p%d+:(.+)$')
+      local day = offer and not seen[offer] and tonumber(fields[i + 1])
+      if day and (not from or (day >= from and day <= today)) then
         seen[offer] = true
         n = n + 1
       end
     end
   end
   return n, value
+end
+
+-- Returns the same for the window of a period, from what the record keeps, if it does.
+local function kept_uniques(id, wanted)
+  local got = redis.call('HMGET', key_of(id), wanted, 'q')
+  if got[2] and got[2] ~= '' then
+    local weekly, monthly, alltime, on, daily = struct.unpack(Q_FORMAT, got[2])
+    if period == 'a' then return alltime, got[1] end
+    if period == 'm' then return monthly, got[1] end
+    if period == 'w' then return weekly, got[1] end
+    if on == today then return daily, got[1] end
+  end
+  return uniques_of(id, wanted)
 end
 
 local ids, counts, uniques, groups = {}, {}, {}, 0
@@ -160,7 +210,7 @@ if period ~= 'x' then
   local field = period == 'd' and tostring(block) or 's'
   for i, id in ipairs(ids) do
     if kind == 'u' then
-      uniques[i], counts[i] = uniques_of(id, field)
+      uniques[i], counts[i] = kept_uniques(id, field)
     else
       counts[i] = redis.call('HGET', key_of(id), field)
     end
@@ -173,7 +223,6 @@ if period ~= 'x' then
     end
   end
 end
-together(base .. 'catalog')
-local version = redis.call('GET', base .. 'catalog')
-if kind == 'u' then pending = '0' end
-return {'ok', version or '0', pending or '0', types or '', groups, ids, counts, uniques, is_ranked and 1 or 0}
+return {
+  'ok', version, pending, ranked_flag, catalog, types or '', groups, cmsgpack.pack(ids), array_of(counts),
+  cmsgpack.pack(uniques)}

@@ -21,5 +21,7 @@ if sharded or redis.call('HEXISTS', meta, 'shards') == 1 then
   redis.call('HSET', meta, 'unsettled', gen, 'given_up', '', 'complete', '0')
 end
 redis.call('HDEL', meta, 'replaced_ms')
+local stamp = new_stamp('b')
+redis.call('HSET', meta, 'stamp', stamp, 'stamp_u', stamp)
 redis.call('SET', KEYS[1], previous)
 return {'ok', previous, behind}

@@ -38,7 +38,8 @@ if redis.call('HEXISTS', meta, 'shards') == 1
 end
 for i = 1, #behind, 3 do redis.call('HSET', meta, 't:' .. behind[i], behind[i + 2]) end
 redis.call('HDEL', meta, 'building', 'w:rebuild:0', 'f:rebuild:0')
-redis.call('HSET', meta, 'previous', active or '')
+local stamp = new_stamp('s')
+redis.call('HSET', meta, 'previous', active or '', 'stamp', stamp, 'stamp_u', stamp)
 complete_if_whole()
 redis.call('SET', KEYS[1], gen)
 redis.call('DEL', base .. 'removed')
