@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import msgspec
+import pytest
 
 from store.settings import Settings
 from tests.support.waiting import eventually_async
@@ -18,6 +19,7 @@ async def last_audit(fixture: WorkerFixture) -> tuple[str, int]:
     return note.result, note.cells
 
 
+@pytest.mark.long
 def test_a_worker_audits_while_it_counts_and_damage_is_found_and_healed(
     settings: Settings,
 ) -> None:

@@ -122,6 +122,7 @@ async def shows_the_answer(page: Page, scene: PageScene, **parameters: Any) -> N
         await expect(page.locator("#fact-window")).to_contain_text(str(int(start[-2:])))
 
 
+@pytest.mark.long
 async def test_a_click_on_a_column_sorts_all_rows(browser: Browser, scene: PageScene) -> None:
     await fill(scene)
     async with open_page(browser, scene.url) as (page, console):
@@ -143,6 +144,7 @@ async def test_a_click_on_a_column_sorts_all_rows(browser: Browser, scene: PageS
         assert console.take() == []
 
 
+@pytest.mark.long
 async def test_too_many_groups_to_sort_is_a_message_and_the_rows_stay(
     browser: Browser, scene: PageScene
 ) -> None:
@@ -172,6 +174,7 @@ async def test_too_many_groups_to_sort_is_a_message_and_the_rows_stay(
         assert all("status of 400" in error for error in console.take())
 
 
+@pytest.mark.long
 async def test_pages_of_rows(browser: Browser, scene: PageScene) -> None:
     offers = [f"off_{number:03}" for number in range(60)]
     await scene.commit({offer: {"impression": 60 - i} for i, offer in enumerate(offers)})
@@ -243,6 +246,7 @@ async def test_history_answers_while_redis_is_stopped_and_the_page_says_what_tha
         assert all("status of 503" in error for error in console.take())
 
 
+@pytest.mark.long
 async def test_a_row_shows_its_days_beside_the_days_before(
     browser: Browser, scene: PageScene
 ) -> None:
@@ -279,6 +283,7 @@ async def test_a_row_shows_its_days_beside_the_days_before(
         assert console.take() == []
 
 
+@pytest.mark.long
 async def test_sparklines_are_asked_for_a_few_rows_and_kept(
     browser: Browser, scene: PageScene
 ) -> None:
@@ -295,6 +300,7 @@ async def test_sparklines_are_asked_for_a_few_rows_and_kept(
         assert console.take() == []
 
 
+@pytest.mark.long
 async def test_the_page_asks_with_the_etag_and_not_while_it_is_hidden_or_paused(
     browser: Browser, scene: PageScene
 ) -> None:
@@ -338,6 +344,7 @@ async def test_the_page_asks_with_the_etag_and_not_while_it_is_hidden_or_paused(
         assert console.take() == []
 
 
+@pytest.mark.long
 async def test_an_api_that_is_gone_is_asked_less_often_and_found_again(
     browser: Browser, scene: PageScene
 ) -> None:
@@ -362,6 +369,7 @@ async def test_an_api_that_is_gone_is_asked_less_often_and_found_again(
         await expect(page.locator("#live-text")).to_have_text("Live")
 
 
+@pytest.mark.long
 async def test_the_workers_are_shown(browser: Browser, scene: PageScene) -> None:
     await fill(scene)
     reports = scene.pair.counters.reports

@@ -99,6 +99,7 @@ async def test_it_asks_for_a_key_keeps_it_in_the_tab_and_asks_again_once_it_is_r
         assert await page.evaluate("sessionStorage.length") == 0
 
 
+@pytest.mark.long
 async def test_what_the_role_may_not_see_and_another_tenant_are_explained(
     browser: Browser, scene: PageScene
 ) -> None:
@@ -128,6 +129,7 @@ async def test_what_the_role_may_not_see_and_another_tenant_are_explained(
         await expect(page.locator("#workers-summary")).to_have_text("No worker has reported yet.")
 
 
+@pytest.mark.long
 async def test_the_rate_limit_is_explained_and_kept(browser: Browser, scene: PageScene) -> None:
     _, key = await new_key(scene, limit=3)
     url = scene.url.partition("?")[0]

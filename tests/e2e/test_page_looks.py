@@ -62,6 +62,7 @@ async def fits_the_window(page: Page) -> None:
     assert wide == [False, []]
 
 
+@pytest.mark.long
 async def test_any_name_at_any_width(browser: Browser, scene: PageScene) -> None:
     await scene.commit({offer: {"impression": 3, "click": 1} for offer in HOSTILE})
     scene.import_names({offer: name for offer, name in HOSTILE.items() if name})
@@ -77,6 +78,7 @@ async def test_any_name_at_any_width(browser: Browser, scene: PageScene) -> None
         assert console.take() == []
 
 
+@pytest.mark.long
 async def test_five_hundred_rows(browser: Browser, scene: PageScene) -> None:
     await scene.commit({f"off_{n:03}": {"impression": 1} for n in range(510)})
     async with open_page(browser, f"{scene.url}&limit=500") as (page, console):
@@ -143,6 +145,7 @@ async def test_everything_is_done_by_keyboard(browser: Browser, scene: PageScene
         assert console.take() == []
 
 
+@pytest.mark.long
 async def test_less_motion_where_the_reader_wants_less(browser: Browser, scene: PageScene) -> None:
     await scene.commit({"off_a": {"impression": 5}})
     moving = "document.getAnimations().length"

@@ -65,6 +65,7 @@ def scene(
 # --- tenants
 
 
+@pytest.mark.long
 def test_a_tenant_must_go(scene: Scene) -> None:
     scene.write_catalog(offers=[{"id": "off_1", "name": "One"}])
     scene.program.run("catalog", "import", "acme.json")
@@ -103,6 +104,7 @@ def test_an_outcome_type_is_registered_late(scene: Scene) -> None:
         scene.wait_exact()
 
 
+@pytest.mark.long
 def test_records_are_quarantined(scene: Scene) -> None:
     scene.sql(
         "INSERT INTO quarantined_records "
@@ -119,6 +121,7 @@ def test_records_are_quarantined(scene: Scene) -> None:
         assert scene.status()["quarantined"] == 0
 
 
+@pytest.mark.long
 def test_an_outcome_type_is_reclassified(scene: Scene) -> None:
     scene.write_catalog(outcomeTypes=[own_type("positive")])
     scene.program.run("catalog", "import", "acme.json")
@@ -241,6 +244,7 @@ def test_redis_was_restored_from_an_old_backup(scene: Scene, services: Services)
         scene.wait_exact()
 
 
+@pytest.mark.long
 def test_redis_evicted_keys(scene: Scene) -> None:
     """The answers are wrong until the audit, as the runbook says: no reader is judged before."""
     scene.send(some_events(100))
@@ -255,6 +259,7 @@ def test_redis_evicted_keys(scene: Scene) -> None:
         scene.wait_exact()
 
 
+@pytest.mark.long
 def test_counters_drifted(scene: Scene) -> None:
     scene.send(some_events(100))
     scene.wait_exact()
@@ -295,6 +300,7 @@ def test_postgres_was_restored_from_an_old_backup(scene: Scene) -> None:
 # --- alerts
 
 
+@pytest.mark.long
 def test_when_an_alert_fires(scene: Scene) -> None:
     scene.send(some_events(20))
     scene.wait_exact()

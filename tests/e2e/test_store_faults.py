@@ -79,6 +79,7 @@ def test_a_redis_that_lost_its_last_writes_makes_the_worker_rewind(
     run(go())
 
 
+@pytest.mark.long
 def test_counting_resumes_after_redis_was_out_of_memory_or_read_only(
     services: Services, settings: Settings
 ) -> None:
@@ -163,6 +164,7 @@ def test_counting_continues_without_postgres_up_to_the_buffer_and_history_catche
     run(go())
 
 
+@pytest.mark.long
 def test_counting_restarts_without_postgres_and_history_catches_up(
     services: Services, settings: Settings
 ) -> None:
@@ -293,6 +295,7 @@ def test_a_worker_whose_consumer_is_silent_exits(
     run(go())
 
 
+@pytest.mark.long
 def test_a_failover_to_a_replica_that_lags_loses_and_doubles_nothing(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ FEW = 100
 REPORTS = 6
 
 
+@pytest.mark.long
 def test_a_worker_that_is_stopped_hands_over_all_its_partitions(
     services: Services, program: Program
 ) -> None:

@@ -217,6 +217,7 @@ def test_a_healed_group_rolls_as_the_others_do(redis_url: str, database_url: str
     run(redis_url, database_url, body)
 
 
+@pytest.mark.long
 def test_traffic_makes_no_difference(redis_url: str, database_url: str) -> None:
     """Three partitions are counted, and stored some time later, each at its own pace.
 

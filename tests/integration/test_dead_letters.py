@@ -363,6 +363,7 @@ async def test_dead_letters_are_sent_after_redis_lost_the_owner(
     assert [o for _, _, o in await asyncio.to_thread(sources_in_topic, settings)] == [1, 2]
 
 
+@pytest.mark.long
 async def test_dead_letters_are_there_once_after_a_kill_before_their_batch_is_stored(
     settings: Settings,
 ) -> None:
@@ -470,6 +471,7 @@ async def test_redriven_events_count_once_however_often_a_redrive_runs_or_is_int
         assert (letter["redriven"] is None) == (letter["reason"] != "unregistered_type"), letter
 
 
+@pytest.mark.long
 async def test_a_redrive_sends_only_the_selected_dead_letters(
     settings: Settings, program: Program
 ) -> None:

@@ -76,6 +76,7 @@ def status_of(program: Program) -> tuple[dict[str, object], str]:
     return tenant, program.run("status")
 
 
+@pytest.mark.long
 def test_history_answers_until_the_counters_are_built_in_the_new_zone(
     settings: Settings, tmp_path: Path
 ) -> None:
