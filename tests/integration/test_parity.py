@@ -43,7 +43,7 @@ from tests.support.reader_pair import ReaderPair, Tenant, open_reader_pair
 from tests.support.zones import ODD_ZONES, ZONES, transitions
 
 WORLDS = 25
-WORLDS_LONG = 250
+WORLDS_LONG = 100
 SINCE_YEAR, UNTIL_YEAR = 2010, 2028
 HOUR_MS = 3_600_000
 #: How far ahead of the clock an event may be.

@@ -53,3 +53,9 @@ def test_manifests_are_checked_for_the_oldest_kubernetes_that_the_chart_allows()
     versions = re.search(r'VERSIONS = \("(.*?)"', (ROOT / ".ci/helm_schemas.py").read_text())
     assert versions is not None
     assert META["kubeVersion"] == f">={versions[1]}.0-0"
+
+
+def test_the_chart_has_the_alert_rules_of_the_other_deployments() -> None:
+    """A chart is packaged alone, so it has copies."""
+    rules = {path.name: path.read_text() for path in (ROOT / "deploy/prometheus").glob("*.yml")}
+    assert {path.name: path.read_text() for path in (CHART / "files").iterdir()} == rules
