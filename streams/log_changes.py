@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from store import metrics
 from store.logs import get_logger
@@ -16,6 +18,10 @@ from streams.kafka.topic_id import describe_topic
 from streams.retry import retry
 
 logger = get_logger("log_changes")
+
+#: How often the topic id has to be the known one before a log that ends early is a truncated one.
+CONFIRMATIONS: Final = 3
+CONFIRM_EVERY_S: Final = 1.0
 
 
 class LogChanges:
@@ -74,9 +80,12 @@ class LogChanges:
         again is exact because its identities are remembered.
         """
         settings = self._settings
-        found = await retry("kafka", describe_topic, settings, settings.interactions_topic)
-        if found.topic_id != self._topic.topic_id:
-            return  # another incarnation: the start finds no watermarks of it
+        # Soon after the topic was created again, brokers may still answer with the former topic id.
+        for _ in range(CONFIRMATIONS):
+            found = await retry("kafka", describe_topic, settings, settings.interactions_topic)
+            if found.topic_id != self._topic.topic_id:
+                return  # another incarnation: the start finds no watermarks of it
+            await asyncio.sleep(CONFIRM_EVERY_S)
         since = await self._consumer().offset_at(partition, self._now_ms() - DAY_MS)
         start = min(end, since) if settings.dedup_horizon_h >= 24 else end
         metrics.LOG_CHANGES.labels("cut").inc()
