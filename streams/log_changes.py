@@ -81,11 +81,12 @@ class LogChanges:
         """
         settings = self._settings
         # Soon after the topic was created again, brokers may still answer with the former topic id.
-        for _ in range(CONFIRMATIONS):
+        for number in range(CONFIRMATIONS):
+            if number:
+                await asyncio.sleep(CONFIRM_EVERY_S)
             found = await retry("kafka", describe_topic, settings, settings.interactions_topic)
             if found.topic_id != self._topic.topic_id:
                 return  # another incarnation: the start finds no watermarks of it
-            await asyncio.sleep(CONFIRM_EVERY_S)
         since = await self._consumer().offset_at(partition, self._now_ms() - DAY_MS)
         start = min(end, since) if settings.dedup_horizon_h >= 24 else end
         metrics.LOG_CHANGES.labels("cut").inc()
