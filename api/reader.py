@@ -189,13 +189,6 @@ class SummaryReader:
             self._history.read,
         )
 
-    async def answer(self, tenant: str, params: Params, now_ms: int) -> Answer[Question, Page]:
-        """Return one page for `tenant` as of `now_ms`.
-
-        Raises ApiError 503 if no store can answer.
-        """
-        return await self.ask(self.page(tenant, params), tenant, now_ms)
-
     async def ask(self, kind: Kind[Asked, Found], tenant: str, now_ms: int) -> Answer[Asked, Found]:
         """Return the answer to a question of any kind, for `tenant` as of `now_ms`.
 

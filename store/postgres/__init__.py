@@ -3,7 +3,7 @@
 - `pool`: connections, transactions, conversion of errors; `open_pool`.
 - `migrate` and `migrations/`: the schema, and the month partitions of history.
 - `history`: writer and reader of raw history. `copyrows` and `arrays` encode what it sends.
-  `group_history`: reads of one group, and of counts per day.
+  `group_history`: reads of one group, and of counts per day. `rows`: what reads share.
 - `gaps`: offsets that history lacks because retention deleted them.
 - `replay`: all rows of a tenant, for a rebuild. `redriven`: dead letters that were redriven.
 - `catalog`: load, import and export of catalogs.

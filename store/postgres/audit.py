@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from store.audit import HistoryRow, Watermarks
 from store.counters import Source
 from store.postgres.pool import Connection, Pool, transaction
+from store.postgres.rows import GROUP_COLUMNS, instant
 from store.postgres.sql import load
 from store.records import Grouping
 from store.shards import WHOLE, Shard, tenant_of
 from store.windows import TILE_DAYS, Calendar
 
-_COLUMNS: Final[Mapping[Grouping, str]] = {
-    "action": "offer_id",
-    "treatment": "creative_id",
-    "channel": "channel_id",
-    "customer": "customer_id",
-}
 _GAPS: Final = load("gaps")
 _GROUPS: Final = load("audit_groups")
 _IDS: Final = load("audit_ids")
@@ -32,7 +26,6 @@ _TENANTS: Final = load("tenants")
 _UNCOUNTED: Final = load("uncounted")
 _WATERMARKS: Final = load("watermarks")
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BIGINT_MAX: Final = 2**63 - 1
 _FETCH: Final = 5_000
 #: Ids are listed in the statement up to this number; beyond, all groups in their range are read.
@@ -79,7 +72,7 @@ class AuditedHistory:
     async def ids(self, tenant: str, grouping: Grouping) -> AsyncIterator[str]:
         """Yield the ids of all groups."""
         condition, parameters = _of_shard(self._shard)
-        statement = _IDS.format(column=_COLUMNS[grouping], shard=condition)
+        statement = _IDS.format(column=GROUP_COLUMNS[grouping], shard=condition)
         async with self._snapshot() as connection, connection.cursor(name="ids") as cursor:
             await cursor.execute(statement, {"tenant": tenant_of(tenant), **parameters})
             while rows := await cursor.fetchmany(_FETCH):
@@ -91,8 +84,8 @@ class AuditedHistory:
     ) -> list[str]:
         """Return the groups of the first events at or after the instants."""
         condition, parameters = _of_shard(self._shard)
-        statement = _SAMPLE.format(column=_COLUMNS[grouping], shard=condition)
-        parameters |= {"tenant": tenant_of(tenant), "instants": [_instant(t) for t in instants_ms]}
+        statement = _SAMPLE.format(column=GROUP_COLUMNS[grouping], shard=condition)
+        parameters |= {"tenant": tenant_of(tenant), "instants": [instant(t) for t in instants_ms]}
         async with self._snapshot() as connection:
             cursor = await connection.execute(statement, parameters)
             return [id_ for (id_,) in await cursor.fetchall()]
@@ -185,7 +178,7 @@ class HistorySnapshot:
         oldest = scope.today - TILE_DAYS + 1
         midnights = [scope.calendar.midnight_ms(day) for day in range(oldest, scope.today + 3)]
         listed = len(scope.ids) <= _LISTED_MAX
-        column = _COLUMNS[scope.grouping]
+        column = GROUP_COLUMNS[scope.grouping]
         condition, of_shard = _of_shard(self._shard)
         ids = f"h.{column} = ANY(%(ids)s)" if listed else f"h.{column} BETWEEN %(low)s AND %(high)s"
         statement = _GROUPS.format(
@@ -198,8 +191,8 @@ class HistorySnapshot:
         parameters = {
             **of_shard,
             "tenant": self._tenant,
-            "midnights": [_instant(ms) for ms in midnights],
-            "start": _instant(midnights[0]),
+            "midnights": [instant(ms) for ms in midnights],
+            "start": instant(midnights[0]),
             "logs": [UUID(topic_id) for topic_id, _ in sources],
             "partitions": [partition for _, partition in sources],
             "firsts": [firsts.get(source, 0) for source in sources],
@@ -230,7 +223,3 @@ def _of_shard(shard: Shard) -> tuple[str, dict[str, Any]]:
 async def _positions(connection: Connection) -> dict[Source, int]:
     cursor = await connection.execute(_WATERMARKS)
     return {(str(topic_id), p): offset for topic_id, p, offset in await cursor.fetchall()}
-
-
-def _instant(ms: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=ms)

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from store.postgres import pool as postgres
 from store.postgres.pool import Pool, transaction
+from store.postgres.rows import GROUP_COLUMNS, instant
 from store.postgres.sql import load
-from store.records import GroupCounts, Grouping, GroupPeriods, GroupQuestion, Trend, TrendQuestion
+from store.records import GroupCounts, GroupPeriods, GroupQuestion, Trend, TrendQuestion
 from store.windows import PERIOD_DAYS, PERIODS, Calendar, Period, window_of
 
-#: Grouping -> column. No other column can be reached by a question.
-_COLUMNS: Final[Mapping[Grouping, str]] = {
-    "action": "offer_id",
-    "treatment": "creative_id",
-    "channel": "channel_id",
-    "customer": "customer_id",
-}
 _READ_GROUP: Final = load("read_group")
 _READ_CUSTOMER: Final = load("read_customer")
 _READ_TREND: Final = load("read_trend")
 _IS_KNOWN: Final = load("is_known")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class GroupHistory:
@@ -50,7 +43,9 @@ class GroupHistory:
             assert start_day is not None
             parameters[period] = _midnight(calendar, start_day)
         statement = _READ_CUSTOMER if question.group_by == "customer" else _READ_GROUP
-        rows = await self._fetch(statement.format(column=_COLUMNS[question.group_by]), parameters)
+        rows = await self._fetch(
+            statement.format(column=GROUP_COLUMNS[question.group_by]), parameters
+        )
         counts: dict[Period, dict[str, int]] = {period: {} for period in PERIODS}
         offers: tuple[int | None, ...] = (None,) * len(PERIODS)
         for outcome, *numbers in rows:
@@ -76,7 +71,7 @@ class GroupHistory:
         midnights = [
             _midnight(calendar, day) for day in range(window.start_day, window.end_day + 2)
         ]
-        column = _COLUMNS[question.group_by]
+        column = GROUP_COLUMNS[question.group_by]
         # Without an id, there is a sum in any case.
         group, known = f"{column} IS NOT NULL", "true"
         if question.id is not None:
@@ -108,5 +103,4 @@ class GroupHistory:
 
 
 def _midnight(calendar: Calendar, day: int) -> datetime:
-    """Return the first instant of a day, by integers: `fromtimestamp` would use a float first."""
-    return _EPOCH + timedelta(milliseconds=calendar.midnight_ms(day))
+    return instant(calendar.midnight_ms(day))

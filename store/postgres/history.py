@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -20,8 +20,9 @@ from store.postgres.migrate import make_room
 from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.quarantine import QuarantinedRecord, quarantine
 from store.postgres.removal import removed_through
+from store.postgres.rows import GROUP_COLUMNS, instant
 from store.postgres.sql import load
-from store.records import GroupCounts, Grouping, Page, Question, SourcedEvent
+from store.records import GroupCounts, Page, Question, SourcedEvent
 from store.windows import Calendar
 
 _POSITIONS: Final = load("positions")
@@ -35,26 +36,15 @@ _TENANTS: Final = load("tenants")
 _COUNT_ROWS: Final = load("count_rows")
 _UNCOUNTED: Final = load("uncounted")
 _HISTORY_BYTES: Final = load("history_bytes")
+_READ_GROUPS: Final = load("read_groups")
+_READ_CUSTOMERS: Final = load("read_customers")
 _COPY: Final = f"COPY interaction_history ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
-#: Grouping -> statement and column. No other column can be reached by a question.
-_READS: Final[Mapping[Grouping, tuple[str, str]]] = {
-    "action": (load("read_groups"), "offer_id"),
-    "treatment": (load("read_groups"), "creative_id"),
-    "channel": (load("read_groups"), "channel_id"),
-    "customer": (load("read_customers"), "customer_id"),
-}
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BIGINT_MAX: Final = 2**63 - 1
 #: Longest wait for the number of a tenant's rows: ten million take a second or two.
 _COUNT_TIMEOUT_S: Final = 120.0
 #: Longest wait for the size of history; `status` asks for it.
 _SIZE_TIMEOUT_S: Final = 5.0
-
-
-def instant(ms: int) -> datetime:
-    """Return the time in UTC, by integers: `fromtimestamp` would convert to a float first."""
-    return _EPOCH + timedelta(milliseconds=ms)
 
 
 class HistoryRefused(NamedTuple):
@@ -316,7 +306,8 @@ class PostgresHistory(GroupHistory):
         return Page(groups, rows[0][0])
 
     async def _rows(self, question: Question) -> list[tuple[Any, ...]]:
-        statement, column = _READS[question.group_by]
+        statement = _READ_CUSTOMERS if question.group_by == "customer" else _READ_GROUPS
+        column = GROUP_COLUMNS[question.group_by]
         days, bounds = _bounds(question)
         parameters = {
             "tenant": question.tenant,

@@ -19,9 +19,10 @@ from uuid import UUID
 import psycopg
 
 from store.postgres.arrays import Texts, Uuids
-from store.postgres.history import copy_rows, distinct_events, instant, take_identities
+from store.postgres.history import copy_rows, distinct_events, take_identities
 from store.postgres.migrate import make_room
 from store.postgres.pool import Connection, Pool, transaction
+from store.postgres.rows import instant
 from store.postgres.sql import load
 from store.records import SourcedEvent
 

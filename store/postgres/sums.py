@@ -5,29 +5,24 @@ from __future__ import annotations
 import copy
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from store.identity_owners import entries_of, partition_owners
 from store.postgres.pool import Connection, Pool, transaction
+from store.postgres.rows import GROUP_COLUMNS, instant, ms_of
 from store.postgres.sql import load
 from store.records import Grouping
 from store.shards import WHOLE, Shard
 from store.windows import DAY_MS, TILE_DAYS, Calendar
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMEOUT_S: Final = 6 * 3_600.0  # all of a large tenant; each fetch is short
 #: Rows of one fetch: a few milliseconds of work.
 FETCH_ROWS: Final = 5_000
 #: Days from the first one with a tile to the last bucket, which has all later days: events may be
 #: minutes ahead of the clock, and a rebuild may run past midnight.
 _BUCKETS: Final = TILE_DAYS + 2
-_COLUMNS: Final[Mapping[Grouping, str]] = {
-    "action": "offer_id",
-    "treatment": "creative_id",
-    "channel": "channel_id",
-}
 
 
 class Below(NamedTuple):
@@ -52,7 +47,7 @@ class HistorySums:
         """`since_ms`: count only the events that occurred then or later; None = all."""
         self.positions = positions
         """(topic id, partition) -> next offset: history has all offsets below."""
-        self._since = None if since_ms is None else _instant(since_ms)
+        self._since = None if since_ms is None else instant(since_ms)
         self._connection = connection
         self._tenant = tenant
         self._shard = shard
@@ -78,7 +73,7 @@ class HistorySums:
         Bucket 1 is the first day that has a tile when the window day is `day`; bucket 0 has all
         days before.
         """
-        statement, parameters = self._counted("sum_groups", below, column=_COLUMNS[grouping])
+        statement, parameters = self._counted("sum_groups", below, column=GROUP_COLUMNS[grouping])
         return self._fetch(statement, {**parameters, "midnights": _midnights(calendar, day)})
 
     def customers(
@@ -98,8 +93,8 @@ class HistorySums:
         """
         statement, parameters = self._query("recent_identities", below)
         parameters |= {
-            "since": _instant(min([oldest_slot, *also]) * DAY_MS),
-            "recent": _instant(oldest_slot * DAY_MS),
+            "since": instant(min([oldest_slot, *also]) * DAY_MS),
+            "recent": instant(oldest_slot * DAY_MS),
             "slots": list(also),
         }
         async for rows in self._fetch(statement, parameters, rows_max=16):
@@ -108,9 +103,9 @@ class HistorySums:
 
     async def last_before(self, before_ms: int) -> AsyncIterator[list[tuple[str, str, int]]]:
         """Yield (customer, offer, time of the last event in ms) of the events before a time."""
-        parameters = {"tenant": self._tenant, "before": _instant(before_ms)}
+        parameters = {"tenant": self._tenant, "before": instant(before_ms)}
         async for rows in self._fetch(load("last_before"), parameters):
-            yield [(customer, offer, _ms(last)) for customer, offer, last in rows]
+            yield [(customer, offer, ms_of(last)) for customer, offer, last in rows]
 
     def _counted(self, name: str, below: Below | None, **names: str) -> tuple[str, dict[str, Any]]:
         """Return a query of the rows that are counted."""
@@ -144,18 +139,10 @@ def first_tile_day(day: int) -> int:
     return day - TILE_DAYS + 1
 
 
-def _instant(ms: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=ms)
-
-
-def _ms(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(milliseconds=1)
-
-
 def _midnights(calendar: Calendar, day: int) -> list[datetime]:
     first = first_tile_day(day)
     # Python's time zone rules decide what a day is, not those of the database.
-    return [_instant(calendar.midnight_ms(first + i)) for i in range(_BUCKETS)]
+    return [instant(calendar.midnight_ms(first + i)) for i in range(_BUCKETS)]
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from store.records import Grouping, StoreUnavailable
 from store.redis.active import active_generations
 from store.redis.client import Client, Script, redis_errors
 from store.redis.fold import Fold
-from store.redis.keys import GROUPING_CODES, Keys
+from store.redis.keys import BLOCK_DAYS, GROUPING_CODES, Keys
 from store.redis.ranks import unranked_of
 from store.redis.watermarks import offsets_of
 from store.shards import Layout
@@ -27,7 +27,6 @@ READ_GROUPS: Final = 100
 READS_MAX: Final = 1_000
 #: Groups of one correction: about 30 commands each.
 ADJUST_GROUPS: Final = 40
-_BLOCK_DAYS: Final = 4
 _WINDOWS: Final[tuple[Period, ...]] = ("weekly", "monthly", "alltime")
 _SCAN: Final = 1_000
 
@@ -306,8 +305,8 @@ def _add_block(
     if not _are_integers(flat):
         raise Unreadable
     for code_and_day, n in zip(_not_negative(flat[::2]), flat[1::2], strict=True):
-        code, index = divmod(code_and_day, _BLOCK_DAYS)
-        day = block * _BLOCK_DAYS + index
+        code, index = divmod(code_and_day, BLOCK_DAYS)
+        day = block * BLOCK_DAYS + index
         if (day, types[code]) in tiles:
             raise Unreadable
         if day > before and n:

@@ -47,6 +47,7 @@ from store.redis.pipelined import PipelinedScript
 from store.redis.ranks import RedisRanks
 from store.redis.reads import RedisReads
 from store.redis.removals import RedisRemovals
+from store.redis.shard_scripts import KnownLayouts
 from store.settings import Settings
 from store.windows import DAY_MS, slots_of_horizon
 
@@ -92,8 +93,9 @@ class RedisCounters(RedisGenerations):
         self._owned = PipelinedScript(Script("owned", include=["parts", "slots"], read_only=True))
         self._fold = Fold(client, prefix, groups_max=groups_max)
         self._roll = Script("roll", include=["parts", "windows"])
-        self._reads = RedisReads(client, prefix)
-        self._group_reads = RedisGroupReads(client, prefix)
+        layouts = KnownLayouts()
+        self._reads = RedisReads(client, prefix, layouts)
+        self._group_reads = RedisGroupReads(client, prefix, layouts)
         self._announce_catalog = Script("announce_catalog")
 
     async def ping(self) -> None:

@@ -17,12 +17,11 @@ from store.records import (
     TrendQuestion,
 )
 from store.redis.client import Client, Script
-from store.redis.keys import GROUPING_CODES, Keys
-from store.redis.shard_scripts import ShardScripts
+from store.redis.keys import BLOCK_DAYS, GROUPING_CODES, Keys
+from store.redis.shard_scripts import KnownLayouts, ShardScripts
 from store.windows import PERIODS, Period
 
-#: Days of a block of tiles, and the index in `s` of the first count of a window: lua/layout.lua.
-BLOCK_DAYS: Final = 4
+#: Index in `s` of the first count of a window: lua/layout.lua.
 _FIRST_COUNT: Final[dict[Period, int]] = {"weekly": 2, "monthly": 3, "alltime": 4}
 #: Index of the first code in `s`, and the step to the next.
 _FIRST_CODE: Final = 1
@@ -39,12 +38,12 @@ class RedisGroupReads:
     all shards. Each shard answers from one snapshot, all for the same day and generation.
     """
 
-    def __init__(self, client: Client, prefix: str) -> None:
+    def __init__(self, client: Client, prefix: str, layouts: KnownLayouts) -> None:
         self._client = client
         self._keys = Keys(prefix)
         self._group = Script("group", read_only=True, include=["answering"])
         self._trend = Script("trend", read_only=True, include=["answering"])
-        self._shards = ShardScripts()
+        self._shards = ShardScripts(layouts)
 
     async def read_group(self, question: GroupQuestion) -> CountedGroup | Incomplete:
         """Return one group in all periods, or the reason why not."""

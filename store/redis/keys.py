@@ -22,6 +22,9 @@ GROUPING_CODES: Final[dict[Grouping, str]] = {
     "customer": "u",
 }
 
+#: Days of one block of tiles of a record: lua/layout.lua.
+BLOCK_DAYS: Final = 4
+
 #: Code of what has a limit, in `over:` of a generation's meta and in answers of commits and folds.
 LIMITED_CODES: Final[dict[Limited, str]] = {
     "action": "a",

@@ -11,6 +11,7 @@ import msgspec
 from store.records import CounterPage, GroupCounts, Incomplete, Page, Question, Unchanged
 from store.redis.client import Client, Script
 from store.redis.keys import GROUPING_CODES, Keys
+from store.redis.shard_scripts import ATTEMPTS, KnownLayouts
 from store.shard_pages import all_unchanged, merge, of_shard, split_version
 from store.shards import Layout
 from store.windows import Period, from_tiles
@@ -25,8 +26,6 @@ _PERIOD_CODES: Final[dict[Period, str]] = {
 _EXACT_CODE: Final = "x"
 #: Offset of a window's count after each outcome type code in a record's `s`: see lua/layout.lua.
 _WINDOW_INDEX: Final[dict[Period, int]] = {"weekly": 1, "monthly": 2, "alltime": 3}
-#: Reads of one question: a rebuild or a rollback may activate other shards meanwhile.
-_ATTEMPTS: Final = 3
 
 _texts: Final = msgspec.msgpack.Decoder(list[str]).decode
 _numbers: Final = msgspec.msgpack.Decoder(list[int]).decode
@@ -36,12 +35,11 @@ _lists: Final = msgspec.msgpack.Decoder(list[list[int]]).decode
 class RedisReads:
     """The `store.records.CounterReader` in Redis."""
 
-    def __init__(self, client: Client, prefix: str) -> None:
+    def __init__(self, client: Client, prefix: str, layouts: KnownLayouts) -> None:
         self._client = client
         self._keys = Keys(prefix)
         self._read = Script("read", read_only=True, include=["order"])
-        self._layouts: dict[str, Layout] = {}
-        """Tenants with several shards, as shard 0 has said last."""
+        self._layouts = layouts
 
     async def read(self, question: Question) -> CounterPage | Unchanged | Incomplete:
         """Return one page. Raises StoreUnavailable.
@@ -53,13 +51,13 @@ class RedisReads:
         if question.period is None and not from_tiles(question.window, question.today):
             return Incomplete("no_period")
         found: CounterPage | Unchanged | Incomplete = Incomplete("no_generation")
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             layout = self._layouts.get(question.tenant)
             if layout is None:
                 answer = await self._ask(question, question.tenant, "1")
                 if answer[0] != b"sharded":
                     return _found(answer, question)
-                self._learn(question.tenant, answer)
+                self._layouts.learn(question.tenant, answer)
                 continue
             asked = of_shard(question)
             if isinstance(asked, Incomplete):
@@ -91,26 +89,19 @@ class RedisReads:
             for i, answer in zip(unchanged, pages_of_rest, strict=True):
                 answers[i] = answer
         if answers[0][0] == b"sharded":
-            self._learn(question.tenant, answers[0])
+            self._layouts.learn(question.tenant, answers[0])
             return Incomplete("no_generation")
         results = [_found(answer, asked) for answer in answers]
         for result in results:
             if isinstance(result, Incomplete):
                 if result.reason == "no_generation":
                     # Another generation may have become active after shard 0 was read: ask again.
-                    self._layouts.pop(question.tenant, None)
+                    self._layouts.forget(question.tenant)
                 return result
         same = [result for result in results if isinstance(result, Unchanged)]
         if same:
             return all_unchanged(same)
         return merge(question, [page for page in results if isinstance(page, CounterPage)])
-
-    def _learn(self, tenant: str, answer: Sequence[Any]) -> None:
-        layout = Layout(tenant, int(answer[2]), int(answer[1]))
-        if layout.shards > 1:
-            self._layouts[tenant] = layout
-        else:
-            self._layouts.pop(tenant, None)
 
     async def _ask(self, question: Question, name: str, shards: str) -> list[Any]:
         period, start = question.period, question.window.start_day
