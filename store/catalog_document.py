@@ -35,6 +35,13 @@ _NO_NUL: Final = r"\A[^\x00]*\Z"  # PostgreSQL's text type cannot hold NUL
 Id = Annotated[str, Meta(min_length=1, max_length=128, pattern=_NO_NUL)]
 Text = Annotated[str, Meta(max_length=1_000, pattern=_NO_NUL)]
 Integer = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Zone = Annotated[
+    str,
+    Meta(
+        description="IANA time zone name, such as Europe/Berlin.",
+        extra_json_schema={"format": "iana-time-zone"},
+    ),
+]
 
 
 class CatalogError(ValueError):
@@ -90,7 +97,7 @@ class CatalogDocument(Struct, frozen=True, forbid_unknown_fields=True, rename="c
     """A tenant's catalog or some parts of it; parts that are UNSET stay unchanged."""
 
     tenant: Annotated[str, Meta(pattern=rf"\A{TENANT_PATTERN}\Z")] = DEFAULT_TENANT
-    timezone: str | UnsetType = UNSET
+    timezone: Zone | UnsetType = UNSET
     offers: Offers | UnsetType = UNSET
     treatments: Treatments | UnsetType = UNSET
     channels: Channels | UnsetType = UNSET

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from store.settings import Settings
 from tests.support.api_process import serving
 
 PEPPER = "p" * 64
+ROOT = Path(__file__).resolve().parents[2]
+HOOKS = {"SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.long
@@ -45,7 +48,10 @@ def test_no_generated_request_breaks_the_description(
             "--checks", "all", "--header", f"X-API-Key: {key}", "--max-examples", "25",
             "--seed", "7", "--generation-database", "none", "--no-color",
         ]  # fmt: skip
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **HOOKS}, capture_output=True, text=True,
+            timeout=500,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-2_000:]
         assert process.poll() is None
     log = (tmp_path / "log").read_text()
