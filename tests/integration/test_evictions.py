@@ -44,18 +44,28 @@ async def wait_source(scene: WorkerAndApi, source: str) -> None:
 
 
 async def evict(scene: WorkerAndApi) -> None:
-    """Let Redis evict records of the tenant, and none of the keys that the records depend on."""
+    """Let Redis evict records of the tenant, and none of the keys that the records depend on.
+
+    Any connection may need more memory at that time than Redis frees with the records. So there are
+    spare keys to evict, 2 MB of them, used later than the records and earlier than the vital keys.
+    """
     client = scene.worker.client
     record = await scene.key("*:a:off_1")
     vital = [await scene.key(kind) for kind in ("active", "last", "*:meta", "tenants")]
+
+    async def wait_idle(key: str) -> None:
+        async def is_idle() -> bool:
+            await client.touch(*vital)
+            return bool(await client.object("idletime", key) >= 2)
+
+        await eventually_async(is_idle, timeout_s=30, message=f"{key} older than the vital keys")
+
+    await wait_idle(record)
+    for number in range(200):
+        await client.set(f"spare-{number}", "x" * 10_000)
     await client.config_set("maxmemory-samples", 64)
     await client.config_set("maxmemory-policy", "allkeys-lru")
-
-    async def is_old() -> bool:
-        await client.touch(*vital)
-        return bool(await client.object("idletime", record) >= 2)
-
-    await eventually_async(is_old, timeout_s=30, message="a record older than the vital keys")
+    await wait_idle("spare-199")
     await client.config_set("maxmemory", (await client.info("memory"))["used_memory"] + 50_000)
 
     async def evicted() -> bool:
@@ -64,6 +74,7 @@ async def evict(scene: WorkerAndApi) -> None:
         return bool((await client.info("stats"))["evicted_keys"] > 0)
 
     await eventually_async(evicted, timeout_s=30, message="keys evicted")
+    assert await client.exists(*vital) == len(vital)
 
 
 async def stop_evicting(client: Any) -> None:
