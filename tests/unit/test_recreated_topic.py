@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from store.settings import Settings
 from streams import log_changes
 from streams.assignment import CurrentTopic
-from streams.log_changes import LogChanges
+from streams.log_changes import CONFIRMATIONS, LogChanges
 
 
 class Scene:
@@ -66,5 +67,25 @@ def test_it_is_recorded_once(monkeypatch: pytest.MonkeyPatch, order: str) -> Non
             await (scene.start() if step == "start" else scene.changes.check_topic_id())
         assert scene.recorded == [("recreated", "new")]
         assert scene.rewinds == (order.startswith("check"))
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("old_answers", range(CONFIRMATIONS))
+def test_a_recreated_topic_whose_former_id_is_still_answered_is_not_truncated(
+    monkeypatch: pytest.MonkeyPatch, old_answers: int
+) -> None:
+    """Whatever the number of brokers' answers with the former id, up to the last look."""
+    asked = itertools.count()
+
+    async def describe(*_: object) -> Any:
+        return SimpleNamespace(topic_id="old" if next(asked) < old_answers else "new")
+
+    async def check() -> None:
+        scene = Scene(monkeypatch)
+        monkeypatch.setattr(log_changes, "describe_topic", describe)
+        monkeypatch.setattr(log_changes, "CONFIRM_EVERY_S", 0)
+        await scene.changes._recover_truncation(0, 5)
+        assert not scene.recorded
 
     asyncio.run(check())
