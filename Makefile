@@ -5,7 +5,7 @@
 # make secrets   the secrets of docker-compose.yml, in ./secrets
 #
 # up takes PORT, DATA_DIR and ARGS (any options of `interaction-summary up`); test and test-all take
-# SERVICES (auto, wheels, docker, real), TEST_WORKERS (number of processes) and PYTEST_ARGS.
+# SERVICES (auto, wheels, docker, real), TEST_WORKERS (number of processes), TESTS (paths) and PYTEST_ARGS.
 
 VENV ?= .venv
 SERVICES ?= auto
@@ -34,16 +34,16 @@ secrets:
 # tests/e2e/test_store_faults.py, 280 s, after the others have finished.
 TEST_WORKERS ?= $(if $(filter real docker,$(SERVICES)),0,4)
 PYTEST = $(BIN)/python -m pytest --services=$(SERVICES) -n $(TEST_WORKERS) --dist load --maxschedchunk 1
-TESTS = $(PYTEST_ARGS) tests/unit tests/integration tests/e2e
+TESTS ?= tests/unit tests/integration tests/e2e
 
 test: $(INSTALLED)
-	$(PYTEST) -m "not long" $(TESTS)
+	$(PYTEST) -m "not long" $(PYTEST_ARGS) $(TESTS)
 
 test-all: $(INSTALLED)
-	$(PYTEST) $(TESTS)
+	$(PYTEST) $(PYTEST_ARGS) $(TESTS)
 
 test-long: $(INSTALLED)
-	$(PYTEST) -m long $(TESTS)
+	$(PYTEST) -m long $(PYTEST_ARGS) $(TESTS)
 
 # Random faults and loads, chosen by a seed; see tests/chaos.py. SEEDS=10 runs ten seeds, from SEED on.
 SEED ?= 1

@@ -117,21 +117,35 @@ def port_range(index: int, count: int) -> range:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test with its folder, and choose the order of the folders.
+    """Mark each test with its folder, and choose the order.
 
-    In one process the quick folders run first. In several processes the slow ones do: a long test
-    that starts last would keep one process busy while the others have nothing left to do.
+    In one process the quick folders run first. In several processes the long tests do, then the
+    slow folders: a long test that starts last would keep one process busy while the others have
+    nothing left to do.
     """
     here = Path(__file__).parent
 
-    def folder(item: pytest.Item) -> str:
-        return item.path.relative_to(here).parts[0] if here in item.path.parents else ""
-
+    folders: dict[pytest.Item, str] = {}
     for item in items:
-        if folder(item) in _FOLDERS:
-            item.add_marker(folder(item))
-    order = _FOLDERS if _process_of(config) is None else tuple(reversed(_FOLDERS))
-    items.sort(key=lambda item: order.index(folder(item)) if folder(item) in order else len(order))
+        inside = here in item.path.parents
+        folders[item] = item.path.relative_to(here).parts[0] if inside else ""
+        if folders[item] in _FOLDERS:
+            item.add_marker(folders[item])
+    if _process_of(config) is None:
+        items.sort(key=lambda item: place(folders[item], _FOLDERS))
+    else:
+        slow_first = tuple(reversed(_FOLDERS))
+        items.sort(
+            key=lambda item: (
+                item.get_closest_marker("long") is None,
+                place(folders[item], slow_first),
+            )
+        )
+
+
+def place(folder: str, order: tuple[str, ...]) -> int:
+    """Return the index of `folder` in `order`; others come last."""
+    return order.index(folder) if folder in order else len(order)
 
 
 @pytest.fixture(scope="session")

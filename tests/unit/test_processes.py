@@ -34,10 +34,6 @@ def test_make_test_leaves_out_exactly_what_ci_runs_as_long() -> None:
     assert '-m "not long"' in makefile
     assert "-m long" in makefile
     assert "make test SERVICES=wheels" in ci
-    assert 'for length in "long" "not long"; do' in ci, "the servers of production run all tests"
-
-
-def test_ci_runs_both_folders_on_real_servers_with_separate_ports() -> None:
-    ci = (ROOT / ".ci/run").read_text()
-    assert 'lane 0/2 tests/integration "${pages[@]}"' in ci
-    assert 'lane 1/2 tests/e2e "${pages[@]/#/--ignore=}"' in ci
+    assert 'make test-all SERVICES=real TEST_WORKERS=4 TESTS="tests/integration tests/e2e"' in ci, (
+        "the servers of production run all tests"
+    )
