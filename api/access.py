@@ -6,8 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, NamedTuple, Protocol
 
-from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import Depends, Request
 
 from api.errors import ApiError, bad_request
 from api.hosts import is_loopback
@@ -123,21 +122,10 @@ def _unauthorized(message: str) -> ApiError:
     return ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
 
 
-#: How the documentation describes the keys. They are checked by the gate and not by these.
-_SCHEMES: Final = (
-    APIKeyHeader(name=KEY_HEADER, auto_error=False, scheme_name="ApiKey"),
-    HTTPBearer(auto_error=False, scheme_name="Bearer"),
-)
-
-
-def _needs(role: Role) -> Callable[..., Awaitable[Access]]:
+def _needs(role: Role) -> Callable[[Request], Awaitable[Access]]:
     """Return the dependency of endpoints for `role` and the roles above it."""
 
-    async def dependency(
-        request: Request,
-        _key: object = Security(_SCHEMES[0]),
-        _token: object = Security(_SCHEMES[1]),
-    ) -> Access:
+    async def dependency(request: Request) -> Access:
         gate: Gate = request.app.state.gate
         access = await gate.access(request)
         request.state.tenant = access.tenant

@@ -96,6 +96,7 @@ def router(
         "/readyz",
         summary="Whether the reader can answer; with an API key also why not",
         responses=openapi.READINESS_RESPONSES,
+        openapi_extra={"security": openapi.KEY_OPTIONAL},
     )
     async def readyz(
         request: Request, caller: Annotated[Access | None, Depends(optional_access)]
