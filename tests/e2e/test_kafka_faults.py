@@ -13,10 +13,11 @@ from tests.support.waiting import eventually_async
 from tests.support.worker_fixture import make_events, open_worker_fixture
 from tests.support.worker_process import WorkerProcess
 
+pytestmark = pytest.mark.long
+
 PAUSED_S, RUNNING_S = 0.3, 0.1
 
 
-@pytest.mark.long
 def test_a_broker_with_interruptions_is_only_slow(services: Services, settings: Settings) -> None:
     """It answers for 0.1 s, then not for 0.3 s, again and again until all events are counted."""
 

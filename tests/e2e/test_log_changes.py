@@ -49,6 +49,7 @@ def test_a_recreated_topic_is_counted_from_its_start(
     asyncio.run(go())
 
 
+@pytest.mark.long
 def test_offsets_deleted_by_retention_are_counted_as_lost(
     services: Services, settings: Settings
 ) -> None:
@@ -72,6 +73,7 @@ def test_offsets_deleted_by_retention_are_counted_as_lost(
     asyncio.run(go())
 
 
+@pytest.mark.long
 def test_a_rollback_past_retention_leaves_the_answers_to_history(
     services: Services, settings: Settings
 ) -> None:
@@ -108,6 +110,7 @@ def test_a_rollback_past_retention_leaves_the_answers_to_history(
     asyncio.run(go())
 
 
+@pytest.mark.long
 def test_a_gap_of_history_is_not_put_down_to_the_counters(
     services: Services, settings: Settings
 ) -> None:
@@ -146,6 +149,7 @@ def delete_before(fixture: WorkerFixture, partition: int, offset: int) -> None:
     admin.close()
 
 
+@pytest.mark.long
 def test_partitions_added_while_running_are_picked_up(
     services: Services, settings: Settings
 ) -> None:
@@ -203,6 +207,7 @@ def test_a_truncated_log_is_detected_and_new_events_are_counted(
     asyncio.run(go())
 
 
+@pytest.mark.long
 def test_counters_lost_after_retention_deleted_their_events_do_not_answer_until_rebuilt(
     services: Services, settings: Settings
 ) -> None:

@@ -25,7 +25,7 @@ SOURCES = ("topic", "history", "auto")
 EVENTS = 20_000
 #: A rebuild takes two to three seconds at this rate: time to end it in the middle.
 RATE = 8_000
-KILLS = 6
+KILLS = 4
 LOAD = ("--tenant", TENANT, "--customers", "600", "--late", "0.1", "--duplicates", "0.02")
 
 

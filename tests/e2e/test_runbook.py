@@ -25,6 +25,8 @@ from tests.support.services.base import Services, revive
 from tests.support.topics import read_ends
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 needs_retention = "the embedded broker keeps no retention; CI tests Apache Kafka"
 
 
@@ -65,7 +67,6 @@ def scene(
 # --- tenants
 
 
-@pytest.mark.long
 def test_a_tenant_must_go(scene: Scene) -> None:
     scene.write_catalog(offers=[{"id": "off_1", "name": "One"}])
     scene.program.run("catalog", "import", "acme.json")
@@ -104,7 +105,6 @@ def test_an_outcome_type_is_registered_late(scene: Scene) -> None:
         scene.wait_exact()
 
 
-@pytest.mark.long
 def test_records_are_quarantined(scene: Scene) -> None:
     scene.sql(
         "INSERT INTO quarantined_records "
@@ -121,7 +121,6 @@ def test_records_are_quarantined(scene: Scene) -> None:
         assert scene.status()["quarantined"] == 0
 
 
-@pytest.mark.long
 def test_an_outcome_type_is_reclassified(scene: Scene) -> None:
     scene.write_catalog(outcomeTypes=[own_type("positive")])
     scene.program.run("catalog", "import", "acme.json")
@@ -144,7 +143,6 @@ def own_type(classification: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.long
 def test_a_tenant_registers_its_catalog_late(scene: Scene) -> None:
     scene.write_catalog(outcomeTypes=[own_type("negative")])
     scene.program.run("catalog", "import", "acme.json")
@@ -163,7 +161,6 @@ def test_a_tenant_registers_its_catalog_late(scene: Scene) -> None:
         assert scene.status()["tenants"][0]["timezone"] == "Europe/Berlin"
 
 
-@pytest.mark.long
 def test_a_tenant_moves_to_another_time_zone(scene: Scene) -> None:
     scene.send(some_events(50))
     scene.wait_exact()
@@ -177,7 +174,6 @@ def test_a_tenant_moves_to_another_time_zone(scene: Scene) -> None:
 # --- the topic
 
 
-@pytest.mark.long
 def test_the_topic_was_recreated(scene: Scene) -> None:
     scene.send(some_events(300))
     scene.wait_exact()
@@ -215,7 +211,6 @@ def test_redis_was_emptied(scene: Scene) -> None:
         scene.wait_exact()
 
 
-@pytest.mark.long
 def test_redis_was_restored_from_an_old_backup(scene: Scene, services: Services) -> None:
     """First the topic has what the backup lacks; then it was recreated, and only history has it."""
     if services.kind == "docker":
@@ -244,7 +239,6 @@ def test_redis_was_restored_from_an_old_backup(scene: Scene, services: Services)
         scene.wait_exact()
 
 
-@pytest.mark.long
 def test_redis_evicted_keys(scene: Scene) -> None:
     """The answers are wrong until the audit, as the runbook says: no reader is judged before."""
     scene.send(some_events(100))
@@ -259,7 +253,6 @@ def test_redis_evicted_keys(scene: Scene) -> None:
         scene.wait_exact()
 
 
-@pytest.mark.long
 def test_counters_drifted(scene: Scene) -> None:
     scene.send(some_events(100))
     scene.wait_exact()
@@ -276,7 +269,6 @@ def test_counters_drifted(scene: Scene) -> None:
 # --- PostgreSQL
 
 
-@pytest.mark.long
 def test_postgres_was_restored_from_an_old_backup(scene: Scene) -> None:
     scene.write_catalog(offers=[{"id": "off_1", "name": "Old"}])
     scene.program.run("catalog", "import", "acme.json")
@@ -300,7 +292,6 @@ def test_postgres_was_restored_from_an_old_backup(scene: Scene) -> None:
 # --- alerts
 
 
-@pytest.mark.long
 def test_when_an_alert_fires(scene: Scene) -> None:
     scene.send(some_events(20))
     scene.wait_exact()
@@ -316,7 +307,6 @@ def test_when_an_alert_fires(scene: Scene) -> None:
 # --- rebuilds
 
 
-@pytest.mark.long
 def test_a_rebuild_was_interrupted(scene: Scene) -> None:
     scene.send(some_events(200))
     scene.wait_exact()
@@ -350,7 +340,6 @@ def test_a_rebuild_was_a_mistake(scene: Scene) -> None:
 # --- wrong events: the last case of a scene, since the topic keeps them
 
 
-@pytest.mark.long
 def test_wrong_events_were_published(scene: Scene) -> None:
     wrong = some_events(120, offer="off_wrong")
     scene.send(wrong)

@@ -129,13 +129,16 @@ def admin_of_redis(tls: TlsServices) -> redis.Redis:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("access", ["SASL_SSL", "SSL"], indirect=True)
+@pytest.mark.parametrize(
+    ("access", "kafka_only"), [("SASL_SSL", False), ("SSL", True)], indirect=["access"]
+)
 def test_every_command_works_over_tls_and_answers_are_exact(
-    tls: TlsServices, access: Access, tmp_path: Path
+    tls: TlsServices, access: Access, kafka_only: bool, tmp_path: Path
 ) -> None:
+    """With the documented rights in all stores. The protocol is that of Kafka."""
     owner, program = Program(access.owner, tmp_path), Program(access.own, tmp_path)
     try:
-        run_all_commands(owner, program)
+        run_all_commands(owner, program, kafka_only=kafka_only)
     finally:
         program.close()
     with admin_of_redis(tls) as client:
@@ -246,6 +249,7 @@ def faults(tls: TlsServices) -> dict[str, Fault]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_each_refusal_ends_a_command_with_one_line_that_names_the_cause(tls: TlsServices) -> None:
     given: dict[str, Any] = {

@@ -112,7 +112,8 @@ async def _with_losses(
 
 
 @pytest.mark.parametrize(
-    "source", ["topic", "history", pytest.param("auto", marks=pytest.mark.long)]
+    "source",
+    ["auto", *(pytest.param(each, marks=pytest.mark.long) for each in ("topic", "history"))],
 )
 def test_the_answer_of_any_one_script_call_may_be_lost(settings: Settings, source: From) -> None:
     async def check() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from streams.decode.timestamps import format_ms
 from streams.kafka.sender import Sender
 from tests.support import expected
 from tests.support.answers import all_answers
-from tests.support.program import Program, read_topic
+from tests.support.program import Api, Program, read_topic
 from tests.support.waiting import eventually
 
 CATALOG = Path(__file__).parents[1] / "data" / "open-bandit-catalog.json"
@@ -22,8 +23,11 @@ EVENTS = 2_000
 CLASS = {"classification": "neutral", "category": "response"}
 
 
-def run_all_commands(owner: Program, program: Program) -> None:
-    """Run `migrate` as the owner, and everything else as the program's own user."""
+def run_all_commands(owner: Program, program: Program, *, kafka_only: bool = False) -> None:
+    """Run `migrate` as the owner, and everything else as the program's own user.
+
+    `kafka_only`: leave out what connects to Kafka no other way than the rest does, or not at all.
+    """
     assert "tables: 0001_catalog applied" in owner.run("migrate")
     program.run("catalog", "import", str(CATALOG))
     assert "offers" in program.run("catalog", "export", "--tenant", "zozo")
@@ -52,10 +56,22 @@ def run_all_commands(owner: Program, program: Program) -> None:
     program.wait_for(counted=EVENTS + 2, alive=[worker, api.process])
     assert f"{OTHER} " in program.run("tenants", "list")
 
-    for number, source in enumerate(("topic", "history"), 2):
+    sources = ("topic",) if kafka_only else ("topic", "history")
+    for number, source in enumerate(sources, 2):
         program.run("rebuild", "--tenant", TENANT, "--from", source)
         _wait_for_generation(program, number)
         all_answers(api, "materialized", TENANT, events, {})
+    if not kafka_only:
+        _repair_and_shard(program, api, events)
+    program.run("rebuild", "--history", "--tenant", TENANT)
+    program.check_alive(worker, api.process)
+    assert worker.terminate() == 0
+    if not kafka_only:
+        program.run("tenants", "remove", TENANT, "--history", "--yes")
+        assert TENANT not in program.run("tenants", "list")
+
+
+def _repair_and_shard(program: Program, api: Api, events: Sequence[dict[str, Any]]) -> None:
     program.run("rebuild", "--tenant", TENANT, "--rollback")
     program.run("audit", "--repair")
     _wait_for_generation(program, 2)
@@ -63,11 +79,6 @@ def run_all_commands(owner: Program, program: Program) -> None:
     program.run("rebuild", "--tenant", TENANT, "--shards", "2")
     _wait_for_generation(program, 4)
     all_answers(api, "materialized", TENANT, events, {})
-    program.run("rebuild", "--history", "--tenant", TENANT)
-    program.check_alive(worker, api.process)
-    assert worker.terminate() == 0
-    program.run("tenants", "remove", TENANT, "--history", "--yes")
-    assert TENANT not in program.run("tenants", "list")
 
 
 def _wait_for_generation(program: Program, number: int) -> None:
