@@ -27,6 +27,9 @@ from store.settings import Settings
 DRAIN_TIMEOUT_S: Final = 7
 #: Idle connections stay open longer than the polling interval of a dashboard.
 KEEP_ALIVE_S: Final = 30
+#: How long a process may not answer the supervisor before it is replaced. One that is starting on a
+#: busy machine answers after more than uvicorn's 5 s; replaced then, it would never start.
+PROCESS_SILENT_MAX_S: Final = 30
 BACKLOG: Final = 2_048
 NOT_STARTED: Final = "the API did not start; the log has the reason"
 
@@ -124,6 +127,7 @@ def _config(app: object, workers: int) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
+        timeout_worker_healthcheck=PROCESS_SILENT_MAX_S,
     )
 
 

@@ -134,6 +134,21 @@ def test_metrics_of_several_processes_are_one_sum(
             assert not {name for name in METRICS if "_api_" not in name} & names
 
 
+@pytest.mark.long
+def test_processes_that_take_long_to_start_are_not_replaced(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """On a busy machine the interpreter alone may take seconds; here, one that waits is one."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if '--multiprocessing-fork' in sys.argv and 'tracker' not in ' '.join(sys.argv):\n"
+        "    time.sleep(7)\n"
+    )
+    environment |= {"PYTHONPATH": str(tmp_path)}
+    with serving(tmp_path / "log", environment, workers=2):
+        assert "died" not in (tmp_path / "log").read_text()
+
+
 def test_a_process_that_ended_leaves_its_counts_and_no_gauges(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

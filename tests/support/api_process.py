@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import httpx
 
+from cli.embedded.server import free_port
 from tests.support.waiting import eventually
 
 SERVE = (
@@ -20,12 +20,6 @@ SERVE = (
     "protocol.HEAD_TIMEOUT_S = float(os.environ.get('TEST_HEAD_TIMEOUT_S', '10')); "
     "serve(Settings(), sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port: int = bound.getsockname()[1]
-        return port
 
 
 @contextmanager
