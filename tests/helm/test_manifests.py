@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from api.page_routes import FILES_PATH
 from api.server import DRAIN_TIMEOUT_S
 from store.settings import Settings
 from streams.endpoints import LOOP_TIMEOUT_S
@@ -309,10 +310,12 @@ def test_ingress_forwards_to_the_service_and_hides_metrics(render: Render) -> No
     assert [rule["host"] for rule in rules] == ["summary.example.com", "summary.example.org"]
     for rule in rules:
         for path in rule["http"]["paths"]:
-            assert not "/metrics".startswith(path["path"])
+            assert path["pathType"] == "Exact" or not "/metrics".startswith(path["path"])
             backend = path["backend"]["service"]
             assert backend["name"] == service["metadata"]["name"]
             assert backend["port"]["name"] in {p["name"] for p in service["spec"]["ports"]}
+        kinds = {path["path"]: path["pathType"] for path in rule["http"]["paths"]}
+        assert (kinds["/"], kinds[FILES_PATH], kinds["/api"]) == ("Exact", "Prefix", "Prefix")
     assert render("minimal").kind("Ingress") == []
 
 
