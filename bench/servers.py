@@ -61,7 +61,7 @@ def servers(kind: str = "wheels", **changes: Any) -> Iterator[Bench]:
     """
     # Without this, SIGTERM would end the bench at once and leave its child processes running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with _folder() as folder, start_services(kind, durable=True) as services:
+    with temporary_folder() as folder, start_services(kind, durable=True) as services:
         processes = cast(tuple[Server, ...], services[1:])
         pids = {server.name: server.pid for server in processes}
         found = {
@@ -79,7 +79,7 @@ def servers(kind: str = "wheels", **changes: Any) -> Iterator[Bench]:
 @contextlib.contextmanager
 def counters_only(program: Path | None = None) -> Iterator[str]:
     """Start a Valkey without persistence, or `program` in its place; yield its URL."""
-    with _folder() as folder:
+    with temporary_folder() as folder:
         valkey = TcpValkey(None, folder, program=program)
         valkey.start()
         try:
@@ -92,7 +92,7 @@ def counters_only(program: Path | None = None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="interaction-summary-bench-"))
     folder.chmod(0o755)  # PostgreSQL may have to run as a user of its own
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
 
 from store.postgres import pool as postgres
-from store.postgres.pool import Pool, transaction
+from store.postgres.pool import Connection, Pool, transaction
 from store.postgres.rows import GROUP_COLUMNS, instant
 from store.postgres.sql import load
 from store.records import GroupCounts, GroupPeriods, GroupQuestion, Trend, TrendQuestion
@@ -17,6 +18,7 @@ _READ_GROUP: Final = load("read_group")
 _READ_CUSTOMER: Final = load("read_customer")
 _READ_TREND: Final = load("read_trend")
 _IS_KNOWN: Final = load("is_known")
+_SETTINGS: Final = load("settings_of_answers")
 
 
 class GroupHistory:
@@ -96,10 +98,17 @@ class GroupHistory:
 
     async def _fetch(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         async def fetch() -> list[tuple[Any, ...]]:
-            async with transaction(self._pool, read_only=True) as connection:
+            async with self._answering() as connection:
                 return await (await connection.execute(query, parameters)).fetchall()
 
         return await postgres.bounded(fetch(), self._timeout_s)
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[Connection]:
+        """Run a transaction with the planner's settings for questions."""
+        async with transaction(self._pool, read_only=True) as connection:
+            await connection.execute(_SETTINGS)
+            yield connection
 
 
 def _midnight(calendar: Calendar, day: int) -> datetime:

@@ -205,7 +205,10 @@ async def _attach(connection: Connection, name: str, start: int | None, end: int
     lower = sql.SQL("MINVALUE") if start is None else sql.Literal(_bound(start))
     table = sql.Identifier(name)
     await connection.execute(
-        sql.SQL("CREATE TABLE {} (LIKE interaction_history INCLUDING DEFAULTS)").format(table)
+        sql.SQL(
+            "CREATE TABLE {} (LIKE interaction_history INCLUDING DEFAULTS)"
+            " WITH (autovacuum_vacuum_insert_scale_factor = 0.02)"  # see 0009_history_indexes.sql
+        ).format(table)
     )
     await connection.execute(
         sql.SQL(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -17,9 +18,12 @@ from hypothesis import strategies as st
 
 from store.postgres.history import HistoryRefused, HistoryWriter, PostgresHistory
 from store.postgres.pool import Pool, make_pool
+from store.postgres.rows import GROUP_COLUMNS, instant
+from store.postgres.sql import load
 from store.records import GROUPINGS, Event, Grouping, Question, StoreUnavailable
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS, Calendar, Period, Window, exact_window, window_of
+from streams.decode.event import ID_CHARS_MAX
 from tests.support.events import NOW_MS, TODAY, events, make_event, sourced
 from tests.support.oracle import groups_of, page_of
 from tests.support.services.base import Services
@@ -115,6 +119,69 @@ def test_every_field_is_stored_as_it_came(database_url: str) -> None:
             "impression", None, None, None, None, 2 * DAY_MS + 1, "interactions", uuid.UUID(LOG),
             3, 1, NOW_MS, None,
         )  # fmt: skip
+
+    with_pool(database_url, body)
+
+
+def test_the_longest_ids_fit_the_indexes(database_url: str) -> None:
+    """An index entry has at most 2,704 bytes, after compression: random characters have none."""
+    rng = random.Random(1)
+
+    def longest() -> str:
+        return "".join(chr(rng.randrange(0x10000, 0x110000)) for _ in range(ID_CHARS_MAX))
+
+    event = make_event(
+        tenant="t" * 64, customer=longest(), offer=longest(), creative=longest(), channel=longest()
+    )
+    event = msgspec.structs.replace(event, outcome=longest())
+
+    async def body(pool: Pool) -> None:
+        assert await store(HistoryWriter(pool), [event]) == 1
+        for grouping in GROUPINGS:
+            asked = Question(
+                event.tenant, grouping, "alltime", Window(None, None), TODAY, "UTC", 10, 0
+            )
+            page = await PostgresHistory(pool).read(asked)
+            assert page.groups[0].counts == {event.outcome: 1}
+
+    with_pool(database_url, body)
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_questions_read_indexes_and_one_customer_reads_its_own_rows(
+    database_url: str, grouping: Grouping
+) -> None:
+    """Also where a window has all rows of a month, which the planner would read from the table."""
+    batch = [make_event(customer=f"C-{n % 500}", offer=f"o-{n % 3}") for n in range(2_000)]
+    column = GROUP_COLUMNS[grouping]
+    days = "occurred_at >= %(start)s"
+    parameters = {
+        "tenant": "acme", "id": "C-7", "limit": 100, "offset": 0, "start": instant(0),
+        "daily": instant(0), "weekly": instant(0), "monthly": instant(0), "end": instant(NOW_MS),
+    }  # fmt: skip
+    month = f"{instant(NOW_MS):%Y_%m}"
+    listed, one = ("customers", "customer") if grouping == "customer" else ("groups", "group")
+
+    async def body(pool: Pool) -> None:
+        await store(HistoryWriter(pool), batch)
+        with psycopg.connect(database_url, autocommit=True) as own:
+            own.execute("VACUUM (ANALYZE) interaction_history")
+        async with pool.connection() as connection:
+            await connection.execute(load("settings_of_answers"))
+            plans = []
+            for name in (f"read_{listed}", f"read_{one}"):
+                query = "EXPLAIN " + load(name).format(column=column, days=days)
+                cursor = await connection.execute(query, parameters)
+                plans.append([line for (line,) in await cursor.fetchall()])
+        for plan in plans:
+            scans = [line for line in plan if f" on interaction_history_{month} " in line]
+            assert scans
+            # Of a page of customers, and of one, the rows are found by the customer.
+            kind = "Index" if grouping == "customer" else "Index Only Scan"
+            assert all(kind in line for line in scans), scans
+        conditions = [line for line in plans[1] if "Index Cond" in line]
+        assert conditions
+        assert all(("customer_id = " in each) == (grouping == "customer") for each in conditions)
 
     with_pool(database_url, body)
 

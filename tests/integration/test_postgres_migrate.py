@@ -247,3 +247,21 @@ def test_a_dropped_partition_is_created_again_for_rows_of_its_months(
     assert asyncio.run(restore()) == [f"interaction_history_{dropped}"]
     assert partitions(bare_url) == before
     assert store_at(bare_url, instant) == dropped
+
+
+def test_vacuum_does_not_wait_for_a_fifth_of_a_month(bare_url: str) -> None:
+    """In the partitions of before the migration that says so, and in those made later."""
+    asyncio.run(migrate(bare_url, today=date(2026, 1, 1)))
+    rows(bare_url, "ALTER TABLE interaction_history_2026_01 RESET (autovacuum_vacuum_insert_scale_factor)")  # fmt: skip  # noqa: E501
+    tail = "CREATE INDEX interaction_history_time ON interaction_history (tenant_id, occurred_at);"
+    rows(bare_url, tail + "DROP INDEX interaction_history_days, interaction_history_customer")
+    (indexes,) = [each for each in migrations() if each.name == "0009_history_indexes"]
+    rows(bare_url, indexes.statements)
+    asyncio.run(migrate(bare_url, today=date(2026, 3, 1)))
+    found = rows(
+        bare_url,
+        "SELECT relname, reloptions FROM pg_class WHERE relkind = 'r'"
+        " AND relname ~ '^interaction_history_'",
+    )
+    assert len(found) > 4
+    assert all(options == ["autovacuum_vacuum_insert_scale_factor=0.02"] for _, options in found)
