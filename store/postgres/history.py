@@ -41,6 +41,12 @@ _READ_CUSTOMERS: Final = load("read_customers")
 _COPY: Final = f"COPY interaction_history ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
 _BIGINT_MAX: Final = 2**63 - 1
+#: Days up to which all rows of the window are joined with a page of customers. For longer windows
+#: the index by customer finds the rows of the page. Processor time at 10 million rows over 90 days,
+#: joined and by index: one day 60 and 237 ms, 7 days 707 and 843 ms, 31 days 3.4 and 2.7 s.
+_JOINED_DAYS_MAX: Final = 7
+_JOINED: Final = "customer_id IN (SELECT id FROM page)"
+_BY_INDEX: Final = "customer_id = ANY(ARRAY(SELECT id FROM page))"
 #: Longest wait for the number of a tenant's rows: ten million take a second or two.
 _COUNT_TIMEOUT_S: Final = 120.0
 #: Longest wait for the size of history; `status` asks for it.
@@ -316,12 +322,20 @@ class PostgresHistory(GroupHistory):
             **bounds,
         }
         async with self._answering() as connection:
-            query = statement.format(column=column, days=days)
+            query = statement.format(column=column, days=days, of_page=_of_page(question))
             return await (await connection.execute(query, parameters)).fetchall()
 
     async def ping(self) -> None:
         """Return when Postgres answers. Raises StoreUnavailable."""
         await postgres.ping(self._pool)
+
+
+def _of_page(question: Question) -> str:
+    """Return the condition on the rows of a page of customers."""
+    start_day = question.window.start_day
+    if start_day is None or question.today - start_day >= _JOINED_DAYS_MAX:
+        return _BY_INDEX
+    return _JOINED
 
 
 def _bounds(question: Question) -> tuple[str, dict[str, datetime]]:
