@@ -249,14 +249,20 @@ def test_a_dropped_partition_is_created_again_for_rows_of_its_months(
     assert store_at(bare_url, instant) == dropped
 
 
+def undo_indexes(url: str) -> str:
+    """Return to the indexes of history before the last change of them; return the change."""
+    before = "CREATE INDEX interaction_history_time ON interaction_history (tenant_id, occurred_at)"
+    rows(url, f"{before}; DROP INDEX interaction_history_days, interaction_history_customer")
+    (change,) = [each for each in migrations() if each.name == "0009_history_indexes"]
+    return change.statements
+
+
 def test_vacuum_does_not_wait_for_a_fifth_of_a_month(bare_url: str) -> None:
     """In the partitions of before the migration that says so, and in those made later."""
     asyncio.run(migrate(bare_url, today=date(2026, 1, 1)))
     rows(bare_url, "ALTER TABLE interaction_history_2026_01 RESET (autovacuum_vacuum_insert_scale_factor)")  # fmt: skip  # noqa: E501
-    tail = "CREATE INDEX interaction_history_time ON interaction_history (tenant_id, occurred_at);"
-    rows(bare_url, tail + "DROP INDEX interaction_history_days, interaction_history_customer")
-    (indexes,) = [each for each in migrations() if each.name == "0009_history_indexes"]
-    rows(bare_url, indexes.statements)
+    indexes = undo_indexes(bare_url)
+    rows(bare_url, indexes)
     asyncio.run(migrate(bare_url, today=date(2026, 3, 1)))
     found = rows(
         bare_url,
@@ -265,3 +271,18 @@ def test_vacuum_does_not_wait_for_a_fifth_of_a_month(bare_url: str) -> None:
     )
     assert len(found) > 4
     assert all(options == ["autovacuum_vacuum_insert_scale_factor=0.02"] for _, options in found)
+
+
+def test_readers_do_not_wait_while_indexes_of_history_are_built(bare_url: str) -> None:
+    asyncio.run(migrate(bare_url, today=date(2026, 1, 1)))
+    indexes = undo_indexes(bare_url)
+    build, _, last = indexes.rpartition("DROP INDEX")
+    assert build.count("CREATE INDEX") == 2
+    assert last.strip() == "interaction_history_time;"
+    with psycopg.connect(bare_url) as connection:
+        connection.execute(build.encode())
+        locked = connection.execute(
+            "SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
+            " WHERE mode = 'AccessExclusiveLock' AND relkind IN ('r', 'p')"
+        ).fetchall()
+    assert locked == []

@@ -7,7 +7,6 @@
 CREATE INDEX interaction_history_days
     ON interaction_history (tenant_id, occurred_at)
     INCLUDE (customer_id, offer_id, creative_id, channel_id, outcome_type);
-DROP INDEX interaction_history_time;
 
 -- The rows of one customer. Not for the other groupings, whose groups are few and have many rows:
 -- the index above has all that is read of them.
@@ -26,3 +25,6 @@ BEGIN
         );
     END LOOP;
 END $$;
+
+-- Last, as it makes readers wait until the end of the transaction.
+DROP INDEX interaction_history_time;
