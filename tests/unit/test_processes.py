@@ -34,6 +34,6 @@ def test_make_test_leaves_out_exactly_what_ci_runs_as_long() -> None:
     assert '-m "not long"' in makefile
     assert "-m long" in makefile
     assert "make test SERVICES=wheels" in ci
-    assert 'make test-all SERVICES=real TEST_WORKERS=4 TESTS="tests/integration tests/e2e"' in ci, (
+    assert 'make test-all SERVICES=real TEST_WORKERS=3 TESTS="tests/integration tests/e2e"' in ci, (
         "the servers of production run all tests"
     )
