@@ -21,7 +21,6 @@ HOOKS = {"SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks", "PYTHONPATH":
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_no_generated_request_breaks_the_description(
     tmp_path: Path, redis_url: str, database_url: str
 ) -> None:

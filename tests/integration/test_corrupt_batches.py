@@ -46,6 +46,7 @@ def damage(segment: Path, *base_offsets: int) -> None:
         at = end
 
 
+@pytest.mark.long
 async def test_corrupt_batches_are_quarantined_and_the_others_count(
     settings: Settings, services: Services
 ) -> None:

@@ -552,6 +552,7 @@ async def test_dead_letters_are_shown_in_full_and_repeats_once(
     ]
 
 
+@pytest.mark.long
 async def test_quarantined_records_are_listed_shown_and_not_redriven(
     settings: Settings, program: Program
 ) -> None:
@@ -676,4 +677,4 @@ async def _wait_for(settings: Settings, topic: str, n: int) -> None:
         assert len(found) >= n, f"{len(found)} records, not {n}"
         return True
 
-    await eventually_async(all_there, timeout_s=60, message=f"{n} records in {topic}")
+    await eventually_async(all_there, timeout_s=120, message=f"{n} records in {topic}")

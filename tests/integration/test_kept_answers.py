@@ -35,7 +35,7 @@ QUERIES = (
     "limit=1&offset=1&days=365",
     "groupBy=customer&limit=2&offset=1&days=7",
 )
-EXAMPLES, EXAMPLES_LONG = 25, 75
+EXAMPLES, EXAMPLES_LONG = 15, 75
 _serial = itertools.count()
 
 

@@ -64,7 +64,7 @@ class TestRedisCounters(CounterStoreContract):
         return lambda groups_max: open_redis(redis_url, groups_max=groups_max)
 
 
-@pytest.mark.parametrize("all_ranks", [True, False])
+@pytest.mark.parametrize("all_ranks", [pytest.param(True, marks=pytest.mark.long), False])
 def test_the_commit_protocol_keeps_its_invariant_in_any_interleaving(
     redis_url: str, all_ranks: bool
 ) -> None:
