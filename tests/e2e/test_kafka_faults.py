@@ -102,7 +102,7 @@ def test_a_worker_that_starts_before_the_broker_waits_for_it(
                     return log.count('"store unavailable, retrying"') >= 3
 
                 try:
-                    await eventually_async(waits, timeout_s=60, message="several attempts")
+                    await eventually_async(waits, timeout_s=120, message="several attempts")
                     if stops_early:
                         assert fixture.worker.stop() == 0
                 finally:
@@ -159,5 +159,5 @@ async def until_it_reads(guest: WorkerProcess) -> None:
     async def reads() -> bool:
         return "partitions assigned" in guest.log_since_mark()
 
-    await eventually_async(reads, timeout_s=90, message=f"{guest.name} has partitions")
+    await eventually_async(reads, timeout_s=120, message=f"{guest.name} has partitions")
     guest.mark_log()

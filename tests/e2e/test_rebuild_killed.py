@@ -45,7 +45,6 @@ def assert_exact(program: Program, api: Api, worker: Process) -> None:
     all_answers(api, "materialized", TENANT, events, {})
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.long
 def test_a_killed_rebuild_can_be_run_again(program: Program) -> None:
     """Live traffic goes on; each rebuild is killed at a random moment and then run again."""
@@ -67,7 +66,7 @@ def test_a_killed_rebuild_can_be_run_again(program: Program) -> None:
         answer = api.summary(TENANT, groupBy="action", days=365)
         assert answer.headers["X-Summary-Source"] == "materialized"
 
-        output = program.run("rebuild", "--tenant", TENANT, *options[:2], timeout_s=60)
+        output = program.run("rebuild", "--tenant", TENANT, *options[:2], timeout_s=240)
         assert "events" in output, output
         final = generations(program.settings, TENANT)
         assert (final.previous, final.others) == (after.active, set()), (final, after)

@@ -25,7 +25,6 @@ PASSWORD = "p"
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_every_command_works_with_the_documented_rights_on_a_cluster(
     services: Services, settings: Settings, tmp_path: Path
 ) -> None:

@@ -128,7 +128,6 @@ def admin_of_redis(tls: TlsServices) -> redis.Redis:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("access", "kafka_only"), [("SASL_SSL", False), ("SSL", True)], indirect=["access"]
 )
@@ -250,7 +249,6 @@ def faults(tls: TlsServices) -> dict[str, Fault]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_each_refusal_ends_a_command_with_one_line_that_names_the_cause(tls: TlsServices) -> None:
     given: dict[str, Any] = {
         "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",

@@ -73,7 +73,7 @@ class ChaosCheck:
             )
         self.say(f"caught up after {time.monotonic() - started_s:.1f} s")
 
-    async def wait_until_complete(self, timeout_s: float = 60.0) -> None:
+    async def wait_until_complete(self, timeout_s: float = 120) -> None:
         """Wait until the counters of every tenant are complete.
 
         Those that were created while PostgreSQL was unavailable begin incomplete. They are complete
@@ -105,7 +105,7 @@ class ChaosCheck:
         for event in self.stream.counted:
             by_tenant[event.tenant].append(event)
         async with (
-            open_counters(self.settings, timeout_s=30) as counters,
+            open_counters(self.settings, timeout_s=120) as counters,
             open_pool(self.settings, max_size=2) as pool,
         ):
             history = PostgresHistory(pool)
@@ -173,4 +173,4 @@ class ChaosCheck:
                     )
             return True
 
-        await eventually_async(equal, timeout_s=30, message="counters = history = plain count")
+        await eventually_async(equal, timeout_s=120, message="counters = history = plain count")

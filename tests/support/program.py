@@ -157,7 +157,7 @@ class Program:
                 return False
             return answer.status_code == 200 and answer.json()["status"] == "ok"
 
-        eventually(ready, timeout_s=30, message="the API is ready")
+        eventually(ready, timeout_s=120, message="the API is ready")
         return Api(process, client)
 
     def progress(self) -> Progress:
@@ -172,7 +172,7 @@ class Program:
         *,
         counted: int = 0,
         stored: int = 0,
-        timeout_s: float = 60,
+        timeout_s: float = 120,
         alive: Sequence[Process] = (),
     ) -> Progress:
         """Return when so many offsets are counted and stored in history.

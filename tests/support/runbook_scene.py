@@ -108,7 +108,7 @@ class Scene:
             self.will_count(events)
 
     def wait_exact(
-        self, source: str = "materialized", *, unstored: int = 0, timeout_s: float = 60
+        self, source: str = "materialized", *, unstored: int = 0, timeout_s: float = 120
     ) -> None:
         """Wait until `source` answers every grouping exactly, and history has the same events.
 

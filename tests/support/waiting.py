@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 _POLL_S = 0.05
 #: Far more than anything takes alone: other processes may use the same cores.
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 120.0
 
 
 def eventually(
