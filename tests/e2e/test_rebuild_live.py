@@ -44,7 +44,7 @@ REBUILDS: Mapping[str, Callable[[], Sequence[str]]] = {
     ("events", "rate", "options"),
     [
         pytest.param(20_000, 200, ("--rate", "20000"), marks=pytest.mark.long),
-        pytest.param(100_000, 500, (), marks=pytest.mark.long),
+        pytest.param(150_000, 500, (), marks=pytest.mark.long),
     ],
 )
 def test_no_answer_is_of_a_mix(

@@ -98,7 +98,7 @@ async def _identities(settings: Settings) -> set[bytes]:
 
 async def _counted(settings: Settings) -> int:
     total = 0
-    async with open_counters(settings, timeout_s=120) as counters:
+    async with open_counters(settings, timeout_s=30) as counters:
         for tenant in await counters.tenants():
             generation = await counters.generation(tenant)
             assert generation is not None and generation.complete, tenant

@@ -105,7 +105,7 @@ class ChaosCheck:
         for event in self.stream.counted:
             by_tenant[event.tenant].append(event)
         async with (
-            open_counters(self.settings, timeout_s=120) as counters,
+            open_counters(self.settings, timeout_s=30) as counters,
             open_pool(self.settings, max_size=2) as pool,
         ):
             history = PostgresHistory(pool)
