@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from store.postgres import pool as postgres
-from store.postgres.pool import Connection, Pool, transaction
+from store.postgres.pool import Pool, transaction
 from store.postgres.rows import GROUP_COLUMNS, instant
 from store.postgres.sql import load
 from store.records import GroupCounts, GroupPeriods, GroupQuestion, Trend, TrendQuestion
@@ -97,18 +96,14 @@ class GroupHistory:
         return days
 
     async def _fetch(self, query: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Return the rows of a question, asked with the planner's settings for questions."""
+
         async def fetch() -> list[tuple[Any, ...]]:
-            async with self._answering() as connection:
+            async with transaction(self._pool, read_only=True) as connection:
+                await connection.execute(_SETTINGS)
                 return await (await connection.execute(query, parameters)).fetchall()
 
         return await postgres.bounded(fetch(), self._timeout_s)
-
-    @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[Connection]:
-        """Run a transaction with the planner's settings for questions."""
-        async with transaction(self._pool, read_only=True) as connection:
-            await connection.execute(_SETTINGS)
-            yield connection
 
 
 def _midnight(calendar: Calendar, day: int) -> datetime:

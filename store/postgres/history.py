@@ -303,7 +303,7 @@ class PostgresHistory(GroupHistory):
 
     async def read(self, question: Question) -> Page:
         """Return one page by one statement, so from one snapshot. Raises StoreUnavailable."""
-        rows = await postgres.bounded(self._rows(question), self._timeout_s)
+        rows = await self._rows(question)
         groups = [
             GroupCounts(id_, dict(zip(outcomes, counts, strict=True)), unique_actions)
             for _, id_, outcomes, counts, unique_actions in rows
@@ -321,9 +321,8 @@ class PostgresHistory(GroupHistory):
             "offset": min(question.offset, _BIGINT_MAX),
             **bounds,
         }
-        async with self._answering() as connection:
-            query = statement.format(column=column, days=days, of_page=_of_page(question))
-            return await (await connection.execute(query, parameters)).fetchall()
+        query = statement.format(column=column, days=days, of_page=_of_page(question))
+        return await self._fetch(query, parameters)
 
     async def ping(self) -> None:
         """Return when Postgres answers. Raises StoreUnavailable."""
