@@ -52,7 +52,7 @@ def assert_counted(compose: Compose, key: str, events: int) -> None:
         assert counted(compose, key) == dict.fromkeys(GROUPINGS, events)
         return True
 
-    eventually(all_counted, timeout_s=120, message=f"{events} events in each grouping")
+    eventually(all_counted, message=f"{events} events in each grouping")
 
 
 def test_events_are_counted_by_two_workers_and_kept_over_a_stop(compose: Compose) -> None:
@@ -77,7 +77,7 @@ def test_events_are_counted_by_two_workers_and_kept_over_a_stop(compose: Compose
         assert total <= MALFORMED
         return bool(total == MALFORMED)
 
-    eventually(dead_letters, timeout_s=120, message=f"{MALFORMED} dead letters")
+    eventually(dead_letters, message=f"{MALFORMED} dead letters")
 
     assigned = [
         line
@@ -108,7 +108,7 @@ def test_the_rate_limit_of_a_key_is_counted_in_redis(compose: Compose) -> None:
         answers = [ask(compose, "action", key) for _ in range(4)]  # a new minute may begin here
         return answers[-1].status_code == 429 and int(answers[-1].headers["Retry-After"]) <= 60
 
-    eventually(over, timeout_s=120, message="a 429")
+    eventually(over, message="a 429")
     metrics = httpx.get(f"http://127.0.0.1:{compose.port}/metrics", timeout=10).text
     assert "interaction_summary_api_rate_limit_local_total 0.0" in metrics.splitlines()
 
@@ -158,10 +158,10 @@ def test_an_api_that_does_not_answer_becomes_unhealthy(compose: Compose) -> None
     # The first process of the container's process namespace cannot be stopped from inside.
     subprocess.run(["docker", "kill", "--signal=STOP", api["Id"]], check=True)
     try:
-        eventually(lambda: status() == "unhealthy", timeout_s=120, message="unhealthy")
+        eventually(lambda: status() == "unhealthy", message="unhealthy")
     finally:
         subprocess.run(["docker", "kill", "--signal=CONT", api["Id"]], check=True)
-    eventually(lambda: status() == "healthy", timeout_s=120, message="healthy again")
+    eventually(lambda: status() == "healthy", message="healthy again")
 
 
 def test_without_secrets_nothing_starts(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def kill_ahead_of_history(
     is frozen only when the worker has added to them: the worker cannot start without Postgres,
     where the catalogs are.
     """
-    program.wait_for(counted=reached, stored=stored + 1, timeout_s=120, alive=[worker])
+    program.wait_for(counted=reached, stored=stored + 1, alive=[worker])
     stored_before = program.progress().stored
     services.postgres.pause()
     # At least `stored_before` + BUFFER_EVENTS will be counted. A few transactions may have been
@@ -87,4 +87,4 @@ def started_from(worker: Process) -> int:
         lines = [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
         return [line["starts"] for line in lines if line["event"] == "partitions assigned"]
 
-    return sum(eventually(logged, timeout_s=120, message="partitions assigned")[0].values())
+    return sum(eventually(logged, message="partitions assigned")[0].values())

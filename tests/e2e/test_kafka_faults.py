@@ -47,7 +47,7 @@ def test_a_broker_with_interruptions_is_only_slow(services: Services, settings: 
             fault = asyncio.create_task(interrupt())
             try:
                 await interrupted.wait()
-                await fixture.wait_counted(21_000, timeout_s=120)
+                await fixture.wait_counted(21_000)
             finally:
                 fault.cancel()
                 await asyncio.gather(fault, return_exceptions=True)
@@ -72,7 +72,7 @@ def test_a_worker_continues_after_the_broker_was_killed(
                 )  # some of them wait while the broker is unavailable
                 services.kafka.kill()
                 services.kafka.start()
-                await fixture.wait_counted(total, timeout_s=120)
+                await fixture.wait_counted(total)
             assert fixture.worker.exit_code() is None, "the worker ended"
             await fixture.wait_stored(9_000)
 
@@ -102,7 +102,7 @@ def test_a_worker_that_starts_before_the_broker_waits_for_it(
                     return log.count('"store unavailable, retrying"') >= 3
 
                 try:
-                    await eventually_async(waits, timeout_s=120, message="several attempts")
+                    await eventually_async(waits, message="several attempts")
                     if stops_early:
                         assert fixture.worker.stop() == 0
                 finally:
@@ -143,7 +143,7 @@ def test_repeated_rebalances_lose_and_double_nothing(
                 for guest in guests:
                     if guest.is_running():
                         guest.kill()
-            await fixture.wait_counted(19_000, timeout_s=120)
+            await fixture.wait_counted(19_000)
             await fixture.wait_stored(19_000)
 
     if services.kind == "wheels":
@@ -159,5 +159,5 @@ async def until_it_reads(guest: WorkerProcess) -> None:
     async def reads() -> bool:
         return "partitions assigned" in guest.log_since_mark()
 
-    await eventually_async(reads, timeout_s=120, message=f"{guest.name} has partitions")
+    await eventually_async(reads, message=f"{guest.name} has partitions")
     guest.mark_log()

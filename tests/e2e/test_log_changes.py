@@ -41,7 +41,7 @@ def test_a_recreated_topic_is_counted_from_its_start(
             admin.close()
             create_topics(settings.kafka_bootstrap_servers, {topic: settings.topic_partitions})
             await fixture.send(make_events(700))
-            await fixture.wait_counted(2_700, timeout_s=120)
+            await fixture.wait_counted(2_700)
             await fixture.wait_stored(2_700)
             incidents = await fixture.counters.reports.incidents()
             assert [change.kind for change in incidents.log_changes] == ["recreated"]
@@ -168,8 +168,8 @@ def test_partitions_added_while_running_are_picked_up(
                     return False
                 return True
 
-            await eventually_async(sent, timeout_s=120, message="partition 5 takes events")
-            await fixture.wait_counted(500, timeout_s=120)
+            await eventually_async(sent, message="partition 5 takes events")
+            await fixture.wait_counted(500)
             await fixture.wait_stored(500)
 
     if services.kind == "wheels":
@@ -199,7 +199,7 @@ def test_a_truncated_log_is_detected_and_new_events_are_counted(
                     file.unlink()
             services.kafka.start()
             await fixture.send(make_events(300), partition=2)
-            await fixture.wait_counted(1_100, timeout_s=120)
+            await fixture.wait_counted(1_100)
             await fixture.wait_stored(1_100)
             incidents = await fixture.counters.reports.incidents()
             assert [change.kind for change in incidents.log_changes] == ["cut"]
@@ -237,7 +237,7 @@ def test_counters_lost_after_retention_deleted_their_events_do_not_answer_until_
                 marks = await fixture.counters.all_watermarks(generation) if generation else {}
                 return 1_000 in marks.values()
 
-            await eventually_async(counted_again, timeout_s=120, message="the rest is counted")
+            await eventually_async(counted_again, message="the rest is counted")
             seen.append(await fixture.counted())
             assert all(isinstance(answer, Incomplete) for answer in seen), seen
             done = await asyncio.to_thread(fixture.command, "rebuild", "--tenant", "acme")

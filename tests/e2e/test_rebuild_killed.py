@@ -31,9 +31,9 @@ LOAD = ("--tenant", TENANT, "--customers", "600", "--late", "0.1", "--duplicates
 
 def start_counting(program: Program) -> tuple[Process, Api]:
     """Start a worker and an API, and count and store EVENTS."""
-    program.run("load", "--events", str(EVENTS), *LOAD, "--seed", "3", timeout_s=120)
+    program.run("load", "--events", str(EVENTS), *LOAD, "--seed", "3")
     worker, api = program.worker(), program.api()
-    program.wait_for(counted=EVENTS, stored=EVENTS, timeout_s=120, alive=[worker])
+    program.wait_for(counted=EVENTS, stored=EVENTS, alive=[worker])
     return worker, api
 
 

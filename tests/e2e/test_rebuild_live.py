@@ -77,7 +77,7 @@ def test_no_answer_is_of_a_mix(
     print(pollers.sources)  # noqa: T201
 
     sent = events + live.sent
-    program.wait_for(counted=sent, stored=sent, timeout_s=120, alive=[worker])
+    program.wait_for(counted=sent, stored=sent, alive=[worker])
     eventually(lambda: generations(settings, TENANT).active_complete, message="complete")
     if events <= 100_000:
         records = read_topic(settings, settings.interactions_topic)

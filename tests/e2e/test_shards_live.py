@@ -32,7 +32,7 @@ def test_no_answer_lacks_what_was_counted_before(services: Services, program: Pr
     settings = program.settings
     asyncio.run(produce(settings, Events(TENANT, customers=200, seed=1), EVENTS))
     worker, api = program.worker(), program.api()
-    program.wait_for(counted=EVENTS, stored=EVENTS, timeout_s=120, alive=[worker])
+    program.wait_for(counted=EVENTS, stored=EVENTS, alive=[worker])
     live = LiveTraffic(settings, Events(TENANT, customers=200, seed=2), RATE)
     pollers = Pollers(str(api.client.base_url), TENANT, program.counted, pause_s=0.02)
     with live.running(), pollers.running():
@@ -41,7 +41,6 @@ def test_no_answer_lacks_what_was_counted_before(services: Services, program: Pr
             assert rebuild.wait(120) == 0, rebuild.tail()
             eventually(
                 lambda: generations(settings, TENANT).active_complete,
-                timeout_s=120,
                 message=f"complete after {options}",
             )
             program.wait_for(counted=program.counted() + RATE, alive=[worker, api.process])
@@ -50,7 +49,7 @@ def test_no_answer_lacks_what_was_counted_before(services: Services, program: Pr
     assert pollers.sources["materialized"] > pollers.sources["history"]
 
     sent = EVENTS + live.sent
-    program.wait_for(counted=sent, stored=sent, timeout_s=120, alive=[worker])
+    program.wait_for(counted=sent, stored=sent, alive=[worker])
     records = read_topic(settings, settings.interactions_topic)
     distinct = expected.distinct(record.value for record in records)
     assert len(distinct) == sent

@@ -41,7 +41,7 @@ def test_a_flushed_redis_is_counted_again_and_never_answered_in_part(
                 seen.append(await fixture.counted())
                 return seen[-1] == 3_000
 
-            await eventually_async(all_again, timeout_s=120, message="all events counted again")
+            await eventually_async(all_again, message="all events counted again")
             assert any(isinstance(answer, Incomplete) for answer in seen)
             assert {s for s in seen if not isinstance(s, Incomplete)} == {3_000}
             await fixture.send(make_events(500))
@@ -98,7 +98,7 @@ def test_counting_resumes_after_redis_was_out_of_memory_or_read_only(
                 async def refused() -> bool:
                     return "store unavailable" in fixture.worker.log_since_mark()
 
-                await eventually_async(refused, timeout_s=120, message=f"refused by {fault}")
+                await eventually_async(refused, message=f"refused by {fault}")
                 fixture.worker.mark_log()
                 assert await fixture.counted() == before, "readers still see all that was counted"
                 await fixture.client.execute_command(*repair)
@@ -121,9 +121,7 @@ def test_a_frozen_and_a_restarted_redis_lose_no_event(
             async def refused() -> bool:
                 return "store unavailable" in fixture.worker.log_since_mark()
 
-            await eventually_async(
-                refused, timeout_s=120, message="the worker reports the frozen Redis"
-            )
+            await eventually_async(refused, message="the worker reports the frozen Redis")
             services.redis.resume()
             await fixture.wait_counted(1_000)
             services.redis.stop()
@@ -155,7 +153,7 @@ def test_counting_continues_without_postgres_up_to_the_buffer_and_history_catche
                 counted = await fixture.counted()
                 return isinstance(counted, int) and counted >= 1_000 + 5_000
 
-            await eventually_async(full, timeout_s=120, message="the buffer fills")
+            await eventually_async(full, message="the buffer fills")
             # Each of 4 partitions may have a commit of 500 in flight and one above the buffer.
             assert await fixture.counted() <= 1_000 + 5_000 + 4 * 2 * 500  # type: ignore[operator]
             services.postgres.start()
@@ -244,7 +242,7 @@ def test_a_worker_that_fails_and_cannot_stop_ends_with_an_error(
                 return "nothing counted for 5 s" in fixture.worker.log_tail(400)
 
             try:
-                await eventually_async(failed, timeout_s=120, message="the worker fails")
+                await eventually_async(failed, message="the worker fails")
                 services.kafka.pause()
                 assert await fixture.wait_ended() == 1
             finally:
@@ -284,7 +282,7 @@ def test_a_worker_whose_consumer_is_silent_exits(
             async def unknown() -> bool:
                 return await fixture.counters.reports.lag(now_ms()) is None
 
-            await eventually_async(unknown, timeout_s=120, message="an unknown lag")
+            await eventually_async(unknown, message="an unknown lag")
             assert fixture.worker.is_running()
             assert await fixture.wait_ended() == 1
             assert "was answered for 10 s, while the broker answers others" in (

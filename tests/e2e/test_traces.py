@@ -161,7 +161,7 @@ def test_each_server_process_sends_its_own_spans(
         answered += answer.status_code == 200
         return len({span.resource["process.pid"] for span in collector.spans}) == 2
 
-    eventually(two_processes_sent_spans, timeout_s=120, message="spans of two processes")
+    eventually(two_processes_sent_spans, message="spans of two processes")
     assert process.terminate() == 0
     assert len(collector.named(f"GET {PATH}")) == answered
 

@@ -30,7 +30,7 @@ def test_a_worker_that_is_stopped_hands_over_all_its_partitions(
     services: Services, program: Program
 ) -> None:
     one, two = program.worker("one"), program.worker("two")
-    eventually(lambda: shared(one, two), timeout_s=120, message="both workers have partitions")
+    eventually(lambda: shared(one, two), message="both workers have partitions")
     load = program.start(
         "load",
         *("load", "--events", "0", "--rate", "2000", "--duplicates", "0.01"),
@@ -40,7 +40,6 @@ def test_a_worker_that_is_stopped_hands_over_all_its_partitions(
     assert one.terminate(STOP_S) == 0
     eventually(
         lambda: len(assigned(two)) == 4,
-        timeout_s=120,
         message="the other worker has all partitions",
     )
     program.wait_for(counted=program.counted() + EACH, alive=[load, two])

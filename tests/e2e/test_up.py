@@ -103,7 +103,7 @@ class Machine:
             assert (status["lag"], status["historyLag"]) == (0, 0), status
             return True
 
-        eventually(all_done, timeout_s=120, message="all counted")
+        eventually(all_done, message="all counted")
 
     def resume(self) -> None:
         for pid in self.pids:
@@ -120,7 +120,7 @@ class Machine:
         reader = Process(["api", "--port", str(port)], env, self.folder / "history.log")
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
         try:
-            eventually(lambda: answers(client), timeout_s=120, message="the second reader")
+            eventually(lambda: answers(client), message="the second reader")
             return all_pages(Api(reader, client), "history", TENANT)
         finally:
             reader.terminate()

@@ -281,7 +281,7 @@ def test_the_rate_limit_is_shared_by_all_processes(stores: Settings) -> None:
             statuses = [c.get(PATH, headers=key).status_code for c in (one, two) * 4]
             return statuses[-2:] == [429, 429] and statuses.count(200) <= 5
 
-        eventually(over, timeout_s=120, message="both refuse")
+        eventually(over, message="both refuse")
 
 
 def test_without_redis_the_rate_limit_holds_in_each_process(stores: Settings) -> None:
@@ -293,7 +293,7 @@ def test_without_redis_the_rate_limit_holds_in_each_process(stores: Settings) ->
             assert {answer.status_code for answer in answers} <= {200, 429}
             return bool(answers[-1].status_code == 429)  # or a new minute began
 
-        eventually(over, timeout_s=120, message="a 429")
+        eventually(over, message="a 429")
 
 
 def test_a_pepper_is_replaced_while_keys_are_used(stores: Settings) -> None:

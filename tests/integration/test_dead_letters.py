@@ -677,4 +677,4 @@ async def _wait_for(settings: Settings, topic: str, n: int) -> None:
         assert len(found) >= n, f"{len(found)} records, not {n}"
         return True
 
-    await eventually_async(all_there, timeout_s=120, message=f"{n} records in {topic}")
+    await eventually_async(all_there, message=f"{n} records in {topic}")

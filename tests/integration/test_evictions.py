@@ -40,7 +40,7 @@ async def wait_source(scene: WorkerAndApi, source: str) -> None:
     async def answered() -> bool:
         return (await scene.answer())[0] == source
 
-    await eventually_async(answered, timeout_s=120, message=f"answers from {source}")
+    await eventually_async(answered, message=f"answers from {source}")
 
 
 async def evict(scene: WorkerAndApi) -> None:
@@ -58,7 +58,7 @@ async def evict(scene: WorkerAndApi) -> None:
             await client.touch(*vital)
             return bool(await client.object("idletime", key) >= 2)
 
-        await eventually_async(is_idle, timeout_s=120, message=f"{key} older than the vital keys")
+        await eventually_async(is_idle, message=f"{key} older than the vital keys")
 
     await wait_idle(record)
     for number in range(200):
@@ -73,7 +73,7 @@ async def evict(scene: WorkerAndApi) -> None:
         await client.append("filler", "x" * 10_000)
         return bool((await client.info("stats"))["evicted_keys"] > 0)
 
-    await eventually_async(evicted, timeout_s=120, message="keys evicted")
+    await eventually_async(evicted, message="keys evicted")
     assert await client.exists(*vital) == len(vital)
 
 

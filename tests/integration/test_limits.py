@@ -269,5 +269,5 @@ async def test_many_tenants_in_one_batch_wait_for_a_connection(settings: Setting
         async def counted() -> bool:
             return fixture.pipeline.positions[0] == tenants
 
-        await eventually_async(counted, timeout_s=120, message="all tenants are counted")
+        await eventually_async(counted, message="all tenants are counted")
         assert metrics.RETRIES.labels("counters")._value.get() == retries

@@ -87,7 +87,7 @@ def _wait_for_generation(program: Program, number: int) -> None:
         (tenant,) = (t for t in status["tenants"] if t["tenant"] == TENANT)
         return bool(tenant["generation"] == number and tenant["complete"])
 
-    eventually(is_active, timeout_s=120, message=f"generation {number} answers")
+    eventually(is_active, message=f"generation {number} answers")
 
 
 def _event(outcome_type: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from streams.dead_letters import headers as dead_letters
 from tests.support.chaos_stream import ZONES, Stream
 from tests.support.oracle import groups_of
 from tests.support.topics import read_ends, read_records
-from tests.support.waiting import eventually_async
+from tests.support.waiting import TIMEOUT_S, eventually_async
 
 
 class ChaosCheck:
@@ -73,7 +73,7 @@ class ChaosCheck:
             )
         self.say(f"caught up after {time.monotonic() - started_s:.1f} s")
 
-    async def wait_until_complete(self, timeout_s: float = 120) -> None:
+    async def wait_until_complete(self, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until the counters of every tenant are complete.
 
         Those that were created while PostgreSQL was unavailable begin incomplete. They are complete
@@ -173,4 +173,4 @@ class ChaosCheck:
                     )
             return True
 
-        await eventually_async(equal, timeout_s=120, message="counters = history = plain count")
+        await eventually_async(equal, message="counters = history = plain count")

@@ -64,7 +64,7 @@ class Compose:
     def up(self, workers: int) -> None:
         """Start all, and return when every health check is green and `migrate` has succeeded."""
         self.run("up", "--detach", "--no-build", "--scale", f"worker={workers}")
-        eventually(lambda: self._is_up(workers), timeout_s=120, message="all healthy")
+        eventually(lambda: self._is_up(workers), message="all healthy")
 
     def _is_up(self, workers: int) -> bool:
         states: dict[str, list[str]] = {}

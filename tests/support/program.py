@@ -24,7 +24,7 @@ from store.records import StoreUnavailable
 from store.redis.counters import open_counters
 from store.settings import Settings
 from tests.support.topics import read_records
-from tests.support.waiting import eventually
+from tests.support.waiting import TIMEOUT_S, eventually
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "interaction-summary"
 #: The longest time that a stop may take, by the contract.
@@ -157,7 +157,7 @@ class Program:
                 return False
             return answer.status_code == 200 and answer.json()["status"] == "ok"
 
-        eventually(ready, timeout_s=120, message="the API is ready")
+        eventually(ready, message="the API is ready")
         return Api(process, client)
 
     def progress(self) -> Progress:
@@ -172,7 +172,7 @@ class Program:
         *,
         counted: int = 0,
         stored: int = 0,
-        timeout_s: float = 120,
+        timeout_s: float = TIMEOUT_S,
         alive: Sequence[Process] = (),
     ) -> Progress:
         """Return when so many offsets are counted and stored in history.

@@ -12,7 +12,7 @@ import redis
 
 from store.settings import Settings
 from tests.support.program import Process, Program
-from tests.support.waiting import eventually
+from tests.support.waiting import TIMEOUT_S, eventually
 
 
 class Generations(NamedTuple):
@@ -53,7 +53,7 @@ def progress_of(process: Process) -> list[dict[str, Any]]:
     return [found for line in lines if "phase" in (found := json.loads(line))]
 
 
-def wait_until_under_way(process: Process, *, timeout_s: float = 120) -> None:
+def wait_until_under_way(process: Process, *, timeout_s: float = TIMEOUT_S) -> None:
     """Return when the rebuild has created its generation, and reads its source."""
 
     def started() -> bool:

@@ -59,7 +59,7 @@ def redis_cluster(folder: Path, primaries: int = 2) -> Iterator[list[ClusterNode
             states: list[Any] = [client.execute_command("CLUSTER", "INFO") for client in clients]
             return all("cluster_state:ok" in str(state) for state in states)
 
-        eventually(joined, timeout_s=120, message="a cluster")
+        eventually(joined, message="a cluster")
         yield nodes
 
 
@@ -79,7 +79,7 @@ class CliCluster:
             capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        eventually(self.is_whole, timeout_s=120, message="a cluster of six nodes")
+        eventually(self.is_whole, message="a cluster of six nodes")
 
     def is_whole(self) -> bool:
         """Return whether each node knows all others, and each replica has a copy."""

@@ -29,7 +29,7 @@ from tests.support.events import encode, make_event
 from tests.support.program import Process, Program, read_topic
 from tests.support.runbook import Guide, following
 from tests.support.services.base import Services
-from tests.support.waiting import eventually
+from tests.support.waiting import TIMEOUT_S, eventually
 from tests.support.worker_fixture import now_ms
 
 TENANT = "acme"
@@ -108,7 +108,7 @@ class Scene:
             self.will_count(events)
 
     def wait_exact(
-        self, source: str = "materialized", *, unstored: int = 0, timeout_s: float = 120
+        self, source: str = "materialized", *, unstored: int = 0, timeout_s: float = TIMEOUT_S
     ) -> None:
         """Wait until `source` answers every grouping exactly, and history has the same events.
 

@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 _POLL_S = 0.05
 #: Far more than anything takes alone: other processes may use the same cores.
-_TIMEOUT_S = 120.0
+TIMEOUT_S = 120.0
 
 
 def eventually(
-    condition: Callable[[], T], timeout_s: float = _TIMEOUT_S, message: str = "the condition"
+    condition: Callable[[], T], timeout_s: float = TIMEOUT_S, message: str = "the condition"
 ) -> T:
     """Call `condition` until it returns a true value, and return that value.
 
@@ -34,7 +34,7 @@ def eventually(
 
 async def eventually_async(
     condition: Callable[[], Awaitable[T]],
-    timeout_s: float = _TIMEOUT_S,
+    timeout_s: float = TIMEOUT_S,
     message: str = "the condition",
 ) -> T:
     """Await `condition` until it returns a true value, as `eventually` does."""

@@ -47,7 +47,7 @@ class WorkerAndApi:
             assert found[0] == "history" or found[1] == n, f"{found}, not {n}, and complete"
             return found == ("materialized", n)
 
-        await eventually_async(right, timeout_s=120, message=f"the counters answer {n}")
+        await eventually_async(right, message=f"the counters answer {n}")
 
 
 @asynccontextmanager

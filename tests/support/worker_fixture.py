@@ -23,7 +23,7 @@ from store.redis.counters import RedisCounters
 from store.settings import Settings
 from store.windows import Calendar, window_of
 from tests.support.events import encode, make_event
-from tests.support.waiting import eventually_async
+from tests.support.waiting import TIMEOUT_S, eventually_async
 from tests.support.worker_process import ROOT, WorkerProcess
 
 UTC = Calendar("UTC")
@@ -112,7 +112,7 @@ class WorkerFixture:
             return None
         return sum(group.total for group in page.groups)
 
-    async def wait_counted(self, n: int, timeout_s: float = 120) -> None:
+    async def wait_counted(self, n: int, timeout_s: float = TIMEOUT_S) -> None:
         async def all_counted() -> bool:
             counted = await self.counted()
             assert counted == n, f"counted {counted}, not {n}\n{self.worker.log_tail(6)}"
@@ -126,18 +126,18 @@ class WorkerFixture:
         async def ended() -> bool:
             return self.worker.exit_code() is not None
 
-        await eventually_async(ended, timeout_s=120, message="the worker ends")
+        await eventually_async(ended, message="the worker ends")
         code = self.worker.exit_code()
         assert code is not None
         return code
 
-    async def wait_logged(self, text: str, timeout_s: float = 120) -> None:
+    async def wait_logged(self, text: str, timeout_s: float = TIMEOUT_S) -> None:
         async def logged() -> bool:
             return text in self.worker.log_tail(400)
 
         await eventually_async(logged, timeout_s=timeout_s, message=f"a log line with {text!r}")
 
-    async def wait_stored(self, n: int, timeout_s: float = 120) -> None:
+    async def wait_stored(self, n: int, timeout_s: float = TIMEOUT_S) -> None:
         async def all_stored() -> bool:
             stored = await self.stored()
             assert stored == n, f"stored {stored}, not {n}\n{self.worker.log_tail(6)}"
