@@ -40,13 +40,7 @@ _database_numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--services` and `--process`."""
-    parser.addoption(
-        "--process",
-        default="0/1",
-        metavar="N/COUNT",
-        help="number of this process, from 0, of those that run side by side: each has its ports",
-    )
+    """Add `--services`."""
     parser.addoption(
         "--services",
         choices=("auto", "wheels", "docker", "real"),
@@ -101,10 +95,9 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 def _process_of(config: pytest.Config) -> tuple[int, int] | None:
     """Return the index of this process and the number of processes; None if it is the only one."""
     given: dict[str, Any] | None = getattr(config, "workerinput", None)
-    if given is not None:
-        return int(given["workerid"].removeprefix("gw")), int(given["workercount"])
-    index, _, count = config.getoption("--process").partition("/")
-    return (int(index), int(count)) if int(count) > 1 else None
+    if given is None:
+        return None
+    return int(given["workerid"].removeprefix("gw")), int(given["workercount"])
 
 
 def port_range(index: int, count: int) -> range:
@@ -124,28 +117,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     nothing left to do.
     """
     here = Path(__file__).parent
+    is_one_of_several = _process_of(config) is not None
+    order = tuple(reversed(_FOLDERS)) if is_one_of_several else _FOLDERS
 
-    folders: dict[pytest.Item, str] = {}
+    def folder(item: pytest.Item) -> str:
+        return item.path.relative_to(here).parts[0] if here in item.path.parents else ""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        is_later = is_one_of_several and item.get_closest_marker("long") is None
+        name = folder(item)
+        return is_later, order.index(name) if name in order else len(order)
+
     for item in items:
-        inside = here in item.path.parents
-        folders[item] = item.path.relative_to(here).parts[0] if inside else ""
-        if folders[item] in _FOLDERS:
-            item.add_marker(folders[item])
-    if _process_of(config) is None:
-        items.sort(key=lambda item: place(folders[item], _FOLDERS))
-    else:
-        slow_first = tuple(reversed(_FOLDERS))
-        items.sort(
-            key=lambda item: (
-                item.get_closest_marker("long") is None,
-                place(folders[item], slow_first),
-            )
-        )
-
-
-def place(folder: str, order: tuple[str, ...]) -> int:
-    """Return the index of `folder` in `order`; others come last."""
-    return order.index(folder) if folder in order else len(order)
+        if folder(item) in _FOLDERS:
+            item.add_marker(folder(item))
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
