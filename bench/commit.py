@@ -21,7 +21,8 @@ from typing import Any
 
 import redis
 
-from bench.servers import TENANT, counters_only, cpu_s
+from bench.cpu_time import cpu_s
+from bench.servers import TENANT, counters_only
 from cli.traffic.synthetic import Traffic
 from store.counters import Committed, Deltas, Generation
 from store.identity_owners import ENTRY_BYTES

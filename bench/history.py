@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from bench.servers import ROOT, cpu_s, temporary_folder
+from bench.cpu_time import cpu_s
+from bench.servers import ROOT, temporary_folder
 from store.postgres.migrate import migrate
 from store.windows import DAY_MS
 from tests.support.services.tcp import TcpPostgres
@@ -113,7 +114,7 @@ def code_before(commit: str, folder: Path) -> Iterator[Path]:
 def run_driver(code: Code, url: str, options: argparse.Namespace, *arguments: str) -> str:
     """Run the driver with the code; return what it printed."""
     command = [sys.executable, str(DRIVER), "--url", url, "--now-ms", str(options.now_ms)]
-    env = {**os.environ, "PYTHONPATH": str(code.folder)}
+    env = {**os.environ, "PYTHONPATH": f"{code.folder}{os.pathsep}{ROOT}"}
     done = subprocess.run(
         [*command, "--zone", options.zone, *arguments],
         env=env, cwd=code.folder, check=True, capture_output=True, text=True,

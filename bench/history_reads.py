@@ -1,6 +1,7 @@
 """Times the questions that history answers, on a database that `bench.history` has filled.
 
-Started by `bench.history`, also with the code of an earlier commit: imports only what both have.
+Started by `bench.history`, also with the package `store` of an earlier commit: uses only what both
+have.
 Prints one JSON document: case -> milliseconds of each read, and of processor time of PostgreSQL on
 average. On a machine that does other work too, only the second one can be compared.
 """
@@ -9,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -20,6 +19,7 @@ from typing import Any
 
 import psycopg
 
+from bench.cpu_time import cpu_s
 from store.postgres.history import HistoryWriter, PostgresHistory
 from store.postgres.pool import Connection, make_pool
 from store.records import (
@@ -89,25 +89,14 @@ async def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 continue
             took_ms = []
             await read()
-            before_s = cpu_s(options.server_pid)
+            before_s = cpu_s(options.server_pid, family=True)
             for _ in range(options.rounds):
                 began_s = time.perf_counter()
                 await read()
                 took_ms.append((time.perf_counter() - began_s) * 1_000)
-            spent_ms = (cpu_s(options.server_pid) - before_s) / options.rounds * 1_000
+            spent_ms = (cpu_s(options.server_pid, family=True) - before_s) / options.rounds * 1_000
             found[name] = {"took_ms": took_ms, "cpu_ms": spent_ms}
     return found
-
-
-def cpu_s(pid: int) -> float:
-    """Return the processor time of a process and its children, also of those that have ended."""
-    total = 0.0
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for each, fields in [(pid, slice(11, 15)), *((int(c), slice(11, 13)) for c in children)]:
-        with contextlib.suppress(OSError):
-            stat = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-            total += sum(int(field) for field in stat[fields])
-    return total / os.sysconf("SC_CLK_TCK")
 
 
 async def write(options: argparse.Namespace) -> None:

@@ -21,7 +21,8 @@ from typing import Any
 
 import redis
 
-from bench.servers import TENANT, counters_only, cpu_s
+from bench.cpu_time import cpu_s
+from bench.servers import TENANT, counters_only
 from store.counters import Committed, Generation
 from store.records import Event, SourcedEvent
 from store.redis.client import make_client

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, cast
 
 import redis
 
+from bench.cpu_time import cpu_s
 from cli.embedded.child_process import ChildProcess, tail
 from cli.embedded.server import Server
 from cli.migrate import migrate_all
@@ -30,7 +31,6 @@ from tests.support.services.tcp import TcpValkey
 
 ROOT = Path(__file__).parent.parent
 TENANT = "acme"
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 #: Sources of the servers: wheels as in `up`, or Apache Kafka's jars and Debian's packages.
@@ -142,23 +142,6 @@ class Process:
     def cpu_s(self) -> float:
         """Return the processor time that the process has used, in seconds."""
         return cpu_s(self._child.pid)
-
-
-def cpu_s(pid: int | None, *, family: bool = False) -> float:
-    """Return the seconds of processor time that a process has used so far; 0 without /proc.
-
-    `family` adds its children, including those that have ended.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-        fields = text.rpartition(")")[2].split()
-        spent = sum(int(field) for field in fields[11 : 15 if family else 13]) / _TICKS
-        if family:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            spent += sum(cpu_s(int(child)) for child in children)
-    except OSError:
-        return 0.0
-    return spent
 
 
 def wait_until(

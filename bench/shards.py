@@ -28,8 +28,9 @@ from typing import Any, Final, NamedTuple
 from redis import RedisCluster
 from redis.crc import key_slot
 
+from bench.cpu_time import cpu_s
 from bench.ingest import Meter
-from bench.servers import KINDS, TENANT, Bench, Process, cpu_s, servers, wait_until
+from bench.servers import KINDS, TENANT, Bench, Process, servers, wait_until
 from bench.tenants import counted
 from cli.traffic.synthetic import Traffic
 from store.records import CounterPage, Question

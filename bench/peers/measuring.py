@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from bench.cpu_time import cpu_s
 from bench.peers.machine import Load, load, memory_mb
-from bench.servers import cpu_s
 
 BROKER = "broker"
 HALF_SHARE_MIN = 0.05
