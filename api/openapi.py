@@ -453,15 +453,6 @@ KEY_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     **_ADMINISTRATION_ERRORS,
     **errors(404),
 }
-#: Security of the operations that can answer with a 401. The gate checks the keys: FastAPI's own
-#: dependencies for these headers would take a quarter of the time of a kept answer.
-KEY_NEEDED: Final[list[dict[str, list[str]]]] = [{"ApiKey": []}, {"Bearer": []}]
-KEY_OPTIONAL: Final = [{}, *KEY_NEEDED]
-_SECURITY_SCHEMES: Final = {
-    "ApiKey": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
-    "Bearer": {"type": "http", "scheme": "bearer"},
-}
-
 CATALOG_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: _json_of(
         {"$ref": "#/components/schemas/CatalogDocument"}, "The document, as `catalog export`."
@@ -484,6 +475,15 @@ IMPORT_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "What the import changed.",
     ),
     **_ADMINISTRATION_ERRORS,
+}
+
+#: Security of the operations that can answer with a 401. The gate checks the keys: FastAPI's own
+#: dependencies for these headers would take a quarter of the time of a kept answer.
+_KEY_NEEDED: Final[list[dict[str, list[str]]]] = [{"ApiKey": []}, {"Bearer": []}]
+KEY_OPTIONAL: Final = [{}, *_KEY_NEEDED]
+_SECURITY_SCHEMES: Final = {
+    "ApiKey": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
+    "Bearer": {"type": "http", "scheme": "bearer"},
 }
 
 
@@ -514,7 +514,7 @@ def install(app: FastAPI, models: tuple[type[msgspec.Struct], ...]) -> None:
                 for operation in operations.values():
                     operation["responses"].pop("422", None)  # FastAPI's; ours is the 400
                     if "401" in operation["responses"]:
-                        operation.setdefault("security", KEY_NEEDED)
+                        operation.setdefault("security", _KEY_NEEDED)
             document["components"] = {
                 "schemas": _schemas(models),
                 "securitySchemes": _SECURITY_SCHEMES,

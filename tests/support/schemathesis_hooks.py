@@ -5,6 +5,7 @@ It reads this file because SCHEMATHESIS_HOOKS names it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -15,22 +16,25 @@ from store.records import SYSTEM_OUTCOME_TYPES
 
 schemathesis.openapi.format("iana-time-zone", st.sampled_from(sorted(available_timezones())))
 
-#: Part of a catalog document -> the field that no two items of the part share.
-_UNIQUE = {"offers": "id", "treatments": "id", "channels": "id", "outcomeTypes": "key"}
+#: Part of a catalog document -> the field that no two items share, and values that it cannot have.
+_RULES: dict[str, tuple[str, Collection[str]]] = {
+    "offers": ("id", ()),
+    "treatments": ("id", ()),
+    "channels": ("id", ()),
+    "outcomeTypes": ("key", SYSTEM_OUTCOME_TYPES),
+}
 
 
 @schemathesis.hook
 def filter_body(context: schemathesis.HookContext, body: Any) -> bool:
     """Leave out catalog documents that repeat an id, or that redefine a system type."""
-    if not isinstance(body, dict):
-        return True
-    return all(_are_allowed(body.get(part), field) for part, field in _UNIQUE.items())
+    return not isinstance(body, dict) or all(
+        _are_allowed(body.get(part), *rule) for part, rule in _RULES.items()
+    )
 
 
-def _are_allowed(items: Any, field: str) -> bool:
+def _are_allowed(items: Any, field: str, refused: Collection[str]) -> bool:
     if not isinstance(items, list):
         return True
-    ids = [item[field] for item in items if isinstance(item, dict) and field in item]
-    return len(ids) == len({str(id_) for id_ in ids}) and not any(
-        id_ in SYSTEM_OUTCOME_TYPES for id_ in ids if field == "key" and isinstance(id_, str)
-    )
+    ids = [str(item[field]) for item in items if isinstance(item, dict) and field in item]
+    return len(ids) == len(set(ids)) and set(ids).isdisjoint(refused)
