@@ -16,8 +16,11 @@ from streams.retry import retry
 
 #: Events that may be pending for a tenant: their sums are a few ms of Redis.
 PENDING_EVENTS_MAX: Final = 5_000
-#: Time after which they are folded although more records wait.
-PENDING_MAX_S: Final = 5.0
+#: Time after which they are folded although more records wait. Of a tenant with few events each
+#: fold costs Redis as much as the commits since the one before.
+PENDING_MAX_S: Final = 20.0
+#: Longest time that the fold of one tenant takes from those of others, whose nodes answer.
+FOLD_TIMEOUT_S: Final = 5.0
 #: Tenants that are folded at once, each with a connection of its own.
 FOLDS_MAX: Final = 16
 #: Calls for one tenant, of a few ms: another worker may add to it all the time.
@@ -69,9 +72,9 @@ class Folds:
         await asyncio.gather(*(self._fold_within_limit(generation) for generation in old))
 
     async def _fold_within_limit(self, generation: Generation) -> None:
-        """Fold, but not for longer than PENDING_MAX_S: others are on nodes that answer."""
+        """Fold, but not for longer than FOLD_TIMEOUT_S."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PENDING_MAX_S):
+            async with asyncio.timeout(FOLD_TIMEOUT_S):
                 await self._fold(generation)
 
     async def _fold(self, generation: Generation) -> None:

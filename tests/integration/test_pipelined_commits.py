@@ -17,6 +17,7 @@ from store.settings import Settings
 from tests.support.contract import LOG
 from tests.support.events import TODAY
 
+NOTHING = Deltas()
 TENANTS = 3 * CALLS_MAX
 
 
@@ -36,7 +37,12 @@ async def opened(redis_url: str) -> AsyncIterator[tuple[Any, RedisCounters, list
         await client.aclose()
 
 
-def commit(counters: RedisCounters, generation: Generation, expected: int | None) -> Any:
+def commit(
+    counters: RedisCounters,
+    generation: Generation,
+    expected: int | None,
+    deltas: Deltas = NOTHING,
+) -> Any:
     """Return the commit of one offset more than `expected`."""
     return counters.commit(
         generation,
@@ -44,7 +50,7 @@ def commit(counters: RedisCounters, generation: Generation, expected: int | None
         partition=0,
         expected_offset=expected,
         next_offset=(expected or 0) + 1,
-        deltas=Deltas(),
+        deltas=deltas,
     )
 
 
@@ -66,6 +72,49 @@ def test_each_commit_has_its_own_answer_and_few_connections_are_opened(redis_url
             assert set(again) == {Refused(1, TODAY, 1)}
 
     asyncio.run(go())
+
+
+def test_questions_need_not_wait_for_several_large_commits(redis_url: str) -> None:
+    """Redis runs what is sent together before it serves others."""
+
+    async def go() -> None:
+        async with opened(redis_url) as (client, counters, made):
+            large = Deltas(
+                types=["click"],
+                customers=[v for n in range(500) for v in (f"C{n}", [TODAY, 0, 1], [])],
+                events=500,
+            )
+            # The first call tells Redis the script; nothing is sent together then.
+            await asyncio.gather(*(commit(counters, each, None) for each in made))
+            together = calls_sent_together(client)
+            await asyncio.gather(*(commit(counters, each, 1) for each in made))
+            assert max(together) == CALLS_MAX
+            together.clear()
+            answers = await asyncio.gather(*(commit(counters, each, 2, large) for each in made))
+            assert set(answers) == {Committed()}
+            assert together == [], "each one has been sent alone"
+
+    asyncio.run(go())
+
+
+def calls_sent_together(client: Any) -> list[int]:
+    """Return a list to which the client adds the number of calls of each pipeline that it sends."""
+    numbers: list[int] = []
+    make = client.pipeline
+
+    def pipeline(**options: Any) -> Any:
+        made = make(**options)
+        execute = made.execute
+
+        async def counted(**options: Any) -> Any:
+            numbers.append(len(made))
+            return await execute(**options)
+
+        made.execute = counted
+        return made
+
+    client.pipeline = pipeline
+    return numbers
 
 
 def test_a_commit_that_cannot_be_sent_fails_alone(redis_url: str) -> None:

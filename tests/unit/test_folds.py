@@ -56,7 +56,8 @@ def test_what_was_pending_when_a_fold_was_cancelled_is_folded_later() -> None:
 def test_a_fold_that_gets_no_answer_ends_so_that_the_next_ones_begin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(folds, "PENDING_MAX_S", 0.01)
+    monkeypatch.setattr(folds, "PENDING_MAX_S", 0.5)
+    monkeypatch.setattr(folds, "FOLD_TIMEOUT_S", 0.01)
 
     async def check() -> None:
         store = Store()
