@@ -60,30 +60,34 @@ if stamp and version == ARGV[9] then return {'same', version, pending, ranked_fl
 local function rank_of(name) return home .. 'r:' .. kind .. ':' .. name end
 local function key_of(id) return home .. kind .. ':' .. id end
 
--- Adds (sign 1) or subtracts (-1) the counts of the days first..last in a packed tile, which may be
--- missing. Returns the signed number of interactions.
-local function count_days(of_code, block, packed, first, last, sign)
-  if not packed then return 0 end
-  local tile, total, start = cmsgpack.unpack(packed), 0, block * BLOCK_DAYS
-  first, last = first - start, last - start
+-- Returns the counts of one day in a packed tile, flat {code, count, ...}.
+local function counts_of_day(packed, day)
+  local tile, index, flat, n = cmsgpack.unpack(packed), day % BLOCK_DAYS, {}, 0
+  for i = 1, #tile, 2 do
+    if tile[i] % BLOCK_DAYS == index then
+      flat[n + 1], flat[n + 2], n = code_of(tile[i]), tile[i + 1], n + 2
+    end
+  end
+  return flat
+end
+
+-- Adds the counts of the days with the indexes first..last of a block in its tile to `sums`, code -> count.
+local function add_days(sums, tile, first, last)
+  if first <= 0 and last >= BLOCK_DAYS - 1 then -- all of it
+    for i = 1, #tile, 2 do
+      local code = (tile[i] - tile[i] % BLOCK_DAYS) / BLOCK_DAYS
+      sums[code] = sums[code] + tile[i + 1]
+    end
+    return
+  end
   for i = 1, #tile, 2 do
     local code_and_day = tile[i]
     local index = code_and_day % BLOCK_DAYS
     if index >= first and index <= last then
-      local code, n = (code_and_day - index) / BLOCK_DAYS, sign * tile[i + 1]
-      total = total + n
-      of_code[code] = (of_code[code] or 0) + n
+      local code = (code_and_day - index) / BLOCK_DAYS
+      sums[code] = sums[code] + tile[i + 1]
     end
   end
-  return total
-end
-
-local function pack_counts(of_code)
-  local flat, n_flat = {}, 0
-  for code, n in pairs(of_code) do
-    if n > 0 then flat[n_flat + 1], flat[n_flat + 2], n_flat = code, n, n_flat + 2 end
-  end
-  return cmsgpack.pack(flat)
 end
 
 -- Returns the msgpack array of values that are msgpack already.
@@ -94,7 +98,7 @@ end
 
 -- Sums the window from..today of each group that can be in it: the window of the nearest period,
 -- corrected by the tiles of the days between. Returns the groups with interactions in the order of
--- a response: {{id, total, code -> count}, ...}; or nil and the reason why not.
+-- a response: {{id, total, counts}, ...}; or nil and the reason why not.
 local function summed()
   local days = today - from + 1
   local nearest, sign, first, last = nil, 1, from, today
@@ -111,23 +115,30 @@ local function summed()
   local size = redis.call('ZCARD', rank)
   if not is_ranked and size > UNRANKED_MAX then return nil, 'not_ranked' end
   if size * tiles_each > SUMMED_TILES_MAX then return nil, 'too_many_groups' end
-  local ask = {'HMGET', '', 's'}
-  for block = block_of(first), block_of(last) do ask[#ask + 1] = block end
-  local found = {}
+  local ask, spans = {'HMGET', '', 's'}, {}
+  for block = block_of(first), block_of(last) do
+    ask[#ask + 1] = string.format('%d', block)
+    spans[#ask - 2] = {first - block * BLOCK_DAYS, last - block * BLOCK_DAYS}
+  end
+  local found, sums = {}, {}
   for _, id in ipairs(redis.call('ZRANGE', rank, 0, -1)) do
     ask[2] = key_of(id)
     local got = redis.call(unpack(ask))
     if not got[1] then return nil, 'lost_record' end
-    local total, of_code = 0, {}
-    if nearest then
-      local s = cmsgpack.unpack(got[1])
-      total = total_of(s, nearest)
-      for i = FIRST, #s, STEP do of_code[s[i]] = s[i + nearest] end
-    end
+    local s, total, flat, n_flat = cmsgpack.unpack(got[1]), 0, {}, 0
+    for i = FIRST, #s, STEP do sums[s[i]] = 0 end
     for i = 2, #got do
-      total = total + count_days(of_code, ask[i + 2], got[i], first, last, sign)
+      if got[i] then add_days(sums, cmsgpack.unpack(got[i]), spans[i][1], spans[i][2]) end
     end
-    if total > 0 then found[#found + 1] = {id, total, of_code} end
+    for i = FIRST, #s, STEP do
+      local code = s[i]
+      local n = (nearest and s[i + nearest] or 0) + sign * sums[code]
+      if n > 0 then
+        total = total + n
+        flat[n_flat + 1], flat[n_flat + 2], n_flat = code, n, n_flat + 2
+      end
+    end
+    if total > 0 then found[#found + 1] = {id, total, flat} end
   end
   table.sort(found, function(a, b)
     if a[2] ~= b[2] then return a[2] > b[2] end
@@ -195,7 +206,7 @@ if period == 'x' or not is_ranked then
     local group = found[index]
     ids[#ids + 1] = group[1]
     if period == 'x' then
-      counts[#counts + 1] = pack_counts(group[3])
+      counts[#counts + 1] = cmsgpack.pack(group[3])
       if kind == 'u' then uniques[#uniques + 1] = uniques_of(group[1]) end
     end
   end
@@ -216,11 +227,7 @@ if period ~= 'x' then
     end
     -- The rank has the group, and its record is gone: evicted, say.
     if not counts[i] then return {'lost_record'} end
-    if period == 'd' then
-      local of_code = {}
-      count_days(of_code, block, counts[i], today, today, 1)
-      counts[i] = pack_counts(of_code)
-    end
+    if period == 'd' then counts[i] = cmsgpack.pack(counts_of_day(counts[i], today)) end
   end
 end
 return {
