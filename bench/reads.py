@@ -2,10 +2,10 @@
 
     python -m bench.reads [--customers 50000] [--rate 5000] [--seconds 5] [--kind real] [--json]
 
-One API process answers questions about a tenant whose events are committed meanwhile. Warm: its
-answers are kept (API_CACHE_MB), as by default. Cold: none is kept. Each row is measured in turns
-with a bare Starlette route of the same process, which returns the same bytes after one `GET` from
-Redis; the ratio is that of their medians.
+One API process answers questions about a tenant whose customers are all ranked. Meanwhile a worker
+counts the events that `bench.paced` sends. Warm: answers are kept (API_CACHE_MB), as by default.
+Cold: none is kept. Each row is measured in turns with a bare Starlette route of the same process,
+which returns the same bytes after one `GET` from Redis; the ratio is that of their medians.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+import redis
 
 from bench.http_load import Connection, at_once, at_rate, get_of, in_turns, percentile
 from bench.ranks import UTC
 from bench.reads_writer import MADE, write
-from bench.servers import KINDS, TENANT, Bench, Process, servers
+from bench.servers import KINDS, TENANT, Bench, Process, servers, wait_until
 from cli.embedded.server import free_port
 from store.catalog_document import CatalogDocument, ChannelItem, OfferItem, TreatmentItem
 from store.postgres.catalog import import_catalog
@@ -31,6 +33,7 @@ from store.postgres.pool import open_pool
 from store.records import GROUPINGS
 from store.redis.client import open_client
 from store.redis.counters import RedisCounters
+from store.redis.keys import Keys
 
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 PATH = "/api/v1/interaction-summary"
@@ -87,7 +90,15 @@ async def prepare(bench: Bench, customers: int, events: int) -> None:
         await counters.create(
             TENANT, day=UTC.day_of(now_ms), timezone="UTC", complete=True, watermarks=()
         )
-    await write(bench.settings, 0, customers, until=events)
+    await write(bench.settings, customers, events=events)
+
+
+def _rewrite_log(bench: Bench) -> None:
+    """Let Redis rewrite its append-only file now: it would do so while answers are measured."""
+    with redis.Redis.from_url(bench.settings.redis_url) as client:
+        client.bgrewriteaof()
+        while cast(dict[str, Any], client.info("persistence"))["aof_rewrite_in_progress"]:
+            time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -207,21 +218,40 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with servers(options.kind, auth_mode="open") as bench:
         events = -(-options.events // MADE) * MADE
         asyncio.run(prepare(bench, options.customers, events))
+        _rewrite_log(bench)
         for server in wanted:
-            with _writer(bench, options) as check:
+            with ingest(bench, options) as check:
                 found[server] = measure_server(bench, server, options)
                 check()
     return found
 
 
 @contextlib.contextmanager
-def _writer(bench: Bench, options: argparse.Namespace) -> Iterator[Callable[[], None]]:
+def ingest(bench: Bench, options: argparse.Namespace) -> Iterator[Callable[[], None]]:
+    """Let a worker count events meanwhile; yield a function that checks that both processes run."""
     if not options.rate:
         yield lambda: None
         return
-    arguments = ["bench.reads_writer", str(options.rate), str(options.customers)]
-    with Process(arguments, bench.env, bench.folder / "writer.log") as process:
-        yield process.check
+    env = {**bench.env, "WORKER_METRICS_PORT": str(free_port())}
+    load_arguments = ["bench.paced", str(options.rate), str(options.customers)]
+    with (
+        Process(["cli.main", "worker"], env, bench.folder / "worker.log") as worker,
+        Process(load_arguments, env, bench.folder / "load.log") as load,
+        redis.Redis.from_url(bench.settings.redis_url) as client,
+    ):
+        before = _counted(bench, client)
+        wait_until(lambda: _counted(bench, client) > before, worker, 60.0, "the load")
+
+        def check() -> None:
+            worker.check()
+            load.check()
+
+        yield check
+
+
+def _counted(bench: Bench, client: redis.Redis) -> int:
+    meta = Keys(bench.settings.redis_prefix).meta(TENANT, 1)
+    return int(cast(bytes | None, client.hget(meta, "events")) or 0)
 
 
 def _is_installed(server: str) -> bool:

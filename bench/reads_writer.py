@@ -1,12 +1,7 @@
-"""Commits of synthetic events beside reads, for `bench.reads`, until SIGTERM.
-
-python -m bench.reads_writer RATE CUSTOMERS
-"""
+"""The counters that `bench.reads` reads: commits of synthetic events, without a worker."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
 from typing import Any
 
@@ -24,21 +19,18 @@ COMMIT = 200
 MADE = 20_000
 
 
-async def write(
-    settings: Settings, rate: float, customers: int, *, until: int | None = None
-) -> None:
-    """Commit `rate` events a second (0 = without a pause), up to the offset `until`."""
+async def write(settings: Settings, customers: int, *, events: int) -> None:
+    """Commit `events` events, a multiple of MADE, to the tenant's counters."""
     client: Any = make_client(settings, timeout_s=60, retries=0)
     counters = RedisCounters(client, settings.redis_prefix)
     generation = await counters.generation(TENANT)
     assert generation is not None
-    first = offset = (await counters.watermarks(generation, TOPIC_ID)).get(0, 0)
-    began_s = time.perf_counter()
-    while until is None or offset < until:
+    offset = 0
+    while offset < events:
         now_ms = time.time_ns() // 1_000_000
-        events = make_events(MADE, customers, now_ms, seed=offset)
+        made = make_events(MADE, customers, now_ms, seed=offset)
         for at in range(0, MADE, COMMIT):
-            batch = events[at : at + COMMIT]
+            batch = made[at : at + COMMIT]
             answer = await counters.commit(
                 generation,
                 topic_id=TOPIC_ID,
@@ -49,11 +41,4 @@ async def write(
             )
             assert isinstance(answer, Committed), answer
             offset += len(batch)
-            if rate:
-                due_s = began_s + (offset - first) / rate
-                await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
     await client.aclose()
-
-
-if __name__ == "__main__":
-    asyncio.run(write(Settings(), float(sys.argv[1]), int(sys.argv[2])))
