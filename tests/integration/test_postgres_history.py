@@ -179,8 +179,11 @@ def test_questions_read_indexes_and_one_customer_reads_its_own_rows(
             # Of a page of customers, and of one, the rows are found by the customer.
             kind = "Index" if grouping == "customer" else "Index Only Scan"
             assert all(kind in line for line in scans), scans
-        conditions = [line for line in plans[1] if "Index Cond" in line]
+        # Only of the month that has rows: of an empty one, each index costs as much as the other.
+        lines = zip(plans[1], plans[1][1:], strict=False)
+        conditions = [then for line, then in lines if f" on interaction_history_{month} " in line]
         assert conditions
+        assert all("Index Cond" in each for each in conditions)
         assert all(("customer_id = " in each) == (grouping == "customer") for each in conditions)
 
     with_pool(database_url, body)

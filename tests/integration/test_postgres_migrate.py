@@ -286,3 +286,17 @@ def test_readers_do_not_wait_while_indexes_of_history_are_built(bare_url: str) -
             " WHERE mode = 'AccessExclusiveLock' AND relkind IN ('r', 'p')"
         ).fetchall()
     assert locked == []
+
+
+def test_readers_do_not_wait_while_the_index_of_sums_is_built(bare_url: str) -> None:
+    asyncio.run(migrate(bare_url, today=date(2026, 1, 1)))
+    (change,) = [each for each in migrations() if each.name == "0011_history_sums"]
+    build, _, last = change.statements.partition("DROP INDEX")
+    assert last.split(";")[0].strip() == "interaction_history_days"
+    with psycopg.connect(bare_url) as connection:
+        connection.execute(build.encode())
+        locked = connection.execute(
+            "SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
+            " WHERE mode = 'AccessExclusiveLock' AND relkind IN ('r', 'p')"
+        ).fetchall()
+    assert locked == []

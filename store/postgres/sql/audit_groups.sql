@@ -5,7 +5,7 @@ SELECT h.{column} AS id, {offer} AS offer,
        width_bucket(h.occurred_at, %(midnights)s::timestamptz[]) AS bucket, h.outcome_type,
        CASE WHEN h.source_offset >= s.first THEN s.ordinal END AS source,
        CASE WHEN h.source_offset >= s.first THEN h.source_offset END AS source_offset,
-       count(*)
+       sum(h.n)
 FROM interaction_history AS h
 JOIN unnest(%(logs)s::uuid[], %(partitions)s::integer[], %(firsts)s::bigint[], %(ends)s::bigint[])
     WITH ORDINALITY AS s (log, partition, first, "end", ordinal)

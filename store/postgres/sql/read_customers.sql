@@ -3,7 +3,7 @@
 -- Three times as fast as one pass that groups all customers by outcome and offer. How the
 -- second pass finds the rows of the page is the caller's choice (of_page).
 WITH groups AS (
-    SELECT {column} AS id, count(*) AS total
+    SELECT {column} AS id, sum(n) AS total
     FROM interaction_history
     WHERE tenant_id = %(tenant)s AND {days} AND {column} IS NOT NULL
     GROUP BY {column}
@@ -12,7 +12,7 @@ WITH groups AS (
     ORDER BY total DESC, id COLLATE "C"
     LIMIT %(limit)s OFFSET %(offset)s
 ), counted AS (
-    SELECT {column} AS id, offer_id, outcome_type, count(*) AS n
+    SELECT {column} AS id, offer_id, outcome_type, sum(n) AS n
     FROM interaction_history
     WHERE tenant_id = %(tenant)s AND {days} AND {of_page}
     GROUP BY {column}, offer_id, outcome_type

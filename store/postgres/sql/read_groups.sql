@@ -1,7 +1,7 @@
 -- One page of the groups of {column}, and the number of groups. Always at least one row: the total,
 -- with nulls if the page is beyond the end.
 WITH counted AS (
-    SELECT {column} AS id, outcome_type, count(*) AS n
+    SELECT {column} AS id, outcome_type, sum(n) AS n
     FROM interaction_history
     WHERE tenant_id = %(tenant)s AND {days} AND {column} IS NOT NULL
     GROUP BY {column}, outcome_type

@@ -16,9 +16,9 @@ WITH removed AS (
               ), 0
           )
       )
-    RETURNING h.event_id
+    RETURNING h.event_id, h.n
 ), identities AS (
     DELETE FROM interaction_identities AS i USING removed
     WHERE i.tenant_id = %(tenant)s AND i.event_id = removed.event_id
 )
-SELECT count(*) FROM removed
+SELECT coalesce(sum(n), 0) FROM removed
