@@ -11,7 +11,21 @@ import sys
 
 import typer
 
-from cli import api, audit, catalog, dlq, keys, load, migrate, rebuild, status, tenants, up, worker
+from cli import (
+    api,
+    audit,
+    catalog,
+    dlq,
+    history,
+    keys,
+    load,
+    migrate,
+    rebuild,
+    status,
+    tenants,
+    up,
+    worker,
+)
 from cli.console import report_error
 
 app = typer.Typer(
@@ -33,6 +47,7 @@ app.command("audit")(audit.audit)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(keys.app, name="keys")
 app.add_typer(tenants.app, name="tenants")
+app.add_typer(history.app, name="history")
 app.command("status")(status.status)
 
 

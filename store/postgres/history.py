@@ -76,8 +76,7 @@ class HistoryWriter(HistoryGaps):
     async def all_positions(self) -> dict[tuple[str, int], int]:
         """Return (topic id, partition) -> next offset to store, of every topic ever stored."""
         async with self._reading() as connection:
-            cursor = await connection.execute(_WATERMARKS)
-            return {(str(topic_id), p): offset for topic_id, p, offset in await cursor.fetchall()}
+            return await _stored(connection)
 
     async def write(
         self,
@@ -216,27 +215,46 @@ class HistoryWriter(HistoryGaps):
         of history in a partition, or history has a row that the counters have yet to reach.
         """
         async with self._reading() as connection:
-            cursor = await connection.execute(_WATERMARKS)
-            stored = {(str(topic_id), p): offset for topic_id, p, offset in await cursor.fetchall()}
+            stored = await _stored(connection)
             if any(offset > stored.get(source, 0) for source, offset in counted.items()):
                 return False
-            for topic_id, partition in stored:
-                found = await connection.execute(
-                    _UNCOUNTED,
-                    {
-                        "tenant": tenant,
-                        "topic_id": UUID(topic_id),
-                        "partition": partition,
-                        "offset": counted.get((topic_id, partition), 0),
-                    },
-                )
-                if (await found.fetchone() or (False,))[0]:
-                    return False
-        return True
+            return not await _has_uncounted(connection, tenant, counted, stored)
+
+    async def has_uncounted(self, tenant: str, counted: Mapping[tuple[str, int], int]) -> bool:
+        """Return whether history has a row of the tenant that the counters have yet to reach."""
+        async with self._reading() as connection:
+            return await _has_uncounted(connection, tenant, counted, await _stored(connection))
 
     async def ping(self) -> None:
         """Return when Postgres answers."""
         await postgres.ping(self._pool)
+
+
+async def _stored(connection: Connection) -> dict[tuple[str, int], int]:
+    """Return (topic id, partition) -> next offset to store."""
+    cursor = await connection.execute(_WATERMARKS)
+    return {(str(topic_id), p): offset for topic_id, p, offset in await cursor.fetchall()}
+
+
+async def _has_uncounted(
+    connection: Connection,
+    tenant: str,
+    counted: Mapping[tuple[str, int], int],
+    stored: Mapping[tuple[str, int], int],
+) -> bool:
+    for topic_id, partition in stored:
+        found = await connection.execute(
+            _UNCOUNTED,
+            {
+                "tenant": tenant,
+                "topic_id": UUID(topic_id),
+                "partition": partition,
+                "offset": counted.get((topic_id, partition), 0),
+            },
+        )
+        if (await found.fetchone() or (False,))[0]:
+            return True
+    return False
 
 
 class _Step(NamedTuple):

@@ -181,5 +181,6 @@ def _arrays(events: Sequence[SourcedEvent]) -> dict[str, Any]:
     return {
         "tenants": Texts.of(each.event.tenant for each in events),
         "event_ids": Uuids.of(each.event.event_id for each in events),
+        "occurred": [instant(each.event.occurred_ms) for each in events],
         "distinct_tenants": Texts.of(sorted({each.event.tenant for each in events})),
     }

@@ -24,10 +24,12 @@ from store.records import Event
 from store.redis.client import make_client
 from store.redis.counters import RedisCounters, open_counters
 from store.settings import Settings
+from store.windows import DAY_MS
 from streams.decode.decoder import Decoder
 from streams.decode.timestamps import format_ms
 from streams.kafka.topic_id import describe_topic
-from tests.support.events import TODAY
+from tests.support.contract import LOG
+from tests.support.events import TODAY, make_event, sourced
 from tests.support.resources import PARTITIONS
 from tests.support.services.base import Services
 from tests.support.services.wheels import WheelBroker
@@ -357,6 +359,40 @@ async def test_a_tenant_is_listed_and_removed(command: Command, settings: Settin
     assert unknown.returncode == 2
     assert "acme has neither counters, nor a history, nor a catalog" in unknown.stderr
     assert succeeded(command("tenants", "list")).splitlines()[-1] == "1 tenants"
+
+
+@pytest.mark.anyio
+async def test_old_events_are_pruned_on_demand(command: Command, settings: Settings) -> None:
+    """The command says what it would do and what it did, and does nothing without a yes."""
+    old_ms = time.time_ns() // 1_000_000 - 150 * DAY_MS
+    batch = [make_event(occurred_ms=old_ms) for _ in range(20)]
+    prune = ("history", "prune", "--older-than")
+    async with Stores(settings) as stores:
+        await stores.history.write(
+            topic="t",
+            topic_id=LOG,
+            partition=0,
+            expected_offset=None,
+            next_offset=20,
+            events=sourced(*batch, recorded_ms=old_ms),
+        )
+    too_young = command(*prune, "62", "--yes")
+    assert too_young.returncode == 2
+    assert too_young.stderr.startswith("error: --older-than 62: at least 63 days")
+    unasked = command(*prune, "100")
+    assert (unasked.returncode, unasked.stdout) == (2, "")
+    assert unasked.stderr.startswith("error: --yes: needed")
+    without_counters = command(*prune, "100", "--yes")
+    assert without_counters.returncode == 1
+    assert "tenant acme: not pruned: it has no counters" in without_counters.stderr
+    assert without_counters.stderr.splitlines()[-1] == "error: not pruned: acme"
+    succeeded(command("rebuild", "--from", "history"))
+    dry = succeeded(command(*prune, "100", "--dry-run"))
+    assert dry == "tenant acme: 20 events would be summed up\n"
+    done = succeeded(command(*prune, "100", "--tenant", "acme", "--yes"))
+    assert done == "tenant acme: 20 events are now 1 sum\n"
+    again = succeeded(command(*prune, "100", "--yes"))
+    assert again == "tenant acme: 0 events are now 0 sums\n"
 
 
 def at_a_terminal(command: Command, answer: str) -> tuple[int, str]:

@@ -4,6 +4,7 @@ INSERT INTO interaction_identities (tenant_id, event_id)
 SELECT h.tenant_id, h.event_id
 FROM interaction_history AS h
 WHERE (%(tenant)s::text IS NULL OR h.tenant_id = %(tenant)s)
+  AND h.event_id <> '00000000-0000-0000-0000-000000000000'  -- a sum: see prune_rows.sql
   AND NOT EXISTS (
       SELECT FROM interaction_identities AS i WHERE i.tenant_id = h.tenant_id AND i.event_id = h.event_id
   )

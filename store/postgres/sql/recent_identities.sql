@@ -10,6 +10,7 @@ SELECT floor(extract(epoch FROM recorded_at) / 86400)::integer AS slot,
        )
 FROM interaction_history
 WHERE tenant_id = %(tenant)s AND recorded_at >= %(since)s AND {source}
+  AND event_id <> '00000000-0000-0000-0000-000000000000'  -- a sum: see prune_rows.sql
   AND (recorded_at >= %(recent)s
        OR floor(extract(epoch FROM recorded_at) / 86400)::integer = ANY(%(slots)s::integer[]))
 GROUP BY slot, source_log, source_partition, get_byte(uuid_send(event_id), 0)
