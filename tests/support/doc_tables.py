@@ -74,7 +74,8 @@ def _parameter(parameter: Any) -> str:
         metavar = str(parameter.metavar or parameter.name.upper())
         return metavar if parameter.required or metavar.startswith("[") else f"[{metavar}]"
     flag = parameter.opts[-1]
-    return f"[{flag}]" if parameter.is_flag else f"[{flag} {_value(flag)}]"
+    shown = flag if parameter.is_flag else f"{flag} {parameter.metavar or _value(flag)}"
+    return shown if parameter.required else f"[{shown}]"
 
 
 def _value(flag: str) -> str:
