@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Final, NamedTuple
 
+from store.postgres.catalog import load_catalog
 from store.postgres.history import HistoryWriter
 from store.postgres.pool import Pool
 from store.postgres.prune import HistoryPruner, TopicStart
@@ -78,26 +79,31 @@ class HistoryPruning:
         self, tenant: str, older_than_days: int, held: TopicStart, *, dry_run: bool
     ) -> Pruned | NotPruned:
         """Sum up what occurred and arrived more than `older_than_days` (whole) days ago."""
-        if (reason := await self._needed(tenant)) is not None:
-            return NotPruned(tenant, reason)
-        generation = await self._counters.generation(tenant)
-        assert generation is not None
-        calendar = Calendar(generation.timezone)
-        today = calendar.day_of(self._now_ms())
-        pruner = HistoryPruner(
-            self._pool,
-            tenant,
-            calendar,
-            before_ms=calendar.midnight_ms(today - older_than_days),
-            held=held,
-        )
         if dry_run:
+            pruner = await self._pruner(tenant, older_than_days, held)
+            if isinstance(pruner, NotPruned):
+                return pruner
             return Pruned(tenant, await pruner.count(), 0)
         try:
             async with lease(self._counters.builds, tenant, uuid.uuid4().hex):
+                # Only now: a rebuild or a removal could change what is checked here.
+                pruner = await self._pruner(tenant, older_than_days, held)
+                if isinstance(pruner, NotPruned):
+                    return pruner
                 return await self._prune(tenant, pruner)
         except AlreadyRunningError as error:
             return NotPruned(tenant, str(error))
+
+    async def _pruner(
+        self, tenant: str, older_than_days: int, held: TopicStart
+    ) -> HistoryPruner | NotPruned:
+        """Return what sums up the tenant's days, or why it must not."""
+        timezone = (await load_catalog(self._pool, tenant)).timezone
+        if (reason := await self._needed(tenant, timezone)) is not None:
+            return NotPruned(tenant, reason)
+        calendar = Calendar(timezone)
+        before_ms = calendar.midnight_ms(calendar.day_of(self._now_ms()) - older_than_days)
+        return HistoryPruner(self._pool, tenant, calendar, before_ms=before_ms, held=held)
 
     async def _prune(self, tenant: str, pruner: HistoryPruner) -> Pruned:
         events = sums = 0
@@ -106,11 +112,17 @@ class HistoryPruning:
             self._progress(tenant, events, sums)
         return Pruned(tenant, events, sums)
 
-    async def _needed(self, tenant: str) -> str | None:
+    async def _needed(self, tenant: str, timezone: str) -> str | None:
         """Return why the tenant's single events are needed; None = they are not."""
         generation = await self._counters.generation(tenant)
         if generation is None:
             return "it has no counters: history is all there is; run `rebuild` first"
+        if generation.timezone != timezone:
+            # Sums of the days of one time zone are wrong in the other.
+            return (
+                f"its counters have days of time zone {generation.timezone}, its catalog has "
+                f"{timezone}; run `rebuild` first"
+            )
         for name in generation.layout.names:
             shard = await self._counters.generation(name)
             if shard is None or not shard.complete:

@@ -387,6 +387,9 @@ async def test_old_events_are_pruned_on_demand(command: Command, settings: Setti
     assert "tenant acme: not pruned: it has no counters" in without_counters.stderr
     assert without_counters.stderr.splitlines()[-1] == "error: not pruned: acme"
     succeeded(command("rebuild", "--from", "history"))
+    without_kafka = command(*prune, "100", "--yes", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert (without_kafka.returncode, without_kafka.stdout) == (1, "")
+    assert "Kafka" in without_kafka.stderr, "what the topic holds is not known"
     dry = succeeded(command(*prune, "100", "--dry-run"))
     assert dry == "tenant acme: 20 events would be summed up\n"
     done = succeeded(command(*prune, "100", "--tenant", "acme", "--yes"))

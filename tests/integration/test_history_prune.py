@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
 
+from store.catalog_document import parse_document
 from store.offsets import Gap
+from store.postgres.catalog import import_catalog
 from store.postgres.history import PostgresHistory
 from store.postgres.prune import HistoryPruner, TopicStart
 from store.postgres.refill import HistoryFiller
@@ -118,6 +122,11 @@ def pruner(stores: Stores, zone: str = "UTC", held: TopicStart = NOTHING_HELD) -
     calendar = Calendar(zone)
     before_ms = calendar.midnight_ms(TODAY - DAYS)
     return HistoryPruner(stores.pool, "acme", calendar, before_ms=before_ms, held=held)
+
+
+async def set_timezone(stores: Stores, timezone: str) -> None:
+    document = {"tenant": "acme", "timezone": timezone}
+    await import_catalog(stores.pool, parse_document(json.dumps(document)))
 
 
 def pruning_of(stores: Stores) -> HistoryPruning:
@@ -280,5 +289,46 @@ def test_a_tenant_that_is_removed_leaves_neither_sums_nor_identities(
         assert removed.rows == 200
         assert await rows(stores) == 0
         assert await stores.history.tenants() == []
+
+    run(redis_url, database_url, body)
+
+
+def test_days_are_those_that_answers_have(redis_url: str, database_url: str) -> None:
+    """Until a rebuild, counters have days of the old time zone, and history answers in the new."""
+
+    async def body(stores: Stores) -> None:
+        batch = old_events(400)
+        await (await start(stores.counters)).commit(batch)
+        await store(stores, batch)
+        await set_timezone(stores, "Asia/Kolkata")
+        before = await answers(stores, "acme", "Asia/Kolkata")
+        found = await pruning_of(stores).prune("acme", DAYS, NOTHING_HELD, dry_run=False)
+        assert await answers(stores, "acme", "Asia/Kolkata") == before
+        assert isinstance(found, NotPruned)
+        assert "time zone UTC, its catalog has Asia/Kolkata" in found.reason
+
+    run(redis_url, database_url, body)
+
+
+def test_counters_are_looked_at_when_no_rebuild_can_change_them_any_more(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(stores: Stores) -> None:
+        batch = [make_event(occurred_ms=NOW_MS - 150 * DAY_MS) for _ in range(10)]
+        writer = await start(stores.counters)
+        await writer.commit(batch)
+        await store(stores, batch)
+
+        @asynccontextmanager
+        async def late_lease(*args: Any) -> AsyncIterator[None]:
+            await stores.counters.note_gap(writer.generation, Gap(LOG, 3, 0, 5))
+            async with lease(*args):
+                yield
+
+        monkeypatch.setattr("streams.prune.lease", late_lease)
+        found = await pruning_of(stores).prune("acme", DAYS, NOTHING_HELD, dry_run=False)
+        assert isinstance(found, NotPruned)
+        assert "not complete" in found.reason
+        assert await rows(stores) == 10
 
     run(redis_url, database_url, body)
