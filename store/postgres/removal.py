@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg import sql
 
 from store.counters import Source
-from store.postgres.pool import Connection, Pool, transaction
+from store.postgres.pool import TRANSACTION_TIMEOUT_S, Connection, Pool, transaction
 from store.postgres.sql import load
 
 _NOTE_REMOVED: Final = load("note_removed")
@@ -18,6 +18,8 @@ _REMOVED_THROUGH: Final = load("removed_through")
 _BOUND: Final = load("removal_bound")
 _REMOVE_ROWS: Final = load("remove_rows")
 _REMOVE_IDENTITIES: Final = load("remove_identities")
+_REMOVE_PRUNED_IDENTITIES: Final = load("remove_pruned_identities")
+_FORGET_PRUNED: Final = load("forget_pruned")
 
 #: Tables of a catalog, the tenant's own row last.
 CATALOG_TABLES: Final = (
@@ -25,6 +27,8 @@ CATALOG_TABLES: Final = (
 )  # fmt: skip
 #: Rows of one transaction: about a tenth of a second. Rows of one millisecond are not divided.
 REMOVED_ROWS: Final = 10_000
+#: Longest wait for a statement that reads all rows that are left of a pruned tenant.
+_PRUNED_TIMEOUT_S: Final = 600.0
 
 
 async def remove_catalog(pool: Pool, tenant: str) -> Mapping[str, int]:
@@ -80,7 +84,6 @@ async def remove_history(
         "partitions": list(ends),
         "ends": list(ends.values()),
         "rows": batch_rows - 1,
-        "identities": batch_rows,
     }
     after: datetime | None = None
     while True:
@@ -93,7 +96,14 @@ async def remove_history(
         yield int(row[0])
         if bound is None:
             break
-    removed = batch_rows
-    while removed == batch_rows:
-        async with transaction(pool) as connection:
-            removed = (await connection.execute(_REMOVE_IDENTITIES, parameters)).rowcount
+    for statement, rows_max, timeout_s in (
+        (_REMOVE_IDENTITIES, batch_rows, TRANSACTION_TIMEOUT_S),
+        # Each time, all rows that are left are read.
+        (_REMOVE_PRUNED_IDENTITIES, 10 * batch_rows, _PRUNED_TIMEOUT_S),
+    ):
+        parameters["identities"] = removed = rows_max
+        while removed == rows_max:
+            async with transaction(pool, timeout_s=timeout_s) as connection:
+                removed = (await connection.execute(statement, parameters)).rowcount
+    async with transaction(pool, timeout_s=_PRUNED_TIMEOUT_S) as connection:
+        await connection.execute(_FORGET_PRUNED, parameters)

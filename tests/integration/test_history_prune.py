@@ -17,6 +17,7 @@ from store.postgres.catalog import import_catalog
 from store.postgres.history import PostgresHistory
 from store.postgres.prune import HistoryPruner, TopicStart
 from store.postgres.refill import HistoryFiller
+from store.postgres.removal import remove_history
 from store.records import GROUPINGS, Event, GroupQuestion, Question, TrendQuestion
 from store.settings import Settings
 from store.windows import DAY_MS, PERIODS, Calendar, Window, window_of
@@ -330,5 +331,43 @@ def test_counters_are_looked_at_when_no_rebuild_can_change_them_any_more(
         assert isinstance(found, NotPruned)
         assert "not complete" in found.reason
         assert await rows(stores) == 10
+
+    run(redis_url, database_url, body)
+
+
+def test_identities_of_pruned_events_are_removed_though_the_tenant_has_later_events(
+    redis_url: str, database_url: str
+) -> None:
+    async def body(stores: Stores) -> None:
+        later = [make_event() for _ in range(3)]
+        await store(stores, old_events(200))
+        await store(stores, later, 200)
+        async for _ in pruner(stores).prune():
+            pass
+        removal = remove_history(stores.pool, "acme", topic_id=LOG, ends={0: 200}, batch_rows=3)
+        assert sum([removed async for removed in removal]) == 200
+        assert await rows(stores) == 3
+        filler = HistoryFiller(stores.pool, topic="t", topic_id=LOG)
+        assert await filler.missing_rows(None) == {}
+        assert await store(stores, later, 203) == 0, "identities of later events stay"
+        async with stores.pool.connection() as connection:
+            noted = await connection.execute("SELECT FROM pruned_history")
+            assert noted.rowcount == 0
+
+    run(redis_url, database_url, body)
+
+
+def test_identities_stay_while_a_sum_of_their_events_stays(
+    redis_url: str, database_url: str
+) -> None:
+    async def body(stores: Stores) -> None:
+        batch = [make_event(occurred_ms=NOW_MS - 150 * DAY_MS) for _ in range(10)]
+        await store(stores, batch)
+        async for _ in pruner(stores).prune():
+            pass
+        async for _ in remove_history(stores.pool, "acme", topic_id=LOG, ends={0: 5}):
+            pass
+        assert await rows(stores, "sum(n)") == 10
+        assert await store(stores, batch, 10) == 0
 
     run(redis_url, database_url, body)
