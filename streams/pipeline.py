@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 #: Tenants whose watermark one idle commit moves: thousands at once would delay events of others.
 IDLE_TENANTS_MAX: Final = 200
-#: Commits of them at once: they share a round trip.
-IDLE_COMMITS_MAX: Final = 16
 #: Events that history takes at once: encoding more for PostgreSQL would delay other tasks.
 HISTORY_EVENTS_MAX: Final = 5_000
 
@@ -167,10 +165,7 @@ class Pipeline:
         """
         position = self.positions[partition]
         behind = self._committer.tenants.behind(partition, position)[:IDLE_TENANTS_MAX]
-        for first in range(0, len(behind), IDLE_COMMITS_MAX):
-            tenants = behind[first : first + IDLE_COMMITS_MAX]
-            commits = (self._committer.commit(each, partition, [], position) for each in tenants)
-            await all_at_once(*commits)
+        await self._tenant_commits.move(behind, partition, position)
 
     async def _process(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
         partition = batch.partition

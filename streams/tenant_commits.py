@@ -20,6 +20,8 @@ from streams.retry import retry
 #: Commits at once, of all partitions. Redis runs one script at a time, so more would only wait
 #: there, each with a connection of its own.
 COMMITS_MAX: Final = 32
+#: Commits without events at once: they share a round trip.
+IDLE_COMMITS_MAX: Final = 16
 
 
 class TenantCommits:
@@ -39,6 +41,13 @@ class TenantCommits:
         self._isolation = isolation
         self._events_max = events_max
         self._commits = asyncio.Semaphore(COMMITS_MAX)
+
+    async def move(self, tenants: Sequence[str], partition: int, next_offset: int) -> None:
+        """Move the watermarks of tenants without events."""
+        for first in range(0, len(tenants), IDLE_COMMITS_MAX):
+            some = tenants[first : first + IDLE_COMMITS_MAX]
+            commit = self._committer.commit
+            await all_at_once(*(commit(each, partition, [], next_offset) for each in some))
 
     async def commit(
         self,
