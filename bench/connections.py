@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from api.server import KEEP_ALIVE_S
+from bench.freshness import answers
+from bench.mixed_load import kept
 from bench.reads import prepare
 from bench.reads_writer import MADE
 from bench.servers import TENANT, Process, servers, wait_until
@@ -30,12 +30,6 @@ AT_ONCE: Final = 500
 REQUEST: Final = (
     f"GET /api/v1/interaction-summary HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Tenant-Id: {TENANT}\r\n\r\n"
 ).encode()
-
-
-def rss_mib(pid: int) -> float:
-    """Return the resident memory of a process in MiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def visit(port: int, n: int) -> None:
@@ -59,30 +53,23 @@ def measure(connections: int) -> dict[str, Any]:
         port = free_port()
         arguments = ["cli.main", "api", "--port", str(port)]
         with Process(arguments, bench.env, bench.folder / "api.log") as process:
-            wait_until(lambda: is_listening(port), process, 30.0, "the API")
+            wait_until(lambda: answers(port), process, 30.0, "the API")
             return _measure(port, process.pid, connections)
-
-
-def is_listening(port: int) -> bool:
-    """Return whether a server accepts connections on the port."""
-    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
 
 
 def _measure(port: int, pid: int, connections: int) -> dict[str, Any]:
     visit(port, AT_ONCE)
-    before = rss_mib(pid)
+    before = kept(pid).rss_mib
     after = []
     began_s = time.monotonic()
     for tenth in range(10):
         for at in range(tenth * connections // 10, (tenth + 1) * connections // 10, AT_ONCE):
             visit(port, min(AT_ONCE, (tenth + 1) * connections // 10 - at))
-        after.append(rss_mib(pid))
+        after.append(kept(pid).rss_mib)
     took_s = time.monotonic() - began_s
     time.sleep(KEEP_ALIVE_S + 5)
     visit(port, 10)  # what the event loop does at its next turn
-    return {"before": before, "after": after, "at_end": rss_mib(pid), "took_s": took_s}
+    return {"before": before, "after": after, "at_end": kept(pid).rss_mib, "took_s": took_s}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

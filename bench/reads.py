@@ -26,6 +26,7 @@ from bench.http_load import Connection, at_once, at_rate, get_of, in_turns, perc
 from bench.ranks import UTC
 from bench.reads_writer import MADE, write
 from bench.servers import KINDS, TENANT, Bench, Process, servers, wait_until
+from bench.tenants import counted
 from cli.embedded.server import free_port
 from store.catalog_document import CatalogDocument, ChannelItem, OfferItem, TreatmentItem
 from store.postgres.catalog import import_catalog
@@ -33,7 +34,6 @@ from store.postgres.pool import open_pool
 from store.records import GROUPINGS
 from store.redis.client import open_client
 from store.redis.counters import RedisCounters
-from store.redis.keys import Keys
 
 DESCRIPTION, _, DETAILS = (__doc__ or "").partition("\n")
 PATH = "/api/v1/interaction-summary"
@@ -239,19 +239,14 @@ def ingest(bench: Bench, options: argparse.Namespace) -> Iterator[Callable[[], N
         Process(load_arguments, env, bench.folder / "load.log") as load,
         redis.Redis.from_url(bench.settings.redis_url) as client,
     ):
-        before = _counted(bench, client)
-        wait_until(lambda: _counted(bench, client) > before, worker, 60.0, "the load")
+        before = counted(bench, client)
+        wait_until(lambda: counted(bench, client) > before, worker, 60.0, "the load")
 
         def check() -> None:
             worker.check()
             load.check()
 
         yield check
-
-
-def _counted(bench: Bench, client: redis.Redis) -> int:
-    meta = Keys(bench.settings.redis_prefix).meta(TENANT, 1)
-    return int(cast(bytes | None, client.hget(meta, "events")) or 0)
 
 
 def _is_installed(server: str) -> bool:

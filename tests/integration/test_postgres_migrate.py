@@ -273,19 +273,23 @@ def test_vacuum_does_not_wait_for_a_fifth_of_a_month(bare_url: str) -> None:
     assert all(options == ["autovacuum_vacuum_insert_scale_factor=0.02"] for _, options in found)
 
 
+def tables_closed_by(url: str, statements: str) -> list[tuple[Any, ...]]:
+    """Return the tables that readers wait for while a transaction has run the statements."""
+    with psycopg.connect(url) as connection:
+        connection.execute(statements.encode())
+        return connection.execute(
+            "SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
+            " WHERE mode = 'AccessExclusiveLock' AND relkind IN ('r', 'p')"
+        ).fetchall()
+
+
 def test_readers_do_not_wait_while_indexes_of_history_are_built(bare_url: str) -> None:
     asyncio.run(migrate(bare_url, today=date(2026, 1, 1)))
     indexes = undo_indexes(bare_url)
     build, _, last = indexes.rpartition("DROP INDEX")
     assert build.count("CREATE INDEX") == 2
     assert last.strip() == "interaction_history_time;"
-    with psycopg.connect(bare_url) as connection:
-        connection.execute(build.encode())
-        locked = connection.execute(
-            "SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
-            " WHERE mode = 'AccessExclusiveLock' AND relkind IN ('r', 'p')"
-        ).fetchall()
-    assert locked == []
+    assert tables_closed_by(bare_url, build) == []
 
 
 def test_readers_do_not_wait_while_the_index_of_sums_is_built(bare_url: str) -> None:
@@ -293,10 +297,4 @@ def test_readers_do_not_wait_while_the_index_of_sums_is_built(bare_url: str) -> 
     (change,) = [each for each in migrations() if each.name == "0011_history_sums"]
     build, _, last = change.statements.partition("DROP INDEX")
     assert last.split(";")[0].strip() == "interaction_history_days"
-    with psycopg.connect(bare_url) as connection:
-        connection.execute(build.encode())
-        locked = connection.execute(
-            "SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation"
-            " WHERE mode = 'AccessExclusiveLock' AND relkind IN ('r', 'p')"
-        ).fetchall()
-    assert locked == []
+    assert tables_closed_by(bare_url, build) == []
