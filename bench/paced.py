@@ -3,8 +3,9 @@
     python -m bench.paced RATE CUSTOMERS
 
 `RATE` is in events per second. The records are made at start, and only the ids change when a record
-is sent again, so that the load takes little of the machine that a bench measures. Runs until
-SIGTERM; the settings come from the environment.
+is sent again, so that the load takes little of the machine that a bench measures. No id is that of
+an earlier run: its events would be copies, which cost less. Runs until SIGTERM; the settings come
+from the environment.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ async def run(settings: Settings, rate_s: float, customers: int) -> None:
         for number in range(sent, due):
             turn, index = divmod(number, RECORDS)
             record = made[index]
-            value = record.value.replace(ID_PREFIX, b"%s%x-" % (ID_PREFIX, turn), 1)
+            value = record.value.replace(ID_PREFIX, b"%s%x-%x-" % (ID_PREFIX, now_ms, turn), 1)
             batch = batches[partition_of[index]]
             if batch.append(key=record.key, value=value, timestamp=None) is None:
                 raise SystemExit(

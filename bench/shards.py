@@ -4,8 +4,11 @@
 
 For each number of shards, on empty servers (the cluster is of Valkey from a wheel): three workers
 count the events of one tenant. Printed are the processor time of each node per event of the tenant
-and per event of its own shards, that of each worker, and the median time of two questions. No
-shard does another's work if the time per event of its own is the same on all nodes.
+and per event of its own shards, that of each worker, and the median time of two questions.
+
+The tenant has a name with which its shards are spread evenly. No shard does another's work if nodes
+with as many shards take the same time per event of their own. A node with more of them takes less,
+because commits of its shards arrive together.
 
 Each number runs on servers of its own, one after another, so compare ratios of one run only.
 """
@@ -78,10 +81,11 @@ def measure(kind: str, shards: int, events: int) -> Measured:
             "topic_partitions": PARTITIONS,
         }
         with servers(kind, **changes) as bench:
-            layout = asyncio.run(_create(bench.settings, today, shards))
+            tenant = _even_tenant(bench.settings, shards)
+            layout = asyncio.run(_create(bench.settings, tenant, today, shards))
             own = asyncio.run(_produce(bench.settings, layout, events))
             events_s, nodes_s, workers_s = _count(bench, nodes, events)
-            reads_ms = asyncio.run(_read(bench.settings, today))
+            reads_ms = asyncio.run(_read(bench.settings, tenant, today))
     on_nodes, own_events = [0] * NODES, [0] * NODES
     for name in layout.names:
         node = _node_of(bench.settings, name)
@@ -113,18 +117,29 @@ def _node_of(settings: Settings, name: str) -> int:
     return next(node for node in range(NODES) if slot < SLOTS * (node + 1) // NODES)
 
 
-async def _create(settings: Settings, today: int, shards: int) -> Layout:
+def _even_tenant(settings: Settings, shards: int) -> str:
+    """Return the first of some names whose shards are spread over the nodes as evenly as can be."""
+
+    def most_and_fewest(tenant: str) -> tuple[int, int]:
+        nodes = Counter(_node_of(settings, name) for name in Layout(tenant, 1, shards).names)
+        on_nodes = [nodes[node] for node in range(NODES)]
+        return max(on_nodes), -min(on_nodes)
+
+    return min((f"{TENANT}-{n}" for n in range(1_000)), key=most_and_fewest)
+
+
+async def _create(settings: Settings, tenant: str, today: int, shards: int) -> Layout:
     """Create the counters of the tenant, with this number of shards."""
     async with open_counters(settings) as counters:
         generation = await counters.create(
-            TENANT, day=today, timezone="UTC", complete=True, watermarks=[], shards=shards
+            tenant, day=today, timezone="UTC", complete=True, watermarks=[], shards=shards
         )
-    return Layout(TENANT, generation.number, shards)
+    return Layout(tenant, generation.number, shards)
 
 
 async def _produce(settings: Settings, layout: Layout, events: int) -> Counter[str]:
     """Fill the topic; return the number of events of each shard, by its name."""
-    traffic = Traffic(seed=1, customers=CUSTOMERS, tenants=(TENANT,))
+    traffic = Traffic(seed=1, customers=CUSTOMERS, tenants=(layout.tenant,))
     now_ms = time.time_ns() // 1_000_000
     own: Counter[str] = Counter()
     async with Sender(settings, settings.interactions_topic) as sender:
@@ -172,14 +187,14 @@ def _worker(bench: Bench, number: int) -> Process:
     return Process(["cli.main", "worker"], env, bench.folder / f"worker-{number}.log")
 
 
-async def _read(settings: Settings, today: int) -> dict[str, float]:
+async def _read(settings: Settings, tenant: str, today: int) -> dict[str, float]:
     """Return the median time of each question, in ms; each is asked READS times."""
     questions = {
         "actions": Question(
-            TENANT, "action", "monthly", window_of("monthly", today), today, "UTC", 100, 0
+            tenant, "action", "monthly", window_of("monthly", today), today, "UTC", 100, 0
         ),
         "customers": Question(
-            TENANT, "customer", "alltime", window_of("alltime", today), today, "UTC", 100, 0
+            tenant, "customer", "alltime", window_of("alltime", today), today, "UTC", 100, 0
         ),
     }
     medians = {}
