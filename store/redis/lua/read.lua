@@ -71,22 +71,21 @@ local function counts_of_day(packed, day)
   return flat
 end
 
--- Adds the counts of the days with the indexes first..last of a block in its tile to `sums`, code -> count.
-local function add_days(sums, tile, first, last)
-  if first <= 0 and last >= BLOCK_DAYS - 1 then -- all of it
-    for i = 1, #tile, 2 do
-      local code = (tile[i] - tile[i] % BLOCK_DAYS) / BLOCK_DAYS
-      sums[code] = sums[code] + tile[i + 1]
-    end
-    return
-  end
-  for i = 1, #tile, 2 do
-    local code_and_day = tile[i]
+-- Returns {code and day of a tile -> code, or false if the day's index in its block is not in first..last}.
+local function codes_in(first, last)
+  return setmetatable({}, {__index = function(codes, code_and_day)
     local index = code_and_day % BLOCK_DAYS
-    if index >= first and index <= last then
-      local code = (code_and_day - index) / BLOCK_DAYS
-      sums[code] = sums[code] + tile[i + 1]
-    end
+    local code = index >= first and index <= last and (code_and_day - index) / BLOCK_DAYS
+    codes[code_and_day] = code
+    return code
+  end})
+end
+
+-- Adds the counts of a tile to `sums`, code -> count, given the codes of its days.
+local function add_days(sums, tile, codes)
+  for i = 1, #tile, 2 do
+    local code = codes[tile[i]]
+    if code then sums[code] = sums[code] + tile[i + 1] end
   end
 end
 
@@ -115,10 +114,10 @@ local function summed()
   local size = redis.call('ZCARD', rank)
   if not is_ranked and size > UNRANKED_MAX then return nil, 'not_ranked' end
   if size * tiles_each > SUMMED_TILES_MAX then return nil, 'too_many_groups' end
-  local ask, spans = {'HMGET', '', 's'}, {}
+  local ask, codes = {'HMGET', '', 's'}, {}
   for block = block_of(first), block_of(last) do
     ask[#ask + 1] = string.format('%d', block)
-    spans[#ask - 2] = {first - block * BLOCK_DAYS, last - block * BLOCK_DAYS}
+    codes[#ask - 2] = codes_in(first - block * BLOCK_DAYS, last - block * BLOCK_DAYS)
   end
   local found, sums = {}, {}
   for _, id in ipairs(redis.call('ZRANGE', rank, 0, -1)) do
@@ -128,7 +127,7 @@ local function summed()
     local s, total, flat, n_flat = cmsgpack.unpack(got[1]), 0, {}, 0
     for i = FIRST, #s, STEP do sums[s[i]] = 0 end
     for i = 2, #got do
-      if got[i] then add_days(sums, cmsgpack.unpack(got[i]), spans[i][1], spans[i][2]) end
+      if got[i] then add_days(sums, cmsgpack.unpack(got[i]), codes[i]) end
     end
     for i = FIRST, #s, STEP do
       local code = s[i]
