@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from store import metrics
 from store.counters import (
@@ -56,12 +57,14 @@ class CounterCommitter:
         timezone_of: Callable[[str], Awaitable[str]],
         tenants_max: int = 10_000,
         dedup_horizon_h: int = 0,
+        fold_every_s: float = 0,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create a committer without a session.
 
         `timezone_of(tenant)` returns its IANA name. `tenants_max`: tenants that may have counters.
-        `dedup_horizon_h`: that of the store; with 0, copies are left to it.
+        `dedup_horizon_h`: that of the store; with 0, copies are left to it. `fold_every_s`: see
+        `Folds`.
         """
         self._recent = RecentIdentities(slots_of_horizon(dedup_horizon_h))
         self._store = store
@@ -72,14 +75,14 @@ class CounterCommitter:
         """Partition -> generations without a watermark of it, where retention took its beginning;
         as of the last call of `counted`."""
         self._found: list[Counted] = []
-        self.folds = Folds(store, on_answer=self._reports.report, monotonic_s=monotonic_s)
+        self.folds = Folds(store, self._reports.report, monotonic_s, every_s=fold_every_s)
         self.tenants = TenantStates(
             store,
             history,
             now_ms=now_ms,
             timezone_of=timezone_of,
             tenants_max=tenants_max,
-            on_pending=self.folds.note,
+            on_pending=self.folds.note_found,
         )
 
     async def counted(self, topic_id: str, earliest_offsets: Mapping[int, int]) -> dict[int, int]:
@@ -172,7 +175,7 @@ class CounterCommitter:
                 expected_offset=expected_offset,
                 next_offset=next_offset,
                 deltas=aggregate(batch, state.calendar, search.owners),
-                keep_pending=more,
+                keep_pending=more or self.folds.is_soon(state.generation),
             )
             if isinstance(answer, Committed):
                 state.watermarks[partition] = next_offset
@@ -182,9 +185,9 @@ class CounterCommitter:
                 owned = search.owned(batch)
                 if session is self.tenants.session:
                     self._recent.add(state.generation, owned)
-                self.freshness.note(partition, [e.recorded_ms for e in batch], self._now_ms())
                 self._reports.report(tenant, answer)
-                await self.folds.after_commit(state.generation, answer.pending, more=more)
+                note = partial(self._note_visible, partition, [e.recorded_ms for e in batch])
+                await self.folds.after_commit(state.generation, answer.pending, note, more=more)
                 return await search.offsets(copies)
             if isinstance(answer, Duplicates):
                 search.note(batch, answer)
@@ -194,6 +197,9 @@ class CounterCommitter:
             else:
                 state = await self._correct(session, state, partition, expected_offset, answer)
                 search.begin(self._recent.known(state.generation, events))
+
+    def _note_visible(self, partition: int, arrived_ms: Sequence[int]) -> None:
+        self.freshness.note(partition, arrived_ms, self._now_ms())
 
     async def _correct(
         self,

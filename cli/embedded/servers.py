@@ -103,6 +103,8 @@ class Valkey(SocketServer):
             str(self._program or _valkey_program()),
             *(*self._listening(), "--dir", str(self._data)),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            # A rewrite takes a processor, and memory that commits change is copied meanwhile.
+            *("--auto-aof-rewrite-min-size", "128mb", "--auto-aof-rewrite-percentage", "200"),
             *("--maxmemory-policy", "noeviction"),  # counters are never evicted
         ]
 

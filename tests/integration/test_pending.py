@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store.counters import Committed, Generation
 from store.records import CounterPage, Event, Incomplete
+from store.redis import fold
+from store.redis.audit import RawGroup
 from store.redis.counters import RedisCounters
-from store.redis.fold import GROUPS
 from streams.folds import PENDING_EVENTS_MAX, PENDING_MAX_S, Folds
 from tests.support.commits import UTC, commit, create, opened
 from tests.support.contract import LOG, assert_counts, question
@@ -70,12 +72,77 @@ def test_more_groups_than_one_call_changes_are_folded_by_several(redis_url: str)
             generation = await create(counters)
             batch = [
                 make_event(offer=f"off_{n}", creative=f"cr_{n}", occurred_ms=NOW_MS - n * 10**7)
-                for n in range(GROUPS)
+                for n in range(fold.GROUPS)
             ]
-            for start in range(0, GROUPS, 100):
-                await keep(counters, generation, batch[start : start + 100], start)
+            for start in range(0, fold.GROUPS, 50):
+                await keep(counters, generation, batch[start : start + 50], start)
             assert await fold_all(counters, generation) >= 2
             await assert_counts(counters, batch, TODAY)
+
+    asyncio.run(go())
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batches=st.lists(
+        st.lists(events(days=range(TODAY - 33, TODAY + 2)), min_size=1, max_size=6),
+        min_size=1,
+        max_size=6,
+    ),
+    folds=st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    part_bytes=st.integers(0, 400),
+    groups=st.integers(1, 4),
+)
+def test_folds_of_any_size_between_commits_count_each_event_once(
+    redis_url: str, batches: list[list[Event]], folds: list[int], part_bytes: int, groups: int
+) -> None:
+    """Parts are summed some at a time, and what a call leaves is found by the next one."""
+
+    async def go() -> None:
+        async with opened(redis_url) as (_, counters):
+            generation = await create(counters)
+            start = 0
+            with patch.object(fold, "BYTES", part_bytes), patch.object(fold, "GROUPS", groups):
+                for batch, calls in zip(batches, folds, strict=False):
+                    left = (await keep(counters, generation, batch, start)).pending
+                    start += len(batch)
+                    for _ in range(calls):
+                        after = (await counters.fold(generation)).pending
+                        assert after <= left, "never more than before"
+                        left = after
+                await fold_all(counters, generation)
+            await assert_counts(counters, [event for batch in batches for event in batch], TODAY)
+            assert await pending(counters) == 0
+
+    asyncio.run(go())
+
+
+def test_groups_beyond_the_limit_are_the_same_however_they_are_folded(redis_url: str) -> None:
+    """The order of events decides which groups are too many, so parts keep theirs."""
+    batches = [[make_event(offer=f"off_{n}") for n in (3, 1)], [make_event(offer="off_2")]]
+    batches += [[make_event(offer=f"off_{n}") for n in (1, 2, 9, 8)] for _ in range(3)]
+
+    async def count(part_bytes: int, groups: int, *, keeps: bool) -> list[RawGroup]:
+        async with opened(redis_url, groups_max=3) as (_, counters):
+            generation = await create(counters)
+            start = 0
+            for batch in batches:
+                await commit(counters, generation, batch, start, keep_pending=keeps)
+                start += len(batch)
+            with patch.object(fold, "BYTES", part_bytes), patch.object(fold, "GROUPS", groups):
+                await fold_all(counters, generation)
+            chunk = await counters.audited().read("acme", "action", ["off_3", "off_9", "__other__"])
+            assert chunk is not None
+            return [chunk.groups[id_] for id_ in ("off_3", "off_9", "__other__")]
+
+    async def go() -> None:
+        want = await count(0, 1, keeps=False)
+        assert want[0].fields
+        assert not want[1].fields
+        assert want[2].fields
+        assert await count(0, 1, keeps=True) == want
+        assert await count(100, 2, keeps=True) == want
+        assert await count(100_000, 100, keeps=True) == want
 
     asyncio.run(go())
 
@@ -147,14 +214,14 @@ def test_the_worker_folds_when_no_records_wait_and_when_much_or_old_is_pending(
         async with opened(redis_url) as (_, counters):
             generation = await create(counters)
             clock = [0.0]
-            folds = Folds(counters, on_answer=lambda *_: None, monotonic_s=lambda: clock[0])
+            folds = Folds(counters, lambda *_: None, lambda: clock[0])
             start = 0
 
             async def count(n: int, *, more: bool) -> int:
                 nonlocal start
                 answer = await keep(counters, generation, [make_event() for _ in range(n)], start)
                 start += n
-                await folds.after_commit(generation, answer.pending, more=more)
+                await folds.after_commit(generation, answer.pending, lambda: None, more=more)
                 return await pending(counters)
 
             assert await count(10, more=True) == 10, "records wait"
@@ -181,8 +248,8 @@ def test_another_worker_finds_what_one_left_pending(redis_url: str) -> None:
             await keep(counters, generation, [make_event()], 0)
             (found,) = [each async for each in counters.active_counted(["acme"], LOG)]
             assert found.pending == 1
-            folds = Folds(counters, on_answer=lambda *_: None, monotonic_s=lambda: 0.0)
-            folds.note(found.generation, found.pending)
+            folds = Folds(counters, lambda *_: None, lambda: 0.0)
+            folds.note_found(found.generation, found.pending)
             await folds.fold_all()
             assert await pending(counters) == 0
 

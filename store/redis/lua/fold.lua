@@ -1,10 +1,10 @@
 -- Adds pending deltas of actions, treatments and channels to their records: see commit.lua. Parts are
 -- summed first, and each group is changed once, for the window day of now: what has left a window in the
--- meantime is not added to it.
--- ARGV: 1 generation, 2 maximum parts to sum, 3 maximum groups to change, 4 maximum groups of a grouping
--- Returns {'ok', events still pending, grouping code, interactions counted as OTHER, ...}. What the maximum
--- leaves stays as the first part, a sum. {'damaged', reason}: it failed half-way, or its parts are lost, so
--- the generation is not complete any more.
+-- meantime is not added to it. A call does a bounded part of that: it makes one part of several, or changes
+-- groups. What these leave are parts with `is_sum`: each has other groups, and only as many as one call changes.
+-- ARGV: 1 generation, 2 bytes of parts to sum, 3 maximum groups to change, 4 maximum groups of a grouping
+-- Returns {'ok', events still pending, grouping code, interactions counted as OTHER, ...}, or
+-- {'damaged', reason}: it failed half-way, or its parts are lost, so the generation is not complete any more.
 local state = redis.call('HMGET', meta, 'day', 'types', 'pending')
 local waiting = tonumber(state[3] or 0)
 if not state[1] or waiting == 0 then return {'ok', 0} end
@@ -15,19 +15,26 @@ local function drop_pending()
   redis.call('DEL', pending_key)
   redis.call('HDEL', meta, 'pending')
 end
-local parts = redis.call('LRANGE', pending_key, 0, ARGV[2] - 1)
-if #parts == 0 then
+local PARTS_MAX = 64
+local packed = redis.call('LRANGE', pending_key, 0, PARTS_MAX - 1)
+if #packed == 0 then
   damage('pending deltas are lost')
   drop_pending()
   return {'damaged', 'pending deltas are lost'}
 end
+
+-- 1. The parts of this call.
+local parts, bytes = {cmsgpack.unpack(packed[1])}, #packed[1]
+while not parts[1].is_sum and packed[#parts + 1] and bytes + #packed[#parts + 1] <= tonumber(ARGV[2]) do
+  bytes = bytes + #packed[#parts + 1]
+  parts[#parts + 1] = cmsgpack.unpack(packed[#parts + 1])
+end
 local is_last = redis.call('LLEN', pending_key) == #parts
 
--- 1. Sums by day * TYPES_MAX + type. Parts of one worker have mostly the same types.
+-- 2. Sums by day * TYPES_MAX + type. Parts of one worker have mostly the same types.
 local TYPES_MAX = 1024
 local types, index_of, sums, orders, n = {}, {}, {a = {}, t = {}, c = {}}, {a = {}, t = {}, c = {}}, 0
-for i = 1, #parts do
-  local part = cmsgpack.unpack(parts[i])
+for _, part in ipairs(parts) do
   n = n + part.n
   local to = {} -- type of the part, from 0 -> type of the sum, from 0
   for j, key in ipairs(part.types) do
@@ -63,35 +70,47 @@ local function deltas_of(sum)
   return deltas
 end
 
--- 2. The groups that are changed now, and those that stay.
-local now, rest, left = {}, {types = types, n = n}, tonumber(ARGV[3])
-local keys, days, is_left = {}, {}, false
+-- 3. The parts that take their place, in order. Where others follow, their sum is one of them.
+local groups_max_now, sums_of = tonumber(ARGV[3]), {}
+local merges = #parts > 1 and not is_last
+local left = 0
 for _, kind in ipairs({'a', 't', 'c'}) do
-  now[kind], rest[kind] = {}, {}
   for _, id in ipairs(orders[kind]) do
-    local list = left > 0 and now[kind] or rest[kind]
-    if left > 0 then keys[#keys + 1] = home .. kind .. ':' .. id else is_left = true end
-    list[#list + 1], list[#list + 2] = id, deltas_of(sums[kind][id])
-    left = left - 1
+    if left == 0 then
+      sums_of[#sums_of + 1] = {types = types, n = 0, is_sum = not merges, a = {}, t = {}, c = {}}
+      left = merges and math.huge or groups_max_now
+    end
+    local list = sums_of[#sums_of][kind]
+    list[#list + 1], list[#list + 2], left = id, deltas_of(sums[kind][id]), left - 1
   end
-  add_days(days, now[kind], 2)
 end
-for _, key in ipairs(index_keys({'a', 't', 'c'}, days)) do keys[#keys + 1] = key end
+sums_of[#sums_of].n = n -- no event is folded before all its groups are
+local now = not merges and table.remove(sums_of, 1)
+local keys = {meta}
+if now then
+  local days = {}
+  for _, kind in ipairs({'a', 't', 'c'}) do
+    for i = 1, #now[kind], 2 do keys[#keys + 1] = home .. kind .. ':' .. now[kind][i] end
+    add_days(days, now[kind], 2)
+  end
+  for _, key in ipairs(index_keys({'a', 't', 'c'}, days)) do keys[#keys + 1] = key end
+end
 touch(keys)
 
--- 3. Writes.
+-- 4. Writes.
 local failure = write_or_damage(function()
-  codes = codes_of(types, state[2])
-  count_groups(now)
-  write_ranks_and_dues()
+  if now then
+    codes = codes_of(types, state[2])
+    count_groups(now)
+    write_ranks_and_dues()
+    redis.call('HSET', meta, 'stamp', new_stamp('f' .. waiting))
+  end
   redis.call('LTRIM', pending_key, #parts, -1)
-  redis.call('HSET', meta, 'stamp', new_stamp('f' .. waiting))
-  if is_left then
-    redis.call('LPUSH', pending_key, cmsgpack.pack(rest))
-  elseif is_last then
+  for i = #sums_of, 1, -1 do redis.call('LPUSH', pending_key, cmsgpack.pack(sums_of[i])) end
+  if #sums_of == 0 and is_last then
     waiting = 0
     redis.call('HDEL', meta, 'pending')
-  else
+  elseif #sums_of == 0 then
     waiting = redis.call('HINCRBY', meta, 'pending', -n)
   end
 end)
