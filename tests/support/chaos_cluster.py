@@ -70,8 +70,13 @@ class ClusterFaults:
             await self._cluster.reshard(source, target, self._draw.randint(*SLOTS))
 
     async def fail_over(self) -> None:
-        """Kill a primary, wait until its replica is promoted, and start it again as a replica."""
+        """Kill a primary, wait until its replica is promoted, and start it again as a replica.
+
+        Not before each replica has a copy: after a freeze of all nodes, or a restart, one may have
+        been promoted while the other was away, and then there is nobody else to promote.
+        """
         async with self._turn:
+            await _until(self._cluster.is_whole)
             first = self._cluster.nodes[0]
             node = self._draw.choice([n for n in self._primaries() if n is not first])
             count = len(self._cluster.ids())
