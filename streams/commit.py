@@ -186,7 +186,8 @@ class CounterCommitter:
                 if session is self.tenants.session:
                     self._recent.add(state.generation, owned)
                 self._reports.report(tenant, answer)
-                note = partial(self._note_visible, partition, [e.recorded_ms for e in batch])
+                arrived_ms = [e.recorded_ms for e in batch]
+                note = partial(_note_visible, self.freshness, partition, arrived_ms, self._now_ms)
                 await self.folds.after_commit(state.generation, answer.pending, note, more=more)
                 return await search.offsets(copies)
             if isinstance(answer, Duplicates):
@@ -197,9 +198,6 @@ class CounterCommitter:
             else:
                 state = await self._correct(session, state, partition, expected_offset, answer)
                 search.begin(self._recent.known(state.generation, events))
-
-    def _note_visible(self, partition: int, arrived_ms: Sequence[int]) -> None:
-        self.freshness.note(partition, arrived_ms, self._now_ms())
 
     async def _correct(
         self,
@@ -233,6 +231,8 @@ class CounterCommitter:
                     f"partition {partition}, not at {expected_offset}"
                 )
             state.watermarks[partition] = refused.watermark
+            # What has moved it may be a commit whose answer was lost: nobody knows what it left.
+            self.folds.note_found(state.generation, 1)
         return state
 
     async def _is_removed(self, tenant: str) -> bool:
@@ -244,6 +244,12 @@ class CounterCommitter:
     async def reset(self, partition: int, offset: int, end: int) -> None:
         """Lower every tenant's watermark of the partition to `offset`; see `lower_all`."""
         await lower_all(self._store, self.tenants, partition, offset, end)
+
+
+def _note_visible(
+    freshness: Freshness, partition: int, arrived_ms: Sequence[int], now_ms: Callable[[], int]
+) -> None:
+    freshness.note(partition, arrived_ms, now_ms())
 
 
 async def lower_all(

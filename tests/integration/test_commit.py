@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from store.counters import Floor, Generation
-from store.records import CounterPage, Event
+from store.counters import Committed, Floor, Generation
+from store.records import CounterPage, Event, StoreUnavailable
 from store.settings import Settings
 from store.windows import DAY_MS
 from streams.commit import CounterCommitter
@@ -21,11 +23,17 @@ from tests.support.events import NOW_MS, TODAY, make_event, sourced
 from tests.support.stores import Stores, some_events
 
 
-def committer_of(stores: Stores) -> CounterCommitter:
+def committer_of(stores: Stores, *, fold_every_s: float = 0) -> CounterCommitter:
     async def utc(tenant: str) -> str:
         return "UTC"
 
-    return CounterCommitter(stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc)
+    return CounterCommitter(
+        stores.counters,
+        stores.history,
+        now_ms=lambda: NOW_MS,
+        timezone_of=utc,
+        fold_every_s=fold_every_s,
+    )
 
 
 def with_stores(redis_url: str, database_url: str, go: Callable[[Stores], Awaitable[None]]) -> None:
@@ -382,5 +390,32 @@ def test_tenants_that_are_behind_are_returned_lowest_watermark_first(
         assert set(committer.tenants.behind(1, 1)) == {"a", "b", "c"}
         await committer.commit("b", 0, [], 20)
         assert committer.tenants.behind(0, 20) == ["c"]
+
+    with_stores(redis_url, database_url, go)
+
+
+def test_what_a_commit_without_an_answer_left_pending_is_folded(
+    redis_url: str, database_url: str
+) -> None:
+    """It was made; only its refusal, when it is sent again, tells the worker of it."""
+
+    async def go(stores: Stores) -> None:
+        committer = committer_of(stores, fold_every_s=60)
+        await start_session(committer, {0: 0})
+        await committer.commit("acme", 0, sourced(make_event()), 1)
+        send = stores.counters.commit
+        with patch.object(stores.counters, "commit") as commit:
+
+            async def lose(*args: Any, **options: Any) -> Any:
+                commit.side_effect = send
+                assert await send(*args, **options) == Committed(pending=1)
+                raise StoreUnavailable("connection lost")
+
+            commit.side_effect = lose
+            await committer.commit("acme", 0, sourced(make_event(), first=1), 2)
+            assert commit.await_count == 2
+        assert await total_of(stores, "acme") == 1
+        await committer.folds.fold_due()
+        assert await total_of(stores, "acme") == 2
 
     with_stores(redis_url, database_url, go)
