@@ -67,6 +67,9 @@ class Folds:
         self._changed_s: dict[Generation, float] = {}
         """Generation -> time when its groups were changed, of the last `every_s`."""
         self._calls = asyncio.Semaphore(FOLDS_MAX)
+        self._in_flight = 0
+        self._none_in_flight = asyncio.Event()
+        self._none_in_flight.set()
 
     def is_soon(self, generation: Generation) -> bool:
         """Return whether the groups were changed a moment ago, so that a commit leaves them."""
@@ -111,7 +114,8 @@ class Folds:
         await self._fold_soon(list(self._pending))
 
     async def fold_all(self) -> None:
-        """Fold all that is pending."""
+        """Fold all that is pending, after the folds that have begun: they may not be the end."""
+        await self._none_in_flight.wait()
         await asyncio.gather(*(self._fold(generation) for generation in list(self._pending)))
 
     async def fold_due(self) -> None:
@@ -144,17 +148,19 @@ class Folds:
     async def _fold_within_limit(self, generation: Generation) -> None:
         """Fold, but not for longer than FOLD_TIMEOUT_S."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FOLD_TIMEOUT_S):
-                await self._fold(generation)
+            await self._fold(generation, timeout_s=FOLD_TIMEOUT_S)
 
-    async def _fold(self, generation: Generation) -> None:
+    async def _fold(self, generation: Generation, *, timeout_s: float | None = None) -> None:
         """Fold until nothing is pending; what a commit adds meanwhile is noted by that commit."""
         folded = self._pending.pop(generation, None)
         if folded is None:
             return
         pending = 1  # until it is known, also where this is cancelled
+        self._in_flight += 1
+        self._none_in_flight.clear()
         try:
-            async with self._calls:
+            # The time that it waits for others is no part of the limit: it would never have a turn.
+            async with self._calls, asyncio.timeout(timeout_s):
                 for _ in range(CALLS_MAX):
                     answer = await retry("counters", self._store.fold, generation)
                     pending = answer.pending
@@ -162,6 +168,9 @@ class Folds:
                     if not pending:
                         break
         finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._none_in_flight.set()
             if pending:
                 noted = self._note(generation)
                 noted.is_due = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -122,6 +123,50 @@ async def test_events_are_visible_only_after_a_fold_that_succeeds(
     await often.commit("second", 2)
     await often.folds.fold_due()
     assert often.visible == ["first", "second"]
+
+
+async def test_a_stop_waits_for_folds_that_have_begun() -> None:
+    """They would be cancelled after it, with a part of their calls made."""
+    often = Often()
+    answers = [Committed(pending=5), Committed()]
+    goes_on = asyncio.Event()
+
+    async def fold(of: Generation) -> Committed:
+        await goes_on.wait()
+        return answers.pop(0)
+
+    with patch.object(often.store, "fold", fold):
+        await often.commit("first", 10)
+        begun = asyncio.create_task(often.folds.fold_due())
+        await asyncio.sleep(0.01)
+        stop = asyncio.create_task(often.folds.fold_all())
+        await asyncio.sleep(0.01)
+        assert not stop.done()
+        goes_on.set()
+        await stop
+        assert answers == []
+        await begun
+
+
+async def test_many_tenants_without_an_answer_leave_others_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(folds, "FOLD_TIMEOUT_S", 0.02)
+    store = Store()
+    fold = store.fold
+
+    async def fold_or_not(of: Generation) -> Committed:
+        if of.tenant.startswith("gone"):
+            await asyncio.Event().wait()
+        return await fold(of)
+
+    monkeypatch.setattr(store, "fold", fold_or_not)
+    of_worker = make_folds(store)
+    for n in range(3 * folds.FOLDS_MAX):
+        of_worker.note_found(generation(f"gone-{n}"), 1)
+    of_worker.note_found(generation("here"), 1)
+    await of_worker.fold_due()
+    assert store.folded == ["here"]
 
 
 def test_what_was_pending_when_a_fold_was_cancelled_is_folded_later() -> None:
