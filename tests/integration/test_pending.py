@@ -9,6 +9,7 @@ from unittest.mock import patch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from store.audit import Correction
 from store.counters import Committed, Generation
 from store.records import CounterPage, Event, Incomplete
 from store.redis import fold
@@ -203,6 +204,27 @@ def test_an_audit_folds_first(redis_url: str) -> None:
             assert chunk is not None
             assert chunk.groups["off_1"].fields, "the record is there"
             assert await pending(counters) == 0
+
+    asyncio.run(go())
+
+
+def test_a_repair_knows_how_many_events_are_counted_while_some_are_pending(redis_url: str) -> None:
+    """A rebuild with fewer events is refused only where their number is known."""
+
+    async def go() -> None:
+        async with opened(redis_url) as (client, counters):
+            generation = await create(counters)
+            await commit(counters, generation, [make_event(offer="off_1")], 0)
+            audited = counters.audited()
+            chunk = await audited.read("acme", "action", ["off_1"])
+            assert chunk is not None
+            batch = [make_event(offer=f"off_{n % 3}") for n in range(5)]
+            await keep(counters, generation, batch, 1)
+            with patch.object(fold, "GROUPS", 1):
+                assert (await counters.fold(generation)).pending == 5, "one group is changed"
+            fix = [Correction("off_1", {"impression": 1}, {}, {})]
+            assert await audited.adjust("acme", chunk.generation, "action", fix)
+            assert await client.hget("is:{acme/0}:1:meta", "events") == b"7"
 
     asyncio.run(go())
 

@@ -126,16 +126,23 @@ local function correct(id, alltime, tiles, offers)
   for day = today, today + 1 do set_rank(kind, 'd' .. day, id, total_of_day(key, day)) end
 end
 
--- Each event has an action, so the number of events is the sum of the actions' totals, once no deltas
--- are pending.
+-- Each event has an action, so the number of events is the sum of the actions' totals, and of their deltas that
+-- are pending: some are at most times while events flow.
 local function correct_events()
   local rank, events = rank_of('a', 'a'), 0
-  if state[4] or redis.call('ZCARD', rank) > ACTIONS_MAX then
+  local waiting = tonumber(state[4] or 0)
+  if waiting > ACTIONS_MAX or redis.call('ZCARD', rank) > ACTIONS_MAX then
     redis.call('HDEL', meta, 'events') -- unknown
     return
   end
   local scores = redis.call('ZRANGE', rank, 0, -1, 'WITHSCORES')
   for i = 2, #scores, 2 do events = events - tonumber(scores[i]) end
+  for _, part in ipairs(waiting > 0 and redis.call('LRANGE', home .. 'pending', 0, -1) or {}) do
+    local actions = cmsgpack.unpack(part).a
+    for i = 2, #actions, 2 do
+      for j = 3, #actions[i], 3 do events = events + actions[i][j] end
+    end
+  end
   redis.call('HSET', meta, 'events', string.format('%.0f', events))
 end
 
