@@ -8,8 +8,8 @@ do the same, and a fold follows within FOLD_EVERY_S.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -39,6 +39,8 @@ class Pending:
     since_s: float
     is_due: bool = False
     """Whether `fold_due` folds it."""
+    is_stuck: bool = False
+    """Whether a fold got no answer in time: `fold_old` tries again, and delays no other."""
     on_folded: list[Callable[[], None]] = dataclasses.field(default_factory=list)
     """Called once the events are in all groupings."""
 
@@ -67,7 +69,7 @@ class Folds:
         self._changed_s: dict[Generation, float] = {}
         """Generation -> time when its groups were changed, of the last `every_s`."""
         self._calls = asyncio.Semaphore(FOLDS_MAX)
-        self._in_flight = 0
+        self._in_flight: Counter[Generation] = Counter()
         self._none_in_flight = asyncio.Event()
         self._none_in_flight.set()
 
@@ -120,15 +122,23 @@ class Folds:
 
     async def fold_due(self) -> None:
         """Fold what is due. To be called every `every_s`."""
-        due = [generation for generation, each in self._pending.items() if each.is_due]
+        due = [
+            generation
+            for generation, each in self._pending.items()
+            if each.is_due and not each.is_stuck and generation not in self._in_flight
+        ]
         await asyncio.gather(*(self._fold_within_limit(generation) for generation in due))
         now_s = self._monotonic_s()
         self._changed_s = {g: s for g, s in self._changed_s.items() if now_s < s + self._every_s}
 
     async def fold_old(self) -> None:
-        """Fold what is pending for longer than PENDING_MAX_S."""
+        """Fold what is pending for longer than PENDING_MAX_S, or got no answer."""
         old_s = self._monotonic_s() - PENDING_MAX_S
-        old = [generation for generation, each in self._pending.items() if each.since_s <= old_s]
+        old = [
+            generation
+            for generation, each in self._pending.items()
+            if each.is_stuck or each.since_s <= old_s
+        ]
         await asyncio.gather(*(self._fold_within_limit(generation) for generation in old))
 
     def _note(self, generation: Generation) -> Pending:
@@ -147,8 +157,10 @@ class Folds:
 
     async def _fold_within_limit(self, generation: Generation) -> None:
         """Fold, but not for longer than FOLD_TIMEOUT_S."""
-        with contextlib.suppress(TimeoutError):
+        try:
             await self._fold(generation, timeout_s=FOLD_TIMEOUT_S)
+        except TimeoutError:
+            self._note(generation).is_stuck = True
 
     async def _fold(self, generation: Generation, *, timeout_s: float | None = None) -> None:
         """Fold until nothing is pending; what a commit adds meanwhile is noted by that commit."""
@@ -156,7 +168,7 @@ class Folds:
         if folded is None:
             return
         pending = 1  # until it is known, also where this is cancelled
-        self._in_flight += 1
+        self._in_flight[generation] += 1
         self._none_in_flight.clear()
         try:
             # The time that it waits for others is no part of the limit: it would never have a turn.
@@ -168,7 +180,9 @@ class Folds:
                     if not pending:
                         break
         finally:
-            self._in_flight -= 1
+            self._in_flight[generation] -= 1
+            if not self._in_flight[generation]:
+                del self._in_flight[generation]
             if not self._in_flight:
                 self._none_in_flight.set()
             if pending:

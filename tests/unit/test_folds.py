@@ -121,8 +121,31 @@ async def test_events_are_visible_only_after_a_fold_that_succeeds(
     assert often.visible == []
     often.store.silent = ""
     await often.commit("second", 2)
-    await often.folds.fold_due()
+    await often.folds.fold_old()
     assert often.visible == ["first", "second"]
+
+
+async def test_a_tenant_without_answers_delays_others_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its commits may succeed, where the script fails: they leave more pending."""
+    monkeypatch.setattr(folds, "FOLD_TIMEOUT_S", 0.2)
+    often = Often()
+    often.store.silent = "gone"
+    gone = generation("gone")
+    await often.folds.after_commit(gone, 1, lambda: None, more=False)
+    await often.folds.fold_due()
+    again = asyncio.create_task(often.folds.fold_old())
+    for n in range(1, 4):
+        await often.folds.after_commit(gone, n + 1, lambda: None, more=False)
+        await often.commit(f"{n}", 1)
+        async with asyncio.timeout(0.1):
+            await often.folds.fold_due()
+        assert len(often.visible) == n
+    await again
+    often.store.silent = ""
+    await often.folds.fold_old()
+    assert often.store.folded.count("gone") == 1
 
 
 async def test_a_stop_waits_for_folds_that_have_begun() -> None:
