@@ -188,7 +188,8 @@ class CounterCommitter:
                 self._reports.report(tenant, answer)
                 arrived_ms = [e.recorded_ms for e in batch]
                 note = partial(_note_visible, self.freshness, partition, arrived_ms, self._now_ms)
-                await self.folds.after_commit(state.generation, answer.pending, note, more=more)
+                if batch:  # else it has changed no groups
+                    await self.folds.after_commit(state.generation, answer.pending, note, more=more)
                 return await search.offsets(copies)
             if isinstance(answer, Duplicates):
                 search.note(batch, answer)
@@ -231,8 +232,7 @@ class CounterCommitter:
                     f"partition {partition}, not at {expected_offset}"
                 )
             state.watermarks[partition] = refused.watermark
-            # What has moved it may be a commit whose answer was lost: nobody knows what it left.
-            self.folds.note_found(state.generation, 1)
+            self.folds.note_found(state.generation, 1)  # perhaps, by a commit without an answer
         return state
 
     async def _is_removed(self, tenant: str) -> bool:

@@ -419,3 +419,16 @@ def test_what_a_commit_without_an_answer_left_pending_is_folded(
         assert await total_of(stores, "acme") == 2
 
     with_stores(redis_url, database_url, go)
+
+
+def test_a_commit_without_events_lets_the_next_one_change_its_groups(
+    redis_url: str, database_url: str
+) -> None:
+    async def go(stores: Stores) -> None:
+        committer = committer_of(stores, fold_every_s=60)
+        await start_session(committer, {0: 0, 1: 0})
+        await committer.commit("acme", 1, [], 1)
+        await committer.commit("acme", 0, sourced(make_event()), 1)
+        assert await total_of(stores, "acme") == 1
+
+    with_stores(redis_url, database_url, go)
