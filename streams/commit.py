@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 
 from store import metrics
 from store.counters import (
@@ -57,14 +56,12 @@ class CounterCommitter:
         timezone_of: Callable[[str], Awaitable[str]],
         tenants_max: int = 10_000,
         dedup_horizon_h: int = 0,
-        fold_every_s: float = 0,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create a committer without a session.
 
         `timezone_of(tenant)` returns its IANA name. `tenants_max`: tenants that may have counters.
-        `dedup_horizon_h`: that of the store; with 0, copies are left to it. `fold_every_s`: see
-        `Folds`.
+        `dedup_horizon_h`: that of the store; with 0, copies are left to it.
         """
         self._recent = RecentIdentities(slots_of_horizon(dedup_horizon_h))
         self._store = store
@@ -75,14 +72,14 @@ class CounterCommitter:
         """Partition -> generations without a watermark of it, where retention took its beginning;
         as of the last call of `counted`."""
         self._found: list[Counted] = []
-        self.folds = Folds(store, self._reports.report, monotonic_s, every_s=fold_every_s)
+        self.folds = Folds(store, on_answer=self._reports.report, monotonic_s=monotonic_s)
         self.tenants = TenantStates(
             store,
             history,
             now_ms=now_ms,
             timezone_of=timezone_of,
             tenants_max=tenants_max,
-            on_pending=self.folds.note_found,
+            on_pending=self.folds.note,
         )
 
     async def counted(self, topic_id: str, earliest_offsets: Mapping[int, int]) -> dict[int, int]:
@@ -175,7 +172,7 @@ class CounterCommitter:
                 expected_offset=expected_offset,
                 next_offset=next_offset,
                 deltas=aggregate(batch, state.calendar, search.owners),
-                keep_pending=more or self.folds.is_soon(state.generation),
+                keep_pending=more,
             )
             if isinstance(answer, Committed):
                 state.watermarks[partition] = next_offset
@@ -185,11 +182,9 @@ class CounterCommitter:
                 owned = search.owned(batch)
                 if session is self.tenants.session:
                     self._recent.add(state.generation, owned)
+                self.freshness.note(partition, [e.recorded_ms for e in batch], self._now_ms())
                 self._reports.report(tenant, answer)
-                arrived_ms = [e.recorded_ms for e in batch]
-                note = partial(_note_visible, self.freshness, partition, arrived_ms, self._now_ms)
-                if batch:  # else it has changed no groups
-                    await self.folds.after_commit(state.generation, answer.pending, note, more=more)
+                await self.folds.after_commit(state.generation, answer.pending, more=more)
                 return await search.offsets(copies)
             if isinstance(answer, Duplicates):
                 search.note(batch, answer)
@@ -232,7 +227,7 @@ class CounterCommitter:
                     f"partition {partition}, not at {expected_offset}"
                 )
             state.watermarks[partition] = refused.watermark
-            self.folds.note_found(state.generation, 1)  # perhaps, by a commit without an answer
+            self.folds.note(state.generation, 1)  # perhaps, by a commit without an answer
         return state
 
     async def _is_removed(self, tenant: str) -> bool:
@@ -244,12 +239,6 @@ class CounterCommitter:
     async def reset(self, partition: int, offset: int, end: int) -> None:
         """Lower every tenant's watermark of the partition to `offset`; see `lower_all`."""
         await lower_all(self._store, self.tenants, partition, offset, end)
-
-
-def _note_visible(
-    freshness: Freshness, partition: int, arrived_ms: Sequence[int], now_ms: Callable[[], int]
-) -> None:
-    freshness.note(partition, arrived_ms, now_ms())
 
 
 async def lower_all(

@@ -109,7 +109,7 @@ class Pipeline:
         """Finish the batches in hand and wait until history has them."""
         self.closing = True
         await asyncio.gather(*(queue.join() for queue in self._queues.values()))
-        await asyncio.gather(self._history.drain(), self._committer.folds.fold_all())
+        await self._history.drain()
 
     def submit(self, batch: Batch, acknowledge: Callable[[], None]) -> None:
         """Put a batch into its partition's queue."""
@@ -144,14 +144,14 @@ class Pipeline:
             except TimeoutError:
                 # What seemed to wait is never delivered: an open transaction, say.
                 if self._backlogs.forget(partition):
-                    await self._committer.folds.end_backlog()
+                    await self._committer.folds.fold_all()
             else:
                 # A batch with another base was fetched before a rewind, and is fetched again.
                 if batch.base == self.positions[partition]:
                     self._backlogs.begin(batch)
                     await self._process(batch, acknowledge)
                     if self._backlogs.end(batch):
-                        await self._committer.folds.end_backlog()
+                        await self._committer.folds.fold_all()
                 queue.done()
             # Also after a batch: while batches wait, `take` returns at once and never times out.
             if loop.time() >= next_idle_s:

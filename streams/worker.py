@@ -39,7 +39,6 @@ from streams.dead_letters.sink import KafkaDeadLetterSink
 from streams.decode.decoder import make_decoder
 from streams.endpoints import Endpoints
 from streams.faust_app import create_app, run_app, tune_garbage_collector
-from streams.folds import FOLD_EVERY_S
 from streams.health import WorkerState
 from streams.history_sink import HistorySink
 from streams.isolation import Isolation
@@ -171,7 +170,6 @@ class Worker:
             timezone_of=self.stores.timezone_of,
             tenants_max=settings.tenants_max,
             dedup_horizon_h=settings.dedup_horizon_h,
-            fold_every_s=FOLD_EVERY_S,
         )
         isolation = Isolation()
         self.history = HistorySink(
@@ -350,7 +348,6 @@ def background_work(worker: Worker) -> list[Coroutine[Any, Any, None]]:
         every(REBUILD_REPORT_S, worker.progress.report_rebuilds, on_error),
         every(worker.settings.catalog_refresh_s, worker.stores.catalogs.refresh, on_error),
         every(TICK_S, worker.activations.check_activations, on_error),
-        every(FOLD_EVERY_S, worker.committer.folds.fold_due, on_error),
         every(TICK_S, worker.committer.folds.fold_old, on_error),
         every(REDIS_CHECK_S, worker.stores.redis_watch.check, on_error),
         every(TOPIC_CHECK_S, worker.check_topic, on_error),

@@ -186,7 +186,6 @@ class WorkerRun:
             return all(positions[p] >= self._submitted[p] for p in self._partitions)
 
         await eventually_async(all_done, message="the batches are counted")
-        await self._worker.committer.folds.fold_due()
         await self._worker.history.drain()
         self.check()
 

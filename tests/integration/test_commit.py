@@ -23,17 +23,11 @@ from tests.support.events import NOW_MS, TODAY, make_event, sourced
 from tests.support.stores import Stores, some_events
 
 
-def committer_of(stores: Stores, *, fold_every_s: float = 0) -> CounterCommitter:
+def committer_of(stores: Stores) -> CounterCommitter:
     async def utc(tenant: str) -> str:
         return "UTC"
 
-    return CounterCommitter(
-        stores.counters,
-        stores.history,
-        now_ms=lambda: NOW_MS,
-        timezone_of=utc,
-        fold_every_s=fold_every_s,
-    )
+    return CounterCommitter(stores.counters, stores.history, now_ms=lambda: NOW_MS, timezone_of=utc)
 
 
 def with_stores(redis_url: str, database_url: str, go: Callable[[Stores], Awaitable[None]]) -> None:
@@ -400,7 +394,7 @@ def test_what_a_commit_without_an_answer_left_pending_is_folded(
     """It was made; only its refusal, when it is sent again, tells the worker of it."""
 
     async def go(stores: Stores) -> None:
-        committer = committer_of(stores, fold_every_s=60)
+        committer = committer_of(stores)
         await start_session(committer, {0: 0})
         await committer.commit("acme", 0, sourced(make_event()), 1)
         send = stores.counters.commit
@@ -412,23 +406,10 @@ def test_what_a_commit_without_an_answer_left_pending_is_folded(
                 raise StoreUnavailable("connection lost")
 
             commit.side_effect = lose
-            await committer.commit("acme", 0, sourced(make_event(), first=1), 2)
+            await committer.commit("acme", 0, sourced(make_event(), first=1), 2, more=True)
             assert commit.await_count == 2
         assert await total_of(stores, "acme") == 1
-        await committer.folds.fold_due()
+        await committer.folds.fold_all()
         assert await total_of(stores, "acme") == 2
-
-    with_stores(redis_url, database_url, go)
-
-
-def test_a_commit_without_events_lets_the_next_one_change_its_groups(
-    redis_url: str, database_url: str
-) -> None:
-    async def go(stores: Stores) -> None:
-        committer = committer_of(stores, fold_every_s=60)
-        await start_session(committer, {0: 0, 1: 0})
-        await committer.commit("acme", 1, [], 1)
-        await committer.commit("acme", 0, sourced(make_event()), 1)
-        assert await total_of(stores, "acme") == 1
 
     with_stores(redis_url, database_url, go)

@@ -236,14 +236,14 @@ def test_the_worker_folds_when_no_records_wait_and_when_much_or_old_is_pending(
         async with opened(redis_url) as (_, counters):
             generation = await create(counters)
             clock = [0.0]
-            folds = Folds(counters, lambda *_: None, lambda: clock[0])
+            folds = Folds(counters, on_answer=lambda *_: None, monotonic_s=lambda: clock[0])
             start = 0
 
             async def count(n: int, *, more: bool) -> int:
                 nonlocal start
                 answer = await keep(counters, generation, [make_event() for _ in range(n)], start)
                 start += n
-                await folds.after_commit(generation, answer.pending, lambda: None, more=more)
+                await folds.after_commit(generation, answer.pending, more=more)
                 return await pending(counters)
 
             assert await count(10, more=True) == 10, "records wait"
@@ -270,8 +270,8 @@ def test_another_worker_finds_what_one_left_pending(redis_url: str) -> None:
             await keep(counters, generation, [make_event()], 0)
             (found,) = [each async for each in counters.active_counted(["acme"], LOG)]
             assert found.pending == 1
-            folds = Folds(counters, lambda *_: None, lambda: 0.0)
-            folds.note_found(found.generation, found.pending)
+            folds = Folds(counters, on_answer=lambda *_: None, monotonic_s=lambda: 0.0)
+            folds.note(found.generation, found.pending)
             await folds.fold_all()
             assert await pending(counters) == 0
 

@@ -111,7 +111,7 @@ local failure = write_or_damage(function()
     waiting = 0
     redis.call('HDEL', meta, 'pending')
   elseif #sums_of == 0 then
-    waiting = redis.call('HINCRBY', meta, 'pending', -n)
+    waiting = redis.call('HINCRBY', meta, 'pending', string.format('%d', -n)) -- Redis 7 refuses -0
   end
 end)
 if failure then
