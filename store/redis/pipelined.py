@@ -14,11 +14,11 @@ from store.records import StoreUnavailable
 from store.redis.client import Client, Script, redis_errors
 
 #: Calls that are sent together, and bytes of their arguments, unless one call alone has more. Redis
-#: runs them one after another before it serves others. Commits of this size take 2 to 3 ms.
+#: runs them one after another before it serves others. Commits of this size take 3 to 5 ms.
 CALLS_MAX: Final = 16
-BYTES_MAX: Final = 4_096
-#: Pipelines in flight: two would be run one after the other, before others are served.
-PIPELINES_MAX: Final = 1
+BYTES_MAX: Final = 8_192
+#: Pipelines in flight: while Redis runs one, the calls of the next are made.
+PIPELINES_MAX: Final = 2
 
 
 class _Call(NamedTuple):

@@ -19,12 +19,6 @@ from tests.support.events import TODAY
 
 NOTHING = Deltas()
 TENANTS = 3 * CALLS_MAX
-#: Too large to be sent with another one.
-LARGE = Deltas(
-    types=["click"],
-    customers=[v for n in range(500) for v in (f"C{n}", [TODAY, 0, 1], [])],
-    events=500,
-)
 
 
 @asynccontextmanager
@@ -85,13 +79,18 @@ def test_questions_need_not_wait_for_several_large_commits(redis_url: str) -> No
 
     async def go() -> None:
         async with opened(redis_url) as (client, counters, made):
+            large = Deltas(
+                types=["click"],
+                customers=[v for n in range(500) for v in (f"C{n}", [TODAY, 0, 1], [])],
+                events=500,
+            )
             # The first call tells Redis the script; nothing is sent together then.
             await asyncio.gather(*(commit(counters, each, None) for each in made))
             together = calls_sent_together(client)
             await asyncio.gather(*(commit(counters, each, 1) for each in made))
             assert max(together) == CALLS_MAX
             together.clear()
-            answers = await asyncio.gather(*(commit(counters, each, 2, LARGE) for each in made))
+            answers = await asyncio.gather(*(commit(counters, each, 2, large) for each in made))
             assert set(answers) == {Committed()}
             assert together == [], "each one has been sent alone"
 
@@ -145,30 +144,5 @@ def test_a_cancelled_commit_does_not_touch_the_others(redis_url: str, sent: bool
             assert set(answers) == {Committed()}
             counted = await commit(counters, made[1], None)
             assert counted in ({Committed(), Refused(1, TODAY, 1)} if sent else {Committed()})
-
-    asyncio.run(go())
-
-
-def test_a_pipeline_is_sent_after_the_answer_to_the_one_before(redis_url: str) -> None:
-    """Else Redis runs both before it serves a question that comes in between."""
-
-    async def go() -> None:
-        async with opened(redis_url) as (client, counters, made):
-            await asyncio.gather(*(commit(counters, each, None) for each in made))
-            in_flight, most = 0, 0
-            send = client.execute_command
-
-            async def counted(*args: Any, **options: Any) -> Any:
-                nonlocal in_flight, most
-                in_flight += 1
-                most = max(most, in_flight)
-                try:
-                    return await send(*args, **options)
-                finally:
-                    in_flight -= 1
-
-            client.execute_command = counted
-            await asyncio.gather(*(commit(counters, each, 1, LARGE) for each in made))
-            assert most == 1
 
     asyncio.run(go())
