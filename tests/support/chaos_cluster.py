@@ -72,8 +72,8 @@ class ClusterFaults:
     async def fail_over(self) -> None:
         """Kill a primary, wait until its replica is promoted, and start it again as a replica.
 
-        Not before each replica has a copy: after a freeze of all nodes, or a restart, one may have
-        been promoted while the other was away, and then there is nobody else to promote.
+        Not before each replica has a copy: after a freeze of all nodes, or a restart, a primary may
+        have a replica without one, which is not promoted.
         """
         async with self._turn:
             await _until(self._cluster.is_whole)
